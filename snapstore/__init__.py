@@ -1,0 +1,87 @@
+"""Agent session snapshots in S3, on asyncio.
+
+Start with `S3Storage`; `FileStorage` and `MemoryStorage` behave the same without a server.
+"""
+
+from snapstore.backends import FileStorage, MemoryStorage, S3Storage
+from snapstore.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    InvalidIdentifierError,
+    InvalidResponseError,
+    LifecycleError,
+    OutcomeUnknownError,
+    PartialDeleteError,
+    ScopeMismatchError,
+    SnapshotConflictError,
+    SnapshotDecodeError,
+    SnapshotEncodeError,
+    SnapshotExistsError,
+    SnapstoreError,
+    StorageClosedError,
+    StorageError,
+    StorageTimeoutError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+    WrongEventLoopError,
+)
+from snapstore.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
+from snapstore.objects.base import (
+    ObjectStore,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+)
+from snapstore.storage import ObjectSnapshotStorage, SnapshotStorage, VersionedSnapshotStorage
+from snapstore.types import (
+    DeletedSession,
+    Dialect,
+    SavedSnapshot,
+    Snapshot,
+    SnapshotLocation,
+    SnapshotManifest,
+    VersionedSnapshot,
+)
+
+__all__ = [
+    "AccessDeniedError",
+    "BucketNotFoundError",
+    "DeletedSession",
+    "Dialect",
+    "FileStorage",
+    "InvalidIdentifierError",
+    "InvalidResponseError",
+    "LifecycleError",
+    "MemoryStorage",
+    "ObjectSnapshotStorage",
+    "ObjectStore",
+    "ObjectTooLargeError",
+    "OutcomeUnknownError",
+    "PartialDeleteError",
+    "PreconditionFailedError",
+    "S3Storage",
+    "SavedSnapshot",
+    "Scope",
+    "ScopeMismatchError",
+    "Snapshot",
+    "SnapshotConflictError",
+    "SnapshotDecodeError",
+    "SnapshotEncodeError",
+    "SnapshotExistsError",
+    "SnapshotLocation",
+    "SnapshotManifest",
+    "SnapshotStorage",
+    "SnapstoreError",
+    "StorageClosedError",
+    "StorageError",
+    "StorageTimeoutError",
+    "StorageUnavailableError",
+    "StoredObject",
+    "UnsupportedOperationError",
+    "VersionedSnapshot",
+    "VersionedSnapshotStorage",
+    "WrongEventLoopError",
+    "new_snapshot_id",
+    "snapshot_id_at",
+    "snapshot_time",
+]

@@ -1,0 +1,114 @@
+"""The three storages: a constructor each, over an object store."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from snapstore.objects.file import FileObjectStore
+from snapstore.objects.memory import MemoryObjectStore
+from snapstore.objects.s3.store import S3ObjectStore
+from snapstore.storage import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
+
+if TYPE_CHECKING:
+    from aiobotocore.session import AioSession
+
+__all__ = ["FileStorage", "MemoryStorage", "S3Storage"]
+
+
+class S3Storage(ObjectSnapshotStorage):
+    """Snapshots in an S3 bucket, which is never created or reconfigured.
+
+    Args:
+        bucket: The bucket's name.
+        prefix: What all keys begin with, without the closing `/`; used verbatim.
+        region: The bucket's region; `None` for botocore's resolution, as for all of the next.
+        endpoint_url: Where the server is, for an S3 that is not Amazon's.
+        session: An aiobotocore session to take credentials and configuration from.
+        config: An `AioConfig`; what it sets goes before our settings (`standard` retries, a pool
+            of `max_concurrency` connections, no redirects).
+        client: An entered aiobotocore S3 client to use instead of one of our own. It is never
+            closed here. Excludes `region`, `endpoint_url`, `session` and `config`.
+        timeout: Seconds that a save or load may take, the wait for a connection included, and
+            each page of a listing and each batch of a delete; `None` for no deadline.
+        max_concurrency: Requests in flight at the most; an own client's pool is at least as large.
+        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.
+        kms_key_id: The KMS key for each write; needs a `server_side_encryption` by KMS.
+        expected_bucket_owner: The account id that must own the bucket, checked by the server.
+
+    Raises:
+        TypeError: `client` is not an entered aiobotocore client, or is given with what is for a
+            client of our own.
+        ValueError: An argument is out of its range.
+        InvalidIdentifierError: The prefix can't be part of a key, or is too long.
+
+    Example:
+        ::
+
+            async with S3Storage("my-bucket", prefix="prod") as storage:
+                location = SnapshotLocation.agent("session-1", "weather")
+                snapshot = await storage.load_snapshot(location=location)
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        session: AioSession | None = None,
+        config: Any = None,
+        client: Any = None,
+        timeout: float | None = 60.0,
+        max_concurrency: int = 128,
+        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        server_side_encryption: str | None = None,
+        kms_key_id: str | None = None,
+        expected_bucket_owner: str | None = None,
+    ) -> None:
+        store = S3ObjectStore(
+            bucket,
+            region=region,
+            endpoint_url=endpoint_url,
+            session=session,
+            config=config,
+            client=client,
+            timeout=timeout,
+            max_concurrency=max_concurrency,
+            server_side_encryption=server_side_encryption,
+            kms_key_id=kms_key_id,
+            expected_bucket_owner=expected_bucket_owner,
+        )
+        super().__init__(store, prefix=prefix, max_snapshot_bytes=max_snapshot_bytes)
+
+
+class FileStorage(ObjectSnapshotStorage):
+    """Snapshots in files, in the layout of the Strands `FileStorage`. POSIX only.
+
+    Several processes on one host may use one root: conditional writes are exact between them.
+
+    Args:
+        root: The folder that holds the sessions; made by the first write.
+        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+    ) -> None:
+        super().__init__(FileObjectStore(root), max_snapshot_bytes=max_snapshot_bytes)
+
+
+class MemoryStorage(ObjectSnapshotStorage):
+    """Snapshots in this process's memory, for tests. They outlive closing, not the storage.
+
+    Args:
+        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+    """
+
+    def __init__(self, *, max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES) -> None:
+        super().__init__(MemoryObjectStore(), max_snapshot_bytes=max_snapshot_bytes)

@@ -1,0 +1,320 @@
+"""JSON to snapshots and back, exactly.
+
+Two spellings of the envelope are read and written, those of the two Strands SDKs. What is inside
+`data` is never translated, so what one SDK wrote stays readable by it. Nothing that JSON can't
+carry is let through on the way out, and nothing that is not a whole envelope on the way in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, Final, NoReturn, cast
+
+import msgspec
+
+from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
+from snapstore.ids import SCOPES
+from snapstore.types import Dialect, Snapshot, SnapshotManifest
+
+__all__ = [
+    "MAX_DEPTH",
+    "decode_manifest",
+    "decode_snapshot",
+    "encode_manifest",
+    "encode_snapshot",
+]
+
+MAX_DEPTH: Final = 200
+"""How many objects and lists may lie in each other, the envelope included."""
+
+# Python, and msgspec with it, reads integers of at most 4,300 digits
+# (Python documentation, "Integer string conversion length limitation").
+_MAX_INT_BITS: Final = 14_284
+
+_ENVELOPES: Final[dict[Dialect, dict[str, str]]] = {
+    "typescript": {
+        "scope": "scope",
+        "schemaVersion": "schema_version",
+        "createdAt": "created_at",
+        "data": "data",
+        "appData": "app_data",
+    },
+    "python": {
+        "scope": "scope",
+        "schema_version": "schema_version",
+        "created_at": "created_at",
+        "data": "data",
+        "app_data": "app_data",
+    },
+}
+_ONLY_TYPESCRIPT: Final = _ENVELOPES["typescript"].keys() - _ENVELOPES["python"].keys()
+_ONLY_PYTHON: Final = _ENVELOPES["python"].keys() - _ENVELOPES["typescript"].keys()
+# What the Python SDK fills in when it reads (strands.types._snapshot.Snapshot.from_dict).
+_PYTHON_DEFAULTS: Final[dict[str, Any]] = {"scope": "agent", "app_data": {}}
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+
+
+def encode_snapshot(snapshot: Snapshot, *, max_bytes: int) -> bytes:
+    """Write a snapshot as compact JSON, in its own dialect's envelope.
+
+    Args:
+        snapshot: The snapshot. Tuples in it are written as lists.
+        max_bytes: How many bytes the document may have.
+
+    Raises:
+        SnapshotEncodeError: It holds a value that JSON can't carry exactly, is more than
+            `MAX_DEPTH` deep, or larger than `max_bytes`.
+    """
+    if not isinstance(snapshot, Snapshot):
+        raise SnapshotEncodeError(f"a Snapshot is needed, not a {type(snapshot).__name__}")
+    envelope = _ENVELOPES.get(snapshot.dialect)
+    if envelope is None:
+        raise SnapshotEncodeError("dialect: neither 'typescript' nor 'python'")
+    if snapshot.scope not in SCOPES:
+        raise SnapshotEncodeError("scope: neither 'agent' nor 'multiAgent'")
+    for name in ("data", "app_data"):
+        if type(getattr(snapshot, name)) is not dict:
+            raise SnapshotEncodeError(f"{name}: not a dict")
+    for name in ("schema_version", "created_at"):
+        if type(getattr(snapshot, name)) is not str:
+            raise SnapshotEncodeError(f"{name}: not a str")
+    _refuse_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
+    _check({"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra)
+    document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
+    return _encode(document | snapshot.extra, max_bytes)
+
+
+def decode_snapshot(data: bytes, *, key: str) -> Snapshot:
+    """Read a snapshot from JSON of any layout, in either dialect.
+
+    Args:
+        data: The stored bytes.
+        key: Where they were stored, for the error.
+
+    Raises:
+        SnapshotDecodeError: They are not one whole snapshot: not JSON in UTF-8, not an envelope
+            of one dialect with every field of the right type, or more than `MAX_DEPTH` deep.
+    """
+    document = _decode(data, key, "snapshot")
+    if not document.keys().isdisjoint(_ONLY_TYPESCRIPT):
+        if not document.keys().isdisjoint(_ONLY_PYTHON):
+            _refuse(key, "snapshot", "its envelope mixes the spellings of two SDKs")
+        dialect: Dialect = "typescript"
+        fields: dict[str, Any] = {}
+    elif not document.keys().isdisjoint(_ONLY_PYTHON):
+        dialect = "python"
+        fields = {name: value for name, value in _PYTHON_DEFAULTS.items() if name not in document}
+    else:
+        _refuse(key, "snapshot", "it has no envelope")
+    for theirs, ours in _ENVELOPES[dialect].items():
+        if ours not in fields:
+            kind = dict if ours in ("data", "app_data") else str
+            fields[ours] = _take(document, theirs, kind, key, "snapshot")
+    if fields["scope"] not in SCOPES:
+        _refuse(key, "snapshot", "its scope is neither 'agent' nor 'multiAgent'")
+    return Snapshot(**fields, dialect=dialect, extra=document)
+
+
+def encode_manifest(manifest: SnapshotManifest, *, max_bytes: int) -> bytes:
+    """Write a manifest as compact JSON.
+
+    Raises:
+        SnapshotEncodeError: As `encode_snapshot`.
+    """
+    if not isinstance(manifest, SnapshotManifest):
+        raise SnapshotEncodeError(f"a SnapshotManifest is needed, not a {type(manifest).__name__}")
+    document = {"schemaVersion": manifest.schema_version, "updatedAt": manifest.updated_at}
+    for name, value in document.items():
+        if type(value) is not str:
+            raise SnapshotEncodeError(f"{name}: not a str")
+    _refuse_fields(manifest.extra, document.keys())
+    _check(manifest.extra)
+    return _encode(document | manifest.extra, max_bytes)
+
+
+def decode_manifest(data: bytes, *, key: str) -> SnapshotManifest:
+    """Read a manifest from JSON.
+
+    Raises:
+        SnapshotDecodeError: The bytes are not one whole manifest.
+    """
+    document = _decode(data, key, "manifest")
+    return SnapshotManifest(
+        schema_version=_take(document, "schemaVersion", str, key, "manifest"),
+        updated_at=_take(document, "updatedAt", str, key, "manifest"),
+        extra=document,
+    )
+
+
+class _Unencodable(Exception):  # noqa: N818 -- it carries the path up and is never seen outside
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.path: list[str] = []
+
+
+def _check(fields: dict[str, Any]) -> None:
+    """Refuse whatever would not load as it was saved."""
+    try:
+        _walk(fields, 1)
+    except _Unencodable as found:
+        path = "".join(reversed(found.path)).removeprefix(".")
+        if len(path) > 200:
+            path = f"{path[:100]}…{path[-99:]}"
+        raise SnapshotEncodeError(f"{path}: {found}") from None
+
+
+def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
+    try:
+        data = _encode_json(document)
+    except UnicodeEncodeError:
+        data = _encode_with_surrogates(document)
+    if len(data) > max_bytes:
+        raise SnapshotEncodeError(
+            f"too large: {len(data):,} bytes of JSON, where {max_bytes:,} are allowed"
+        )
+    return data
+
+
+def _walk(node: Any, depth: int) -> None:
+    # Exact types only: a subclass of str, int or dict would load as another type.
+    if depth > MAX_DEPTH:
+        raise _Unencodable(f"more than {MAX_DEPTH} objects and lists deep")
+    is_object = type(node) is dict
+    items: Iterable[tuple[Any, Any]] = node.items() if is_object else enumerate(node)
+    for step, value in items:
+        kind = type(value)
+        why = None
+        if is_object and type(step) is not str:
+            why = f"a key that is a {type(step).__name__}, not a str"
+        elif kind is str or kind is bool or value is None:
+            continue
+        elif kind is dict or kind is list or kind is tuple:
+            try:
+                _walk(value, depth + 1)
+                continue
+            except _Unencodable as found:
+                found.path.append(_step(node, step))
+                raise
+        elif kind is int:
+            if value.bit_length() <= _MAX_INT_BITS:
+                continue
+            why = "an integer of more than 4,300 digits"
+        elif kind is float:
+            if isfinite(value):
+                continue
+            why = "NaN" if value != value else "Infinity"
+        else:
+            why = f"a {kind.__qualname__}"
+        found = _Unencodable(why)
+        found.path.append(_step(node, step))
+        raise found
+
+
+def _step(node: Any, step: Any) -> str:
+    """One step of a path. A key that is not a plain name may be private: its place stands for it."""
+    if type(node) is not dict:
+        return f"[{step}]"
+    if type(step) is str and _PLAIN_KEY.fullmatch(step):
+        return f".{step}"
+    return f"[key {list(node).index(step)}]"
+
+
+def _encode_with_surrogates(document: dict[str, Any]) -> bytes:
+    """Write lone surrogates as JavaScript does, as `\\udXXX`, and join the pairs.
+
+    A text cut in the middle of an emoji has one (ECMA-262, "QuoteJSONString").
+    """
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", joined).encode()
+
+
+def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
+    if not data:
+        _refuse(key, what, "the object is empty")
+    # An error in the chain would hold the text it failed on: only its words are kept.
+    problem = None
+    try:
+        document = _decode_json(data.removeprefix(_UTF8_BOM))
+    except msgspec.MsgspecError as error:
+        problem = f"it is not valid JSON ({error})"
+    except UnicodeDecodeError:
+        problem = "it is not valid UTF-8"
+    except RecursionError:
+        problem = f"it is more than {MAX_DEPTH} objects and lists deep"
+    if problem and _ESCAPED_SURROGATE.search(data):
+        document = _decode_with_surrogates(data)
+        if document is not None:
+            problem = None
+    if problem:
+        _refuse(key, what, problem)
+    if type(document) is not dict:
+        _refuse(key, what, "it is not a JSON object")
+    if _is_too_deep(document):
+        _refuse(key, what, f"it is more than {MAX_DEPTH} objects and lists deep")
+    return cast("dict[str, Any]", document)
+
+
+def _decode_with_surrogates(data: bytes) -> Any:
+    """Read what msgspec can't: a lone surrogate, escaped. `None` where that was not the trouble."""
+    try:
+        return json.loads(
+            data.removeprefix(_UTF8_BOM).decode(),
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not isfinite(value):
+        raise ValueError("out of range")
+    return value
+
+
+def _is_too_deep(document: Any) -> bool:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _take(document: dict[str, Any], name: str, kind: type, key: str, what: str) -> Any:
+    """Move a field out of the document, so that what stays behind is what nobody knows."""
+    if name not in document:
+        _refuse(key, what, f"it has no {name}")
+    value = document.pop(name)
+    if type(value) is not kind:
+        _refuse(key, what, f"its {name} is not {'an object' if kind is dict else 'a string'}")
+    return value
+
+
+def _refuse_fields(extra: object, known: Iterable[str]) -> None:
+    if type(extra) is not dict:
+        raise SnapshotEncodeError("extra: not a dict")
+    for name in known:
+        if name in extra:
+            raise SnapshotEncodeError(f"extra: {name} is a field of the envelope")
+
+
+def _refuse(key: str, what: str, why: str) -> NoReturn:
+    raise SnapshotDecodeError(f"{key} is not a {what}: {why}", key=key)

@@ -1,0 +1,197 @@
+"""Every error snapstore raises.
+
+::
+
+    SnapstoreError
+    ├── InvalidIdentifierError   (ValueError)
+    ├── ScopeMismatchError       (ValueError)
+    ├── SnapshotEncodeError      (ValueError)
+    ├── SnapshotDecodeError      (ValueError)
+    ├── LifecycleError           (RuntimeError)
+    │   ├── StorageClosedError
+    │   └── WrongEventLoopError
+    └── StorageError
+        ├── BucketNotFoundError
+        ├── AccessDeniedError     (PermissionError)
+        ├── SnapshotConflictError
+        │   └── SnapshotExistsError
+        ├── OutcomeUnknownError
+        ├── StorageTimeoutError   (TimeoutError)
+        ├── StorageUnavailableError
+        ├── InvalidResponseError
+        ├── UnsupportedOperationError
+        └── PartialDeleteError
+
+Messages name keys, never what is stored under them. Every error can be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "AccessDeniedError",
+    "BucketNotFoundError",
+    "InvalidIdentifierError",
+    "InvalidResponseError",
+    "LifecycleError",
+    "OutcomeUnknownError",
+    "PartialDeleteError",
+    "ScopeMismatchError",
+    "SnapshotConflictError",
+    "SnapshotDecodeError",
+    "SnapshotEncodeError",
+    "SnapshotExistsError",
+    "SnapstoreError",
+    "StorageClosedError",
+    "StorageError",
+    "StorageTimeoutError",
+    "StorageUnavailableError",
+    "UnsupportedOperationError",
+    "WrongEventLoopError",
+]
+
+
+class SnapstoreError(Exception):
+    """Base of every error that snapstore raises on its own account."""
+
+
+class InvalidIdentifierError(SnapstoreError, ValueError):
+    """A session, scope or snapshot id, a scope, a prefix or an etag is not a valid one.
+
+    Raised before any request is sent.
+    """
+
+
+class ScopeMismatchError(SnapstoreError, ValueError):
+    """A snapshot's scope is not the scope of the location it is to be saved at."""
+
+
+class SnapshotEncodeError(SnapstoreError, ValueError):
+    """A snapshot holds what JSON can't carry exactly, is too deep or too large.
+
+    The message gives the path to the value, never the value.
+    """
+
+
+class SnapshotDecodeError(SnapstoreError, ValueError):
+    """What is stored under a key is not a good snapshot or manifest.
+
+    Attributes:
+        key: The full key of the object, where one is known.
+    """
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class LifecycleError(SnapstoreError, RuntimeError):
+    """A storage was opened, used or closed out of turn."""
+
+
+class StorageClosedError(LifecycleError):
+    """A storage was used before it was opened or after it was closed."""
+
+
+class WrongEventLoopError(LifecycleError):
+    """A storage was used from another event loop than the one it was opened on."""
+
+
+class StorageError(SnapstoreError):
+    """A request failed. The base of all that can go wrong behind an object store.
+
+    Attributes:
+        operation: The request that failed, as the object store names it (`"PutObject"`).
+        bucket: The bucket, or the root folder of a file store.
+        key: The full key, or the prefix of a listing.
+        code: The server's error code (`"AccessDenied"`).
+        status: The HTTP status.
+        request_id: The server's id of the request, to quote to its owner.
+        retry_after: Seconds the server asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        bucket: str | None = None,
+        key: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.bucket = bucket
+        self.key = key
+        self.code = code
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The attributes above as keyword arguments, to raise the same in other words."""
+        return {
+            "operation": self.operation,
+            "bucket": self.bucket,
+            "key": self.key,
+            "code": self.code,
+            "status": self.status,
+            "request_id": self.request_id,
+            "retry_after": self.retry_after,
+        }
+
+
+class BucketNotFoundError(StorageError):
+    """The bucket does not exist."""
+
+
+class AccessDeniedError(StorageError, PermissionError):
+    """The credentials are missing, wrong, expired or not allowed to do this."""
+
+
+class SnapshotConflictError(StorageError):
+    """A conditional write lost its race and changed nothing."""
+
+
+class SnapshotExistsError(SnapshotConflictError):
+    """Another snapshot is already stored under this id; history is never overwritten."""
+
+
+class OutcomeUnknownError(StorageError):
+    """The reply to a write was lost, and nothing can tell whether it was applied."""
+
+
+class StorageTimeoutError(StorageError, TimeoutError):
+    """The deadline passed. A write may or may not have been applied."""
+
+
+class StorageUnavailableError(StorageError):
+    """The server is down, throttling, failing or contended, after retries."""
+
+
+class InvalidResponseError(StorageError):
+    """The server's answer was broken: protocol, length, checksum or order."""
+
+
+class UnsupportedOperationError(StorageError):
+    """The server refuses the feature that the request needs."""
+
+
+class PartialDeleteError(StorageError):
+    """Some objects could not be confirmed as deleted.
+
+    Attributes:
+        failed: The full key of each, with the server's code; `"Unconfirmed"` where it gave none.
+    """
+
+    def __init__(
+        self, message: str, *, failed: Mapping[str, str] | None = None, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.failed = dict(failed or {})

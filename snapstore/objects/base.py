@@ -1,0 +1,139 @@
+"""What an object store is: bytes under keys, conditional writes, pages of keys.
+
+`ObjectStore` is all a backend has to be; `snapstore.ObjectSnapshotStorage` makes a snapshot
+storage of it, and `snapstore.testing.ObjectStoreTests` tells whether it is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from snapstore.errors import StorageError
+
+__all__ = [
+    "PAGE_SIZE",
+    "UNCONFIRMED",
+    "ObjectStore",
+    "ObjectTooLargeError",
+    "PreconditionFailedError",
+    "StoredObject",
+    "content_etag",
+]
+
+PAGE_SIZE: Final = 1000
+"""Keys in a page, and keys deleted in one request, at the most (Amazon S3 API Reference,
+"ListObjectsV2" and "DeleteObjects")."""
+
+UNCONFIRMED: Final = "Unconfirmed"
+"""The code of a key of which the server did not say what became of it."""
+
+
+class PreconditionFailedError(StorageError):
+    """A conditional write found another version, or one where there should be none."""
+
+
+class ObjectTooLargeError(StorageError):
+    """An object is larger than the reader allows. Its body has not been read."""
+
+
+class StoredObject(NamedTuple):
+    """An object as it was read.
+
+    Attributes:
+        data: The whole body.
+        etag: Its version, without quotes.
+    """
+
+    data: bytes
+    etag: str
+
+
+class ObjectStore(Protocol):
+    """Moves bytes under keys. Every failure is a `snapstore.errors.StorageError`.
+
+    A store is opened once before it is used, used from one event loop, and closed; the snapshot
+    storage over it sees to that, and waits for what is in flight before it closes.
+    """
+
+    async def open(self) -> None:
+        """Get ready. What was acquired is released again if this fails or is cancelled."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything. A closed store may be opened again, on any loop."""
+        ...
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        """Read an object.
+
+        Args:
+            key: Its full key.
+            max_bytes: How large it may be.
+
+        Returns:
+            The object; `None` if there is none under this key, and for no other reason.
+
+        Raises:
+            ObjectTooLargeError: It is larger than `max_bytes`.
+        """
+        ...
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> str:
+        """Write an object, whole or not at all.
+
+        Args:
+            key: Its full key.
+            data: The body.
+            if_match: Write only over the version with this etag.
+            if_none_match: Write only if there is no object under this key.
+
+        Returns:
+            The etag of what was written, without quotes.
+
+        Raises:
+            PreconditionFailedError: The condition does not hold, a missing object included for
+                `if_match`; nothing was changed.
+        """
+        ...
+
+    def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[str], None]:
+        """List keys, page by page; close the generator if you leave it early.
+
+        Args:
+            prefix: What the keys begin with; any text, `""` for all.
+            start_after: Leave out all keys up to and including this one.
+            page_size: Keys in a page, at the most; 1 to 1,000.
+
+        Returns:
+            An async generator of pages, a request each, made when the page is asked for. Keys that
+            share everything up to their last `/` come in ascending order. Every key that is there
+            all the while comes once, also if others are deleted meanwhile.
+        """
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Delete objects. One that does not exist counts as deleted.
+
+        Args:
+            keys: Full keys, at most 1,000, none twice.
+
+        Returns:
+            The keys that were not deleted, each with the server's code, or `UNCONFIRMED`.
+        """
+        ...
+
+
+def content_etag(data: bytes) -> str:
+    """An etag for stores that keep none: a hash of the content."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

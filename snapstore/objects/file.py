@@ -1,0 +1,371 @@
+"""An object store in a folder: a key is a path under its root. POSIX only.
+
+Writers, of any number of processes on one host, take turns by a lock; readers need none, since a
+file appears under its name whole or not at all. Nothing is reached through a symbolic link, so
+nothing outside the root is ever read, written or deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import stat
+import uuid
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby, islice
+from typing import Final, TypeVar
+
+from snapstore.errors import AccessDeniedError, InvalidIdentifierError, StorageError
+from snapstore.objects.base import (
+    PAGE_SIZE,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+    content_etag,
+)
+
+__all__ = ["FileObjectStore"]
+
+T = TypeVar("T")
+Folder = tuple[str, ...]
+
+_OWN: Final = ".snapstore"
+_LOCKS: Final[Folder] = (_OWN, "locks")
+_TEMPORARY: Final[Folder] = (_OWN, "tmp")
+_STRIPES: Final = 64
+"""Lock files: keys share them by hash, so that their number does not grow with the keys'."""
+_PATIENCE: Final = 100
+"""How often a write makes its folders again that a concurrent delete has found empty."""
+_REASONS: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EMFILE: "this process has too many open files",
+}
+
+
+class FileObjectStore:
+    """Objects as files.
+
+    Args:
+        root: The folder. It is made by the first write.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = os.path.abspath(os.fspath(root))
+
+    async def open(self) -> None:
+        """Do nothing: the first write makes what it needs."""
+
+    async def aclose(self) -> None:
+        """Do nothing: no file stays open between operations."""
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        """See `ObjectStore.get`."""
+        return await self._in_thread("get", key, lambda: self._get(key, max_bytes))
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> str:
+        """See `ObjectStore.put`. When it returns, the file is on the disk, its name included."""
+        return await self._in_thread(
+            "put", key, lambda: self._put(key, data, if_match, if_none_match)
+        )
+
+    async def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[str], None]:
+        """See `ObjectStore.scan`. All keys come in ascending order."""
+        keys = self._walk((), prefix, start_after)
+        while page := await self._in_thread("scan", prefix, lambda: list(islice(keys, page_size))):
+            yield page
+            if len(page) < page_size:
+                return
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """See `ObjectStore.delete`. Folders that become empty are removed."""
+        if not keys:
+            return {}
+        return await self._in_thread("delete", keys[0], lambda: self._delete(keys))
+
+    async def _in_thread(self, operation: str, key: str, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.to_thread(work)
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            kind = AccessDeniedError if isinstance(error, PermissionError) else StorageError
+            reason = _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
+            raise kind(
+                f"{operation} of {key} in {self._root} failed: {reason}",
+                operation=operation,
+                bucket=self._root,
+                key=key,
+                code=errno.errorcode.get(error.errno or 0),
+            ) from error
+
+    # What follows runs in threads and may block.
+
+    def _get(self, key: str, max_bytes: int) -> StoredObject | None:
+        *folder, name = _segments(key)
+        try:
+            with self._folder(tuple(folder)) as descriptor:
+                data = self._read(descriptor, name, key, max_bytes)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return None if data is None else StoredObject(data, content_etag(data))
+
+    def _put(self, key: str, data: bytes, if_match: str | None, if_none_match: bool) -> str:
+        *folder, name = _segments(key)
+        self._make_root()
+        for attempt in range(_PATIENCE):
+            try:
+                with self._locked(key), self._folder(tuple(folder), create=True) as target:
+                    if if_none_match or if_match is not None:
+                        stored = self._read(target, name, key, None)
+                        if if_none_match and stored is not None:
+                            raise self._precondition_failed(key, "it exists")
+                        if if_match is not None and (
+                            stored is None or content_etag(stored) != if_match
+                        ):
+                            raise self._precondition_failed(key, "it is not at the version expected")
+                    self._replace(target, name, data)
+                return content_etag(data)
+            except FileNotFoundError:
+                # A concurrent delete has removed the folder as empty.
+                if attempt == _PATIENCE - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _make_root(self) -> None:
+        if not os.path.isdir(self._root):
+            os.makedirs(self._root, exist_ok=True)
+            _sync_folder(os.path.dirname(self._root))
+
+    def _replace(self, target: int, name: str, data: bytes) -> None:
+        """Write a file under a temporary name, and only then under its own."""
+        temporary = uuid.uuid4().hex
+        with self._folder(_TEMPORARY, create=True) as source:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o666, dir_fd=source)
+            try:
+                # As long as its writer lives, a temporary file is locked: see _sweep.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                with open(descriptor, "wb", closefd=False) as file:
+                    file.write(data)
+                os.fsync(descriptor)
+                os.replace(temporary, name, src_dir_fd=source, dst_dir_fd=target)
+            except BaseException:
+                _unlink(temporary, source)
+                raise
+            finally:
+                os.close(descriptor)
+        os.fsync(target)
+
+    def _delete(self, keys: Sequence[str]) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        paths = sorted((tuple(_segments(key)[:-1]), key) for key in keys)
+        emptied: set[Folder] = set()
+        for folder, group in groupby(paths, key=lambda path: path[0]):
+            try:
+                with self._folder(folder) as descriptor:
+                    for _, key in group:
+                        with self._locked(key):
+                            try:
+                                _unlink(key.rpartition("/")[2], descriptor)
+                            except OSError as error:
+                                failed[key] = errno.errorcode.get(error.errno or 0, "Unknown")
+                    os.fsync(descriptor)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            emptied.update(folder[:depth] for depth in range(1, len(folder) + 1))
+        for folder in sorted(emptied, key=len, reverse=True):
+            self._remove_if_empty(folder)
+        self._sweep()
+        return failed
+
+    def _remove_if_empty(self, folder: Folder) -> None:
+        try:
+            with self._folder(folder[:-1]) as parent:
+                os.rmdir(folder[-1], dir_fd=parent)
+                os.fsync(parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
+    def _sweep(self) -> None:
+        """Remove what writers that were killed have left: it may hold what was to be deleted."""
+        try:
+            with self._folder(_TEMPORARY) as source:
+                for name in os.listdir(source):
+                    try:
+                        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=source)
+                    except FileNotFoundError:
+                        continue
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _unlink(name, source)
+                    except BlockingIOError:
+                        continue
+                    finally:
+                        os.close(descriptor)
+        except FileNotFoundError:
+            return
+
+    def _walk(self, folder: Folder, prefix: str, start_after: str | None) -> Iterator[str]:
+        """All keys under a prefix, ascending; a folder's entries at a time are in memory."""
+        base = "".join(f"{segment}/" for segment in folder)
+        try:
+            with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
+                # With its "/" a folder sorts where its keys do: "a-b" before "a/b".
+                names = sorted(
+                    f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            key = base + name
+            if not name.endswith("/"):
+                if key.startswith(prefix) and (start_after is None or key > start_after):
+                    yield key
+            elif key.startswith(prefix) or prefix.startswith(key):
+                if start_after is None or key > start_after or start_after.startswith(key):
+                    yield from self._walk((*folder, name[:-1]), prefix, start_after)
+
+    def _read(self, folder: int, name: str, key: str, max_bytes: int | None) -> bytes | None:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._symlink(key) from error
+            raise
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                return None
+            if not stat.S_ISREG(status.st_mode):
+                raise StorageError(
+                    f"{key} in {self._root} is not a regular file",
+                    operation="get",
+                    bucket=self._root,
+                    key=key,
+                )
+            if max_bytes is not None and status.st_size > max_bytes:
+                raise ObjectTooLargeError(
+                    f"{key} has {status.st_size:,} bytes, where {max_bytes:,} are allowed",
+                    operation="get",
+                    bucket=self._root,
+                    key=key,
+                )
+            return file.read()
+
+    @contextmanager
+    def _folder(self, folder: Folder, *, create: bool = False) -> Iterator[int]:
+        """Open a folder under the root, step by step, so that no link leads out of it."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._root, flags)
+        except NotADirectoryError as error:
+            raise StorageError(f"{self._root} is not a folder", bucket=self._root) from error
+        try:
+            for depth, name in enumerate(folder, 1):
+                try:
+                    child = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    _make_folder(name, descriptor)
+                    child = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+                except OSError:
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    if stat.S_ISLNK(status.st_mode):
+                        raise self._symlink("/".join(folder[:depth])) from None
+                    raise
+                os.close(descriptor)
+                descriptor = child
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        name = f"{zlib.crc32(key.encode()) % _STRIPES:02d}"
+        with self._folder(_LOCKS, create=True) as folder:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _precondition_failed(self, key: str, why: str) -> PreconditionFailedError:
+        return PreconditionFailedError(
+            f"{key} in {self._root}: {why}", operation="put", bucket=self._root, key=key
+        )
+
+    def _symlink(self, path: str) -> StorageError:
+        return StorageError(
+            f"{path} in {self._root} is a symbolic link, which is not followed",
+            bucket=self._root,
+            key=path,
+            code="ELOOP",
+        )
+
+
+def _segments(key: str) -> list[str]:
+    """The folders and the file name of a key.
+
+    Raises:
+        InvalidIdentifierError: It is no path inside the root: a segment is empty, begins with `.`
+            (which is kept for temporary files), has a NUL or more than 255 bytes.
+    """
+    segments = key.split("/")
+    for segment in segments:
+        if (
+            not segment
+            or segment.startswith(".")
+            or "\0" in segment
+            or len(os.fsencode(segment)) > 255
+        ):
+            raise InvalidIdentifierError(f"{ascii(key)} can't be a file under a folder")
+    return segments
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(name: str, parent: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return
+    os.fsync(parent)
+
+
+def _unlink(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except (FileNotFoundError, IsADirectoryError):
+        # A folder is not an object, so there is none of that name.
+        return

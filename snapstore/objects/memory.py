@@ -1,0 +1,88 @@
+"""An object store in a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from snapstore.objects.base import (
+    PAGE_SIZE,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+    content_etag,
+)
+
+__all__ = ["MemoryObjectStore"]
+
+
+class MemoryObjectStore:
+    """Objects of one process, kept for as long as the store is referenced, closed or open.
+
+    Attributes:
+        objects: The bodies by key: to seed it and to look inside.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    async def open(self) -> None:
+        """Do nothing."""
+
+    async def aclose(self) -> None:
+        """Do nothing: what is stored stays."""
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        """See `ObjectStore.get`."""
+        data = self.objects.get(key)
+        if data is None:
+            return None
+        if len(data) > max_bytes:
+            raise ObjectTooLargeError(
+                f"{key} has {len(data):,} bytes, where {max_bytes:,} are allowed",
+                operation="get",
+                key=key,
+            )
+        return StoredObject(data, content_etag(data))
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> str:
+        """See `ObjectStore.put`."""
+        stored = self.objects.get(key)
+        if if_none_match and stored is not None:
+            raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
+        if if_match is not None and (stored is None or content_etag(stored) != if_match):
+            raise PreconditionFailedError(
+                f"{key} is not at the version expected", operation="put", key=key
+            )
+        self.objects[key] = bytes(data)
+        return content_etag(data)
+
+    async def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[str], None]:
+        """See `ObjectStore.scan`."""
+        after = start_after
+        while True:
+            keys = sorted(
+                key
+                for key in self.objects
+                if key.startswith(prefix) and (after is None or key > after)
+            )
+            if not keys:
+                return
+            yield keys[:page_size]
+            if len(keys) <= page_size:
+                return
+            after = keys[page_size - 1]
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """See `ObjectStore.delete`."""
+        for key in keys:
+            self.objects.pop(key, None)
+        return {}

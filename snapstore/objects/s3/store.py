@@ -1,0 +1,300 @@
+"""The store: four S3 operations, each by its deadline and in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from snapstore.errors import InvalidResponseError, StorageError
+from snapstore.objects.base import (
+    PAGE_SIZE,
+    UNCONFIRMED,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+)
+from snapstore.objects.retry import retrying
+
+__all__ = ["S3ObjectStore"]
+
+T = TypeVar("T")
+
+_CONTENT_TYPE: Final = "application/json"
+_CHUNK: Final = 256 * 1024
+
+
+class S3ObjectStore:
+    """Objects in a bucket.
+
+    Args: as `snapstore.S3Storage`, which see.
+
+    Raises:
+        TypeError: `client` is not an entered aiobotocore client, or comes with what is for a
+            client of our own.
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        session: Any = None,
+        config: Any = None,
+        client: Any = None,
+        timeout: float | None = 60.0,
+        max_concurrency: int = 128,
+        server_side_encryption: str | None = None,
+        kms_key_id: str | None = None,
+        expected_bucket_owner: str | None = None,
+    ) -> None:
+        if not isinstance(bucket, str) or not bucket:
+            raise ValueError("bucket must be the name of a bucket")
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout must be more than 0 seconds, or None")
+        if max_concurrency < 1:
+            raise ValueError("max_concurrency must be at least 1")
+        if endpoint_url is not None and not endpoint_url.startswith(("http://", "https://")):
+            raise ValueError("endpoint_url must begin with http:// or https://")
+        if kms_key_id is not None and not (server_side_encryption or "").startswith("aws:kms"):
+            raise ValueError("kms_key_id needs server_side_encryption='aws:kms' or 'aws:kms:dsse'")
+        own = {"region": region, "endpoint_url": endpoint_url, "session": session, "config": config}
+        if client is not None:
+            _refuse_unusable(client)
+            for name, value in own.items():
+                if value is not None:
+                    raise TypeError(
+                        f"client and {name} exclude each other: {name} is for a client of our own"
+                    )
+        self._bucket = bucket
+        self._own_client_options = {**own, "max_concurrency": max_concurrency}
+        self._borrowed = client
+        self._timeout = timeout
+        self._max_concurrency = max_concurrency
+        owner = {"ExpectedBucketOwner": expected_bucket_owner}
+        encryption = {"ServerSideEncryption": server_side_encryption, "SSEKMSKeyId": kms_key_id}
+        self._common = _given({"Bucket": bucket, **owner})
+        self._encryption = _given(encryption)
+        self._client: Any = None
+        self._slots = asyncio.Semaphore(max_concurrency)
+
+    async def open(self) -> None:
+        """Make the client, in a thread, or take the borrowed one.
+
+        Raises:
+            StorageError: The session or the configuration gives no usable client.
+        """
+        self._slots = asyncio.Semaphore(self._max_concurrency)
+        if self._borrowed is not None:
+            self._client = self._borrowed
+            return
+        try:
+            self._client = await asyncio.to_thread(_make_client, self._own_client_options)
+        except Exception as error:
+            # No snapshot has been seen yet, so the cause may be shown.
+            raise self._translated(error, "CreateClient", None) from error
+
+    async def aclose(self) -> None:
+        """Close our own client; a borrowed one stays open."""
+        client, self._client = self._client, None
+        if self._borrowed is None and client is not None:
+            await client.close()
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        """See `ObjectStore.get`. One request; the length is checked before the body is read."""
+
+        async def request() -> StoredObject | None:
+            response = await self._client.get_object(Key=key, **self._common)
+            etag = _etag(response, "GetObject", key)
+            async with response["Body"] as body:
+                return StoredObject(await self._read(body, response, key, max_bytes), etag)
+
+        try:
+            return await self._run("GetObject", key, request)
+        except StorageError as error:
+            if error.code != "NoSuchKey":
+                raise
+        return None
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> str:
+        """See `ObjectStore.put`. One request, with a CRC-32 of the body for the server to check."""
+        condition: dict[str, str] = {}
+        if if_none_match:
+            condition["IfNoneMatch"] = "*"
+        if if_match is not None:
+            condition["IfMatch"] = if_match
+        # Given as a header it spares botocore's chunked trailer, which not every server knows.
+        checksum = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+        async def request() -> str:
+            response = await self._client.put_object(
+                Key=key,
+                Body=data,
+                ContentType=_CONTENT_TYPE,
+                ChecksumCRC32=checksum,
+                **self._common,
+                **self._encryption,
+                **condition,
+            )
+            return _etag(response, "PutObject", key)
+
+        try:
+            return await self._run("PutObject", key, request)
+        except StorageError as error:
+            if if_match is None or error.code != "NoSuchKey":
+                raise
+            missing = PreconditionFailedError(
+                f"PutObject of {self._bucket}/{key}: there is no object to match", **error.facts
+            )
+        raise missing
+
+    async def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[str], None]:
+        """See `ObjectStore.scan`. A broken chain of pages is an error, never an early end."""
+        position = _given({"StartAfter": start_after})
+        while True:
+            page = await self._run(
+                "ListObjectsV2",
+                prefix,
+                lambda: self._client.list_objects_v2(
+                    Prefix=prefix, MaxKeys=page_size, **self._common, **position
+                ),
+            )
+            truncated, token = page.get("IsTruncated"), page.get("NextContinuationToken")
+            if truncated is None:
+                raise self._broken_listing(prefix, "it does not say whether it goes on")
+            if truncated and (not token or token == position.get("ContinuationToken")):
+                raise self._broken_listing(prefix, "it goes on, but does not say where")
+            yield [found["Key"] for found in page.get("Contents", ())]
+            if not truncated:
+                return
+            position = {"ContinuationToken": token}
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """See `ObjectStore.delete`. One request, whose reply must name every key."""
+        if not keys:
+            return {}
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
+        reply = await self._run(
+            "DeleteObjects",
+            keys[0],
+            lambda: self._client.delete_objects(Delete=wanted, **self._common),
+        )
+        failed = dict.fromkeys(keys, UNCONFIRMED)
+        for found in reply.get("Deleted", ()):
+            failed.pop(found.get("Key"), None)
+        for found in reply.get("Errors", ()):
+            if found.get("Key") in failed:
+                failed[found["Key"]] = found.get("Code") or UNCONFIRMED
+        return failed
+
+    async def _run(self, operation: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request in its turn and by its deadline, again where that is worth it."""
+
+        async def once() -> T:
+            try:
+                return await request()
+            except Exception as error:
+                failure = self._translated(error, operation, key)
+            # Outside of the handler: what was caught must not be in the chain, see errors.py.
+            raise failure
+
+        try:
+            async with asyncio.timeout(self._timeout) as deadline, self._slots:
+                return await retrying(once, attempts=_attempts)
+        except TimeoutError as error:
+            failure = self._translated(error, operation, key, expired=deadline.expired())
+        raise failure
+
+    def _translated(
+        self, error: Exception, operation: str, key: str | None, *, expired: bool = False
+    ) -> StorageError:
+        # Imported where it is needed, since it imports botocore; by then a client has done so.
+        from snapstore.objects.s3.errors import translate
+
+        return translate(error, operation=operation, bucket=self._bucket, key=key, expired=expired)
+
+    async def _read(
+        self, body: Any, response: Mapping[str, Any], key: str, max_bytes: int
+    ) -> bytes:
+        length = response.get("ContentLength")
+        if length is not None and length <= max_bytes:
+            return bytes(await body.read())
+        read = bytearray()
+        while length is None or length <= max_bytes:
+            chunk = await body.read(_CHUNK)
+            if not chunk:
+                return bytes(read)
+            read += chunk
+            if len(read) > max_bytes:
+                break
+        raise ObjectTooLargeError(
+            f"{key} has {length or len(read):,} bytes or more, where {max_bytes:,} are allowed",
+            operation="GetObject",
+            bucket=self._bucket,
+            key=key,
+        )
+
+    def _broken_listing(self, prefix: str, why: str) -> InvalidResponseError:
+        return InvalidResponseError(
+            f"ListObjectsV2 of {self._bucket}/{prefix}: the listing is broken: {why}",
+            operation="ListObjectsV2",
+            bucket=self._bucket,
+            key=prefix,
+        )
+
+
+def _make_client(options: dict[str, Any]) -> Any:
+    from snapstore.objects.s3 import client, errors  # noqa: F401 -- both are slow to import
+
+    return client.make_client(**options)
+
+
+def _attempts(error: StorageError) -> int:
+    """How often a request may be made that botocore's `standard` mode does not make again."""
+    if error.status == 429:
+        return 5
+    if error.status == 409 and error.operation == "PutObject":
+        return 8
+    if error.code == "Truncated" and error.operation == "GetObject":
+        return 3
+    return 1
+
+
+def _etag(response: Mapping[str, Any], operation: str, key: str) -> str:
+    etag: str = response.get("ETag", "").strip('"')
+    if not etag:
+        raise InvalidResponseError(
+            f"{operation} of {key}: the reply has no ETag", operation=operation, key=key
+        )
+    return etag
+
+
+def _given(options: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _refuse_unusable(client: Any) -> None:
+    if not hasattr(client, "put_object"):
+        hint = "enter it first: async with session.create_client('s3') as client: …"
+        entered = "" if not hasattr(client, "__aenter__") else f"; {hint}"
+        raise TypeError(
+            f"client must be an entered aiobotocore S3 client, not a {type(client).__name__}"
+            + entered
+        )
+    call = getattr(client, "_make_api_call", None)
+    if call is not None and not inspect.iscoroutinefunction(call):
+        raise TypeError("client must be a client of aiobotocore: one of boto3 or botocore blocks")

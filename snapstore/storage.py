@@ -1,0 +1,655 @@
+"""What a snapshot storage is, and the one implementation of it over any object store.
+
+How the parts work together::
+
+    save:   location → key (layout) → bytes (codec) → store.put
+    load:   location → key → store.get → None, or snapshot (codec)
+    list:   history prefix, start-after key → store.scan → ids → stop at the limit
+    delete: session prefix → store.scan → batches → store.delete, overlapped
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, encode_snapshot
+from snapstore.errors import (
+    InvalidIdentifierError,
+    InvalidResponseError,
+    PartialDeleteError,
+    ScopeMismatchError,
+    SnapshotConflictError,
+    SnapshotDecodeError,
+    SnapshotExistsError,
+    StorageError,
+)
+from snapstore.ids import new_snapshot_id, validate_snapshot_id
+from snapstore.layout import Layout
+from snapstore.lifecycle import Lifecycle
+from snapstore.objects.base import (
+    PAGE_SIZE,
+    ObjectStore,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+)
+from snapstore.objects.retry import full_jitter
+from snapstore.types import (
+    SCHEMA_VERSION,
+    DeletedSession,
+    SavedSnapshot,
+    Snapshot,
+    SnapshotLocation,
+    SnapshotManifest,
+    VersionedSnapshot,
+    now,
+)
+
+__all__ = [
+    "DEFAULT_MAX_SNAPSHOT_BYTES",
+    "ObjectSnapshotStorage",
+    "SnapshotStorage",
+    "VersionedSnapshotStorage",
+]
+
+DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
+"""64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
+
+logger = logging.getLogger("snapstore")
+
+
+class SnapshotStorage(Protocol):
+    """The six operations of the Strands Agents `SnapshotStorage`, as Python has them.
+
+    `ObjectSnapshotStorage` documents each.
+    """
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+    ) -> object:
+        """Save a snapshot as the latest one, or in history."""
+        ...
+
+    async def load_snapshot(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> Snapshot | None:
+        """Load the latest snapshot, or one in history; `None` if there is none."""
+        ...
+
+    async def list_snapshot_ids(
+        self, *, location: SnapshotLocation, limit: int | None = None, start_after: str | None = None
+    ) -> list[str]:
+        """List the ids in history, oldest first, after an exclusive cursor."""
+        ...
+
+    async def delete_session(self, *, session_id: str) -> object:
+        """Delete everything of a session."""
+        ...
+
+    async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
+        """Load the manifest, or a default one."""
+        ...
+
+    async def save_manifest(
+        self, *, location: SnapshotLocation, manifest: SnapshotManifest
+    ) -> object:
+        """Save the manifest."""
+        ...
+
+
+class VersionedSnapshotStorage(SnapshotStorage, Protocol):
+    """A snapshot storage with compare-and-swap, checkpoints and streamed listings.
+
+    `ObjectSnapshotStorage` documents each operation.
+    """
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
+    ) -> SavedSnapshot:
+        """Save a snapshot, for latest also on a condition."""
+        ...
+
+    async def checkpoint(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Save a snapshot in history, then as the latest one."""
+        ...
+
+    async def load_versioned(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> VersionedSnapshot | None:
+        """Load a snapshot with its etag."""
+        ...
+
+    async def update_latest(
+        self,
+        *,
+        location: SnapshotLocation,
+        update: Callable[[Snapshot | None], Snapshot | Awaitable[Snapshot]],
+        max_attempts: int = 64,
+    ) -> SavedSnapshot:
+        """Change the latest snapshot, losing no other writer's change."""
+        ...
+
+    def iter_snapshot_ids(
+        self, *, location: SnapshotLocation, start_after: str | None = None
+    ) -> AsyncGenerator[str, None]:
+        """Walk the ids in history, oldest first."""
+        ...
+
+
+class ObjectSnapshotStorage:
+    """Snapshots in any object store. `S3Storage`, `FileStorage` and `MemoryStorage` are ones.
+
+    It is opened and closed with `async with`, or with `open` and `aclose`, and used on the event
+    loop it was opened on.
+
+    Args:
+        store: Where the bytes go.
+        prefix: What all keys begin with, without the closing `/`; used verbatim. `""` for none.
+        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+
+    Raises:
+        InvalidIdentifierError: The prefix can't be part of a key, or is too long.
+        ValueError: `max_snapshot_bytes` is not positive.
+
+    Every operation raises, before any request is sent:
+
+    - `StorageClosedError` before the storage is opened and after it is closed;
+    - `WrongEventLoopError` from another event loop;
+    - `InvalidIdentifierError` for an id that is not valid, `TypeError` for a location that is none;
+
+    and `StorageError`, mostly one of its subclasses, where the store fails.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        prefix: str = "",
+        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+    ) -> None:
+        if max_snapshot_bytes < 1:
+            raise ValueError("max_snapshot_bytes must be at least 1")
+        self._store = store
+        self._layout = Layout(prefix)
+        self._max_bytes = max_snapshot_bytes
+        self._lifecycle = Lifecycle(type(self).__name__, store.open, store.aclose)
+
+    async def open(self) -> None:
+        """Get ready for use on the running event loop. A closed storage may be opened again.
+
+        Raises:
+            LifecycleError: It is open already.
+            StorageError: The store can't be opened.
+        """
+        await self._lifecycle.open()
+
+    async def aclose(self) -> None:
+        """Refuse new operations, wait for those under way, and release what is held.
+
+        Closing a closed storage does nothing.
+
+        Raises:
+            WrongEventLoopError: It was opened on another loop.
+        """
+        await self._lifecycle.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
+    ) -> SavedSnapshot:
+        """Save a snapshot, as it is now: it is checked and written as JSON before anything else.
+
+        Args:
+            location: Where it belongs.
+            snapshot: The snapshot.
+            is_latest: `True` writes the latest snapshot, over any there is. `False` writes
+                immutable history.
+            snapshot_id: A UUIDv7 for history; `None` makes one. Ignored with `is_latest`.
+            if_match: Only for latest: write only over this version. An etag, or what a save or
+                `load_versioned` returned.
+            if_none_match: Only for latest: write only if there is no latest snapshot.
+
+        Returns:
+            The id in history, or `None` for latest, and the etag of what was written.
+
+        Raises:
+            SnapshotConflictError: The condition does not hold, a missing object included; nothing
+                was changed.
+            SnapshotExistsError: History has other bytes under this id. The same bytes are a
+                success, so that a save can be repeated.
+            SnapshotEncodeError: JSON can't carry the snapshot exactly, or it is too large.
+            ScopeMismatchError: The snapshot is of another scope than the location.
+            TypeError: A condition was given for history, or both for latest.
+        """
+        with self._lifecycle:
+            etag = _etag(if_match)
+            if etag is not None and if_none_match:
+                raise TypeError("if_match and if_none_match exclude each other")
+            if is_latest:
+                data = self._encode(location, snapshot)
+                return await self._put_latest(location, data, None, etag, if_none_match)
+            if etag is not None or if_none_match:
+                raise TypeError(
+                    "if_match and if_none_match are for latest: history is never overwritten"
+                )
+            snapshot_id = _new_or_valid(snapshot_id)
+            data = self._encode(location, snapshot)
+            return await self._put_history(location, data, snapshot_id)
+
+    async def checkpoint(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Save a snapshot in history and then as the latest one, in this order.
+
+        So latest never holds what history doesn't. Where the second write fails, history has one
+        snapshot more.
+
+        Args:
+            location: Where it belongs.
+            snapshot: The snapshot.
+            snapshot_id: A UUIDv7; `None` makes one.
+            if_match: Write latest only over this version.
+
+        Returns:
+            The id in history and latest's etag.
+
+        Raises:
+            SnapshotConflictError: Latest is not at the version expected, and was not changed.
+            SnapshotExistsError: History has other bytes under this id; latest was not changed.
+            SnapshotEncodeError: JSON can't carry the snapshot exactly, or it is too large.
+            ScopeMismatchError: The snapshot is of another scope than the location.
+        """
+        with self._lifecycle:
+            etag = _etag(if_match)
+            snapshot_id = _new_or_valid(snapshot_id)
+            data = self._encode(location, snapshot)
+            await self._put_history(location, data, snapshot_id)
+            return await self._put_latest(location, data, snapshot_id, etag, False)
+
+    async def load_snapshot(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> Snapshot | None:
+        """Load a snapshot.
+
+        Args:
+            location: Where it belongs.
+            snapshot_id: Its id in history; `None` for the latest.
+
+        Returns:
+            The snapshot; `None` if there is none, and for no other reason.
+
+        Raises:
+            SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
+        """
+        versioned = await self.load_versioned(location=location, snapshot_id=snapshot_id)
+        return None if versioned is None else versioned.snapshot
+
+    async def load_versioned(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> VersionedSnapshot | None:
+        """Load a snapshot together with its etag, for compare-and-swap.
+
+        Args and errors: as `load_snapshot`.
+
+        Example:
+            Save only if nobody else has saved meanwhile::
+
+                read = await storage.load_versioned(location=location)
+                await storage.save_snapshot(
+                    location=location, snapshot=changed, is_latest=True, if_match=read
+                )
+        """
+        with self._lifecycle:
+            if snapshot_id is None:
+                key = self._layout.latest(location)
+            else:
+                key = self._layout.history(location, validate_snapshot_id(snapshot_id))
+            stored = await self._get(key)
+            if stored is None:
+                return None
+            return VersionedSnapshot(decode_snapshot(stored.data, key=key), stored.etag)
+
+    async def update_latest(
+        self,
+        *,
+        location: SnapshotLocation,
+        update: Callable[[Snapshot | None], Snapshot | Awaitable[Snapshot]],
+        max_attempts: int = 64,
+    ) -> SavedSnapshot:
+        """Change the latest snapshot so that no other writer's change is lost.
+
+        It loads the latest snapshot, applies `update` and saves the result on the condition that
+        the one it loaded is still the latest; if not, again from the start after a random wait.
+
+        Args:
+            location: Where it belongs.
+            update: Makes the new snapshot from the latest one, or from `None` if there is none;
+                a function or a coroutine function. It may be called many times.
+            max_attempts: How often it is tried; at least 1.
+
+        Returns:
+            The etag of what was written; no id.
+
+        Raises:
+            SnapshotConflictError: Every attempt lost its race.
+            SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
+            SnapshotEncodeError: JSON can't carry the result exactly, or it is too large.
+            ScopeMismatchError: The result is of another scope than the location.
+        """
+        if max_attempts < 1:
+            raise ValueError("max_attempts must be at least 1")
+        with self._lifecycle:
+            key = self._layout.latest(location)
+            for attempt in range(max_attempts):
+                if attempt:
+                    await asyncio.sleep(full_jitter(attempt - 1))
+                stored = await self._get(key)
+                current = None if stored is None else decode_snapshot(stored.data, key=key)
+                updated = update(current)
+                if inspect.isawaitable(updated):
+                    updated = await updated
+                data = self._encode(location, updated)
+                etag = None if stored is None else stored.etag
+                try:
+                    return await self._put_latest(location, data, None, etag, stored is None)
+                except SnapshotConflictError:
+                    if attempt + 1 == max_attempts:
+                        raise
+            raise AssertionError("unreachable")
+
+    async def list_snapshot_ids(
+        self, *, location: SnapshotLocation, limit: int | None = None, start_after: str | None = None
+    ) -> list[str]:
+        """List the ids in history, oldest first.
+
+        Args:
+            location: Where the snapshots belong.
+            limit: How many at the most; `None` for all. Zero or less is none.
+            start_after: Leave out this id and all before it; it need not exist.
+
+        Returns:
+            The ids, as many as there are up to `limit`. A page of ten costs one request, however
+            long the history is.
+
+        Raises:
+            InvalidResponseError: The store's listing is broken or out of order.
+        """
+        ids: list[str] = []
+        page_size = PAGE_SIZE if limit is None else min(max(limit, 1), PAGE_SIZE)
+        with self._lifecycle:
+            async with aclosing(self._history(location, start_after, page_size)) as history:
+                while limit is None or len(ids) < limit:
+                    snapshot_id = await anext(history, None)
+                    if snapshot_id is None:
+                        break
+                    ids.append(snapshot_id)
+        return ids
+
+    def iter_snapshot_ids(
+        self, *, location: SnapshotLocation, start_after: str | None = None
+    ) -> AsyncGenerator[str, None]:
+        """Walk the ids in history, oldest first, with one page in memory at a time.
+
+        Args and errors: as `list_snapshot_ids`.
+
+        Returns:
+            An async generator. Close it if you leave it early:
+
+        Example:
+            ::
+
+                async with aclosing(storage.iter_snapshot_ids(location=location)) as ids:
+                    async for snapshot_id in ids:
+                        ...
+        """
+        return self._history(location, start_after, PAGE_SIZE)
+
+    async def delete_session(self, *, session_id: str) -> DeletedSession:
+        """Delete every object of a session: all scopes, latest, history and manifests.
+
+        It is not atomic: what another writer saves meanwhile may stay. In a versioned bucket the
+        versions stay. Objects of another store that lies nested under the session's name, like
+        that of a prefix `tenant1` under a session `tenant1`, are kept.
+
+        Args:
+            session_id: The session. If it has no objects, nothing is done.
+
+        Returns:
+            How many objects were deleted, and how many kept.
+
+        Raises:
+            PartialDeleteError: Some objects were not confirmed as deleted; it names them. All
+                others are.
+        """
+        with self._lifecycle:
+            prefix = self._layout.session_prefix(session_id)
+            deleted = kept = 0
+            failed: dict[str, str] = {}
+            batch: asyncio.Task[dict[str, str]] | None = None
+            try:
+                async with aclosing(self._pages(prefix, None, PAGE_SIZE)) as pages:
+                    # While one page is deleted, the next one is listed.
+                    async for page in pages:
+                        if batch is not None:
+                            failed |= await batch
+                        keys = [key for key in page if not Layout.is_nested_store(key, prefix)]
+                        kept += len(page) - len(keys)
+                        deleted += len(keys)
+                        batch = asyncio.create_task(self._delete(keys))
+                if batch is not None:
+                    failed |= await batch
+            finally:
+                if batch is not None:
+                    batch.cancel()
+                    await asyncio.gather(batch, return_exceptions=True)
+            if kept:
+                logger.warning(
+                    "delete_session kept %d objects of another store nested under %s", kept, prefix
+                )
+            if failed:
+                raise PartialDeleteError(
+                    f"{len(failed)} of {deleted} objects under {prefix} were not deleted, "
+                    f"{next(iter(failed))} among them",
+                    failed=failed,
+                    key=prefix,
+                )
+            return DeletedSession(deleted, kept)
+
+    async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
+        """Load a location's manifest.
+
+        Returns:
+            The manifest; a default one, stamped now and not stored, if there is none.
+
+        Raises:
+            SnapshotDecodeError: What is stored is not a manifest.
+        """
+        with self._lifecycle:
+            key = self._layout.manifest(location)
+            stored = await self._get(key)
+            if stored is None:
+                return SnapshotManifest(SCHEMA_VERSION, now())
+            return decode_manifest(stored.data, key=key)
+
+    async def save_manifest(
+        self, *, location: SnapshotLocation, manifest: SnapshotManifest
+    ) -> None:
+        """Save a location's manifest, over any there is.
+
+        Raises:
+            SnapshotEncodeError: JSON can't carry it exactly.
+        """
+        with self._lifecycle:
+            key = self._layout.manifest(location)
+            await self._store.put(key, encode_manifest(manifest, max_bytes=self._max_bytes))
+
+    def _encode(self, location: SnapshotLocation, snapshot: Snapshot) -> bytes:
+        data = encode_snapshot(snapshot, max_bytes=self._max_bytes)
+        if not isinstance(location, SnapshotLocation):
+            raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
+        if snapshot.scope != location.scope:
+            raise ScopeMismatchError(
+                f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
+            )
+        return data
+
+    async def _put_latest(
+        self,
+        location: SnapshotLocation,
+        data: bytes,
+        snapshot_id: str | None,
+        if_match: str | None,
+        if_none_match: bool,
+    ) -> SavedSnapshot:
+        key = self._layout.latest(location)
+        try:
+            etag = await self._store.put(
+                key, data, if_match=if_match, if_none_match=if_none_match
+            )
+        except PreconditionFailedError as error:
+            facts = error.facts
+        else:
+            return SavedSnapshot(snapshot_id, etag)
+        raise SnapshotConflictError(
+            f"{key} was not written: another writer came first", **facts
+        )
+
+    async def _put_history(
+        self, location: SnapshotLocation, data: bytes, snapshot_id: str
+    ) -> SavedSnapshot:
+        key = self._layout.history(location, snapshot_id)
+        try:
+            return SavedSnapshot(snapshot_id, await self._store.put(key, data, if_none_match=True))
+        except PreconditionFailedError as error:
+            facts = error.facts
+        # The same bytes are our own, from an earlier call or from a try whose reply was lost.
+        with suppress(ObjectTooLargeError):
+            stored = await self._store.get(key, max_bytes=len(data))
+            if stored is None:
+                raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
+            if stored.data == data:
+                return SavedSnapshot(snapshot_id, stored.etag)
+        raise SnapshotExistsError(f"{key} exists, with another content", **facts)
+
+    async def _get(self, key: str) -> StoredObject | None:
+        try:
+            stored = await self._store.get(key, max_bytes=self._max_bytes)
+        except ObjectTooLargeError as error:
+            problem = str(error)
+        else:
+            return stored
+        raise SnapshotDecodeError(f"{key} is too large: {problem}", key=key)
+
+    async def _delete(self, keys: list[str]) -> dict[str, str]:
+        return dict(await self._store.delete(keys))
+
+    def _history(
+        self, location: SnapshotLocation, start_after: str | None, page_size: int
+    ) -> AsyncGenerator[str, None]:
+        prefix = self._layout.history_prefix(location)
+        if start_after is None:
+            return self._snapshot_ids(prefix, "", None, page_size)
+        start_after = validate_snapshot_id(start_after, "start_after")
+        cursor = self._layout.history(location, start_after)
+        return self._snapshot_ids(prefix, start_after, cursor, page_size)
+
+    async def _snapshot_ids(
+        self, prefix: str, last: str, cursor: str | None, page_size: int
+    ) -> AsyncGenerator[str, None]:
+        async with aclosing(self._pages(prefix, cursor, page_size)) as pages:
+            async for page in pages:
+                for key in page:
+                    snapshot_id = Layout.snapshot_id(key, prefix)
+                    if snapshot_id is None:
+                        continue
+                    if snapshot_id <= last:
+                        raise InvalidResponseError(
+                            f"the listing of {prefix} is out of order", operation="scan", key=prefix
+                        )
+                    last = snapshot_id
+                    yield snapshot_id
+
+    async def _pages(
+        self, prefix: str, start_after: str | None, page_size: int
+    ) -> AsyncGenerator[list[str], None]:
+        scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(scan) as pages:
+            while True:
+                # Only while a page is fetched is the store in use: the consumer has all time.
+                with self._lifecycle:
+                    page = await anext(pages, None)
+                if page is None:
+                    return
+                for key in page:
+                    if not key.startswith(prefix):
+                        raise InvalidResponseError(
+                            f"the listing of {prefix} has a key that is not under it",
+                            operation="scan",
+                            key=prefix,
+                        )
+                yield page
+
+
+def _new_or_valid(snapshot_id: str | None) -> str:
+    return new_snapshot_id() if snapshot_id is None else validate_snapshot_id(snapshot_id)
+
+
+def _etag(version: Any) -> str | None:
+    """The etag in what a caller gives for `if_match`, without quotes."""
+    if isinstance(version, SavedSnapshot | VersionedSnapshot):
+        version = version.etag
+    if version is None:
+        return None
+    if isinstance(version, str):
+        etag = version.strip('"')
+        if etag and etag.isascii() and etag.isprintable():
+            return etag
+    raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

@@ -1,0 +1,177 @@
+"""What callers hold: snapshots, where they belong, and what operations return."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from snapstore.ids import Scope, validate_identifier, validate_scope
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "DeletedSession",
+    "Dialect",
+    "SavedSnapshot",
+    "Snapshot",
+    "SnapshotLocation",
+    "SnapshotManifest",
+    "VersionedSnapshot",
+]
+
+Dialect = Literal["typescript", "python"]
+"""Which Strands SDK's spelling an envelope has: `schemaVersion` or `schema_version`."""
+
+SCHEMA_VERSION: Final = "1.0"
+"""The schema version both Strands SDKs write, and the only one they load."""
+
+
+class SnapshotLocation(msgspec.Struct, frozen=True):
+    """Where a snapshot belongs. It is validated when it is made: one that exists is safe.
+
+    Args:
+        session_id: `[a-z0-9_-]{1,255}`.
+        scope: `"agent"` or `"multiAgent"`.
+        scope_id: The agent's or the orchestrator's id, `[a-z0-9_-]{1,255}`.
+
+    Raises:
+        InvalidIdentifierError: One of them is not valid.
+    """
+
+    session_id: str
+    scope: Scope
+    scope_id: str
+
+    def __post_init__(self) -> None:
+        validate_identifier(self.session_id, "session_id")
+        validate_scope(self.scope)
+        validate_identifier(self.scope_id, "scope_id")
+
+    @classmethod
+    def agent(cls, session_id: str, agent_id: str) -> SnapshotLocation:
+        """The location of one agent in a session."""
+        return cls(session_id, "agent", agent_id)
+
+    @classmethod
+    def multi_agent(cls, session_id: str, orchestrator_id: str) -> SnapshotLocation:
+        """The location of an orchestrator of several agents in a session."""
+        return cls(session_id, "multiAgent", orchestrator_id)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """An agent's state at one time: an envelope around `data`.
+
+    Args:
+        scope: `"agent"` or `"multiAgent"`.
+        schema_version: Any string; whether it can be restored is for the SDK to judge.
+        created_at: A time as text, kept as it is.
+        data: What the SDK saved, a JSON object. Never translated.
+        app_data: What the application adds, a JSON object.
+        dialect: The SDK whose spelling of the envelope was read, or is to be written.
+        extra: Fields of the envelope that this version does not know, carried along unchanged.
+
+    Example:
+        `Snapshot` is frozen; a changed one is a new one::
+
+            later = msgspec.structs.replace(snapshot, app_data={"tenant": "acme"})
+    """
+
+    scope: Scope
+    schema_version: str
+    created_at: str
+    data: dict[str, Any]
+    app_data: dict[str, Any]
+    dialect: Dialect = "typescript"
+    extra: dict[str, Any] = {}
+
+    @classmethod
+    def new(
+        cls,
+        data: dict[str, Any],
+        *,
+        scope: Scope = "agent",
+        app_data: dict[str, Any] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of this moment, in schema version 1.0 and TypeScript's spelling.
+
+        Args:
+            data: The state, a JSON object.
+            scope: What it is the state of.
+            app_data: What the application wants kept beside it.
+        """
+        return cls(scope, SCHEMA_VERSION, now(), data, {} if app_data is None else app_data)
+
+    def __repr__(self) -> str:
+        # A snapshot holds a conversation: a log line or a traceback must not.
+        return (
+            f"Snapshot(scope={self.scope!r}, schema_version={self.schema_version!r}, "
+            f"created_at={self.created_at!r}, dialect={self.dialect!r}, "
+            f"data={_counted(self.data)}, app_data={_counted(self.app_data)})"
+        )
+
+
+class SnapshotManifest(msgspec.Struct, frozen=True):
+    """The manifest of a location.
+
+    Args:
+        schema_version: Any string; `"1.0"` today.
+        updated_at: A time as text, kept as it is.
+        extra: Fields that this version does not know, carried along unchanged.
+    """
+
+    schema_version: str
+    updated_at: str
+    extra: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"SnapshotManifest(schema_version={self.schema_version!r}, "
+            f"updated_at={self.updated_at!r})"
+        )
+
+
+class SavedSnapshot(msgspec.Struct, frozen=True):
+    """What a save returns.
+
+    Args:
+        snapshot_id: The id in history; `None` where only latest was written.
+        etag: The version that was written, without quotes. After a checkpoint, latest's.
+    """
+
+    snapshot_id: str | None
+    etag: str
+
+
+class VersionedSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot with the version it was read at.
+
+    Args:
+        snapshot: The snapshot.
+        etag: Its version, without quotes, for `if_match`.
+    """
+
+    snapshot: Snapshot
+    etag: str
+
+
+class DeletedSession(msgspec.Struct, frozen=True):
+    """What deleting a session did.
+
+    Args:
+        objects: How many objects were deleted.
+        kept: How many were left since they belong to another store nested under the session's
+            name.
+    """
+
+    objects: int
+    kept: int
+
+
+def now() -> str:
+    """The present time as snapshots spell it: UTC, three decimals and `Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _counted(value: object) -> str:
+    return f"<{len(value)} fields>" if isinstance(value, dict) else f"<{type(value).__name__}>"
