@@ -128,4 +128,6 @@ def _running_loop(name: str) -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        raise WrongEventLoopError(f"{name} runs on asyncio, and no asyncio loop runs here") from None
+        raise WrongEventLoopError(
+            f"{name} runs on asyncio, and no asyncio loop runs here"
+        ) from None

@@ -88,7 +88,11 @@ class SnapshotStorage(Protocol):
         ...
 
     async def list_snapshot_ids(
-        self, *, location: SnapshotLocation, limit: int | None = None, start_after: str | None = None
+        self,
+        *,
+        location: SnapshotLocation,
+        limit: int | None = None,
+        start_after: str | None = None,
     ) -> list[str]:
         """List the ids in history, oldest first, after an exclusive cursor."""
         ...
@@ -406,7 +410,11 @@ class ObjectSnapshotStorage:
             raise AssertionError("unreachable")
 
     async def list_snapshot_ids(
-        self, *, location: SnapshotLocation, limit: int | None = None, start_after: str | None = None
+        self,
+        *,
+        location: SnapshotLocation,
+        limit: int | None = None,
+        start_after: str | None = None,
     ) -> list[str]:
         """List the ids in history, oldest first.
 
@@ -551,16 +559,12 @@ class ObjectSnapshotStorage:
     ) -> SavedSnapshot:
         key = self._layout.latest(location)
         try:
-            etag = await self._store.put(
-                key, data, if_match=if_match, if_none_match=if_none_match
-            )
+            etag = await self._store.put(key, data, if_match=if_match, if_none_match=if_none_match)
         except PreconditionFailedError as error:
             facts = error.facts
         else:
             return SavedSnapshot(snapshot_id, etag)
-        raise SnapshotConflictError(
-            f"{key} was not written: another writer came first", **facts
-        )
+        raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
 
     async def _put_history(
         self, location: SnapshotLocation, data: bytes, snapshot_id: str

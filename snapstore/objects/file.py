@@ -137,7 +137,9 @@ class FileObjectStore:
                         if if_match is not None and (
                             stored is None or content_etag(stored) != if_match
                         ):
-                            raise self._precondition_failed(key, "it is not at the version expected")
+                            raise self._precondition_failed(
+                                key, "it is not at the version expected"
+                            )
                     self._replace(target, name, data)
                 return content_etag(data)
             except FileNotFoundError:

@@ -11,6 +11,7 @@ import gzip
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiobotocore
@@ -73,11 +74,20 @@ def make_client(
 def _tune(client: Any) -> None:
     # "Expect: 100-continue" costs a round trip, and saves nothing where bodies are small.
     client.meta.events.unregister("before-call.s3", botocore.handlers.add_expect_header)
+    # Where a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and
+    # where that is redirected too, by HeadBucket again, without end.
+    client.meta.events.register("before-call.s3.HeadBucket", _region_unknown)
     # TLS protects the body already, and every write carries a checksum: SHA-256 adds nothing to it.
     # Over plain HTTP the signature keeps covering the body.
     s3: Mapping[str, Any] = client.meta.config.s3 or {}
     if client.meta.endpoint_url.startswith("https://") and "payload_signing_enabled" not in s3:
         client.meta.config.s3 = {**s3, "payload_signing_enabled": False}
+
+
+def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:
+    """Stand in for the reply to HeadBucket."""
+    reply = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    return SimpleNamespace(status_code=404), reply
 
 
 class _ModelLoader:

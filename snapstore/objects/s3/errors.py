@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from botocore.exceptions import (
@@ -66,6 +67,7 @@ _STATUS_KINDS: Final[Mapping[int, type[StorageError]]] = {
 }
 _REASONS: Final[Mapping[str, str]] = {
     "NoSuchBucket": "the bucket does not exist",
+    "InvalidBucketName": "this can't be the name of a bucket",
     "InvalidAccessKeyId": "the access key is unknown",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "ExpiredToken": "the session token has expired",
@@ -109,9 +111,7 @@ def translate(
         return StorageTimeoutError(f"{where}: the server did not answer in time", **facts)
     if isinstance(error, FlexibleChecksumError):
         return InvalidResponseError(f"{where}: the reply does not match its checksum", **facts)
-    if isinstance(
-        error, ResponseStreamingError | IncompleteReadError | aiohttp.ClientPayloadError
-    ):
+    if isinstance(error, ResponseStreamingError | IncompleteReadError | aiohttp.ClientPayloadError):
         facts["code"] = "Truncated"
         return InvalidResponseError(f"{where}: the reply ended before its end", **facts)
     if isinstance(error, ResponseParserError):
@@ -126,7 +126,7 @@ def translate(
         return StorageError(f"{where}: {_one_line(error)}", **facts)
     if isinstance(error, ConnectionError | HTTPClientError | aiohttp.ClientError | OSError):
         return StorageUnavailableError(
-            f"{where}: the server could not be reached ({type(error).__name__})", **facts
+            f"{where}: {_server(error)} could not be reached ({type(error).__name__})", **facts
         )
     if isinstance(error, BotoCoreError):
         return StorageError(f"{where}: {_one_line(error)}", **facts)
@@ -145,7 +145,7 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
         "request_id": metadata.get("RequestId"),
         "retry_after": _seconds(headers.get("retry-after")),
     }
-    what = " ".join(str(part) for part in (status, code) if part) or "an error without a code"
+    what = " ".join(dict.fromkeys(filter(None, (str(status or ""), code)))) or "without a code"
     if code in _WRONG_REGION:
         region = details.get("Region") or headers.get("x-amz-bucket-region")
         hint = f"pass region={region!r}" if region else "check region and endpoint_url"
@@ -168,6 +168,12 @@ def _seconds(header: str | None) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, min(float(header or ""), 60.0))
     return None
+
+
+def _server(error: Exception) -> str:
+    """The server that a botocore error is about, without what else is in its URL."""
+    url = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "the server"
 
 
 def _one_line(error: Exception) -> str:

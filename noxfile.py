@@ -1,0 +1,180 @@
+"""The only entrance to the project's checks: `nox -s tests`, `lint`, `typing`, and the others.
+
+It needs nothing but `pip install nox`; every session brings its own tools.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2026.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "typing", "build", "tests"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+
+NEEDED_IN_WHEEL = {
+    "snapstore/demo_session.json",
+    "snapstore/py.typed",
+    "snapstore-{version}.dist-info/licenses/LICENSE",
+}
+
+
+def select_all_of_pyenv() -> None:
+    """Let pyenv's `python3.12` and the like run: each fails unless its version is selected."""
+    if shutil.which("pyenv") and not os.environ.get("PYENV_VERSION"):
+        names: list[str] = []
+        for command in ("version-name", "versions --bare --skip-aliases"):
+            listed = subprocess.run(
+                ["pyenv", *command.split()], check=True, capture_output=True, text=True
+            )
+            names += listed.stdout.replace(":", " ").split()
+        # What was selected stays first, so that a plain `python` is the one it was.
+        os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(names))
+
+
+def is_installed(version: str) -> bool:
+    """Whether this Python version runs on this machine; a file on PATH may be but a shim."""
+    if version == RUNNING:
+        return True
+    python = shutil.which(f"python{version}")
+    if python is None:
+        return False
+    return subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode == 0
+
+
+def dependencies(group: str) -> tuple[str, ...]:
+    """The requirements of a dependency group in pyproject.toml."""
+    return nox.project.dependency_groups(PYPROJECT, group)
+
+
+def lowest_dependencies() -> list[str]:
+    """The lower bound of every published requirement, pinned."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    published = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return [
+        f"{requirement.name}=={bound.version}"
+        for requirement in map(Requirement, published)
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
+
+
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+select_all_of_pyenv()
+# Newest first. A machine with none of them tries the one it has.
+INSTALLED = [
+    version for version in reversed(nox.project.python_versions(PYPROJECT)) if is_installed(version)
+] or [RUNNING]
+NEWEST, OLDEST = INSTALLED[0], INSTALLED[-1]
+
+
+@nox.session(python=INSTALLED)
+def tests(session: nox.Session) -> None:
+    """Run the tests: the newest Python with coverage, the oldest with the lowest dependencies."""
+    if session.python == NEWEST:
+        session.install("-e", ".", *dependencies("test"))
+        if session.posargs:
+            session.run("pytest", *session.posargs)
+            return
+        session.run("coverage", "erase")
+        session.run("coverage", "run", "-m", "pytest")
+        session.run("coverage", "combine", "--quiet")
+        session.run("coverage", "report")
+    elif session.python == OLDEST:
+        pins = Path(session.create_tmp()) / "lowest.txt"
+        pins.write_text("\n".join(lowest_dependencies()))
+        session.install("-e", ".", *dependencies("test"), "--constraint", str(pins))
+        session.run("pytest", *session.posargs)
+    else:
+        session.install("-e", ".", *dependencies("test"))
+        # What was asked for may need S3, and then nothing is left for this one to run.
+        nothing_collected = [5] if session.posargs else []
+        session.run("pytest", "--no-s3", *session.posargs, success_codes=[0, *nothing_collected])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format and style."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session(python=NEWEST)
+def typing(session: nox.Session) -> None:
+    """Check the types of the package, of its use, of the benchmarks and of this file."""
+    session.install("-e", ".", *dependencies("typing"))
+    session.run("mypy")
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+@nox.session(python=NEWEST)
+def build(session: nox.Session) -> None:
+    """Build the sdist and from it the wheel, and run the sdist's tests against the wheel."""
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)
+    session.install(*dependencies("build"))
+    session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
+    [sdist] = (folder / "dist").glob("*.tar.gz")
+    [wheel] = (folder / "dist").glob("*.whl")
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+
+    version = wheel.name.split("-")[1]
+    files = set(zipfile.ZipFile(wheel).namelist())
+    missing = {name.format(version=version) for name in NEEDED_IN_WHEEL} - files
+    foreign = {file.split("/")[0] for file in files} - {
+        "snapstore",
+        f"snapstore-{version}.dist-info",
+    }
+    if missing or foreign:
+        session.error(f"the wheel lacks {sorted(missing)} and should not have {sorted(foreign)}")
+
+    # A folder that has the tests, and no source that could be imported instead of the wheel.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    shutil.rmtree(source / "snapstore")
+    session.run("virtualenv", "--quiet", str(folder / "venv"))
+    python = str(folder / "venv" / "bin" / "python")
+    session.run(
+        python, "-m", "pip", "install", "--quiet", str(wheel), *dependencies("test"), external=True
+    )
+    with session.chdir(source):
+        session.run(python, "-m", "pytest", "--no-s3", external=True)
+
+
+@nox.session(python=NEWEST)
+def reference(session: nox.Session) -> None:
+    """Check that both Strands SDKs read what snapstore writes, and the other way round."""
+    folder = Path(session.create_tmp())
+    for name in ("package.json", "reference.mjs"):
+        shutil.copy(ROOT / "tests" / "reference" / name, folder)
+    session.run("node", "--version", external=True)
+    with session.chdir(folder):
+        session.run(
+            "npm", "install", "--legacy-peer-deps", "--no-package-lock", "--no-fund", external=True
+        )
+    session.install("-e", ".", *dependencies("reference"))
+    session.run(
+        "pytest", "tests/reference", *session.posargs, env={"SNAPSTORE_REFERENCE": str(folder)}
+    )
+
+
+@nox.session(python=NEWEST)
+def bench(session: nox.Session) -> None:
+    """Measure: requests for each operation, and the cost of starting."""
+    session.install("-e", ".", *dependencies("test"))
+    session.run("python", "benchmarks/requests.py")
+    session.run("python", "benchmarks/startup.py")

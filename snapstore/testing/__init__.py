@@ -1,0 +1,53 @@
+"""The conformance suites that every storage is held to, ours and yours.
+
+Subclass the one that fits and give it one fixture, `subject`; each suite's docstring has a complete
+example.
+
+- `SnapshotStorageTests`: the six operations of the Strands Agents `SnapshotStorage`.
+- `VersionedSnapshotStorageTests`: these, and all that snapstore adds to them.
+- `ObjectStoreTests`: an object store, for a backend of `snapstore.ObjectSnapshotStorage`.
+
+The suites need pytest, `pip install "snapstore[pytest]"`; what else is in this package does not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from snapstore.testing.subjects import RawObjects, StorageSubject, StoreSubject
+
+if TYPE_CHECKING:
+    from snapstore.testing.object_suite import ObjectStoreTests
+    from snapstore.testing.snapshot_suite import SnapshotStorageTests
+    from snapstore.testing.versioned_suite import VersionedSnapshotStorageTests
+
+__all__ = [
+    "ObjectStoreTests",
+    "RawObjects",
+    "SnapshotStorageTests",
+    "StorageSubject",
+    "StoreSubject",
+    "VersionedSnapshotStorageTests",
+]
+
+_SUITES: Final = {
+    "ObjectStoreTests": "snapstore.testing.object_suite",
+    "SnapshotStorageTests": "snapstore.testing.snapshot_suite",
+    "VersionedSnapshotStorageTests": "snapstore.testing.versioned_suite",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a suite when it is asked for, so that the rest needs no pytest."""
+    if name not in _SUITES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import pytest
+    except ImportError as error:
+        raise ImportError(
+            'the conformance suites need pytest: pip install "snapstore[pytest]"'
+        ) from error
+    # Before the import, or a failing assertion would not show its values.
+    pytest.register_assert_rewrite(*_SUITES.values())
+    return getattr(import_module(_SUITES[name]), name)

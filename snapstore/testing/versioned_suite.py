@@ -1,0 +1,4 @@
+from snapstore.testing.snapshot_suite import SnapshotStorageTests
+
+
+class VersionedSnapshotStorageTests(SnapshotStorageTests): ...

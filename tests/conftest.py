@@ -1,0 +1,76 @@
+"""What all tests share: no settings of this machine, one S3 server, and a way to do without it."""
+
+import os
+import uuid
+
+import pytest
+from aiobotocore.session import get_session
+
+from snapstore.testing.server import create_bucket, running_server
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-s3", action="store_true", help="deselect the tests that need an S3 server"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "s3: needs an S3 server; set by itself with `s3_server`")
+
+
+def pytest_itemcollected(item):
+    if "s3_server" in getattr(item, "fixturenames", ()):
+        item.add_marker("s3")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--no-s3"):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("s3")])
+        items[:] = [i for i in items if not i.get_closest_marker("s3")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_this_machine(tmp_path_factory):
+    """Hide `AWS_*` and `~/.aws`: tests must neither depend on them nor reach a real account."""
+    nowhere = tmp_path_factory.mktemp("aws")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("AWS_"):
+                patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(no_settings_of_this_machine):
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server):
+    """A bucket for all tests: each keeps to its own `prefix`."""
+    create_bucket(s3_server, "tests")
+    return "tests"
+
+
+@pytest.fixture
+def prefix():
+    """A prefix that no other test has."""
+    return f"prefix-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def aws_session():
+    """One session for all clients: it reads the description of S3 only once."""
+    return get_session()
+
+
+@pytest.fixture
+async def s3_client(s3_server, aws_session):
+    """A client of aiobotocore as it comes, to look at what is stored."""
+    async with aws_session.create_client("s3", **s3_server.client_options) as client:
+        yield client

@@ -1,0 +1,223 @@
+"""How users write it, as type checkers see it. Never run: `nox -s typing` checks it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+import msgspec
+from aiobotocore.session import get_session
+
+from snapstore import (
+    DeletedSession,
+    Dialect,
+    FileStorage,
+    MemoryStorage,
+    ObjectSnapshotStorage,
+    ObjectStore,
+    PartialDeleteError,
+    S3Storage,
+    SavedSnapshot,
+    Scope,
+    Snapshot,
+    SnapshotConflictError,
+    SnapshotDecodeError,
+    SnapshotLocation,
+    SnapshotManifest,
+    SnapshotStorage,
+    StorageError,
+    StoredObject,
+    VersionedSnapshot,
+    VersionedSnapshotStorage,
+    new_snapshot_id,
+    snapshot_id_at,
+    snapshot_time,
+)
+
+LOCATION = SnapshotLocation.agent("session-1", "weather")
+
+
+def values() -> None:
+    assert_type(LOCATION, SnapshotLocation)
+    assert_type(SnapshotLocation("session-1", "multiAgent", "graph"), SnapshotLocation)
+    assert_type(SnapshotLocation.multi_agent("session-1", "graph"), SnapshotLocation)
+    assert_type(LOCATION.scope, Scope)
+
+    snapshot = Snapshot.new({"messages": []}, scope="agent", app_data={"tenant": "acme"})
+    assert_type(snapshot, Snapshot)
+    assert_type(snapshot.data, dict[str, Any])
+    assert_type(snapshot.dialect, Dialect)
+    assert_type(msgspec.structs.replace(snapshot, app_data={}), Snapshot)
+    Snapshot("agent", "1.0", "2026-01-01T00:00:00.000Z", {}, {}, dialect="python")
+    Snapshot(scope="agent", schema_version="1.0", created_at="", data={}, app_data={})
+    # The ignored errors are the point: a checker that finds none there says so.
+    Snapshot.new({}, scope="swarm")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    snapshot.data = {}  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+    assert_type(new_snapshot_id(), str)
+    assert_type(snapshot_time(new_snapshot_id()), datetime)
+    assert_type(snapshot_id_at(datetime.now(UTC) - timedelta(hours=1)), str)
+
+
+async def six_operations(storage: SnapshotStorage) -> None:
+    snapshot = await storage.load_snapshot(location=LOCATION)
+    assert_type(snapshot, Snapshot | None)
+    if snapshot is not None:
+        await storage.save_snapshot(location=LOCATION, snapshot=snapshot, is_latest=True)
+        await storage.save_snapshot(
+            location=LOCATION, snapshot=snapshot, is_latest=False, snapshot_id=new_snapshot_id()
+        )
+    ids = await storage.list_snapshot_ids(location=LOCATION, limit=10, start_after=None)
+    assert_type(ids, list[str])
+    assert_type(await storage.load_snapshot(location=LOCATION, snapshot_id=ids[0]), Snapshot | None)
+    manifest = await storage.load_manifest(location=LOCATION)
+    assert_type(manifest, SnapshotManifest)
+    await storage.save_manifest(location=LOCATION, manifest=manifest)
+    await storage.delete_session(session_id="session-1")
+
+
+async def versioned_operations(storage: VersionedSnapshotStorage) -> None:
+    snapshot = Snapshot.new({"messages": []})
+    saved = await storage.save_snapshot(location=LOCATION, snapshot=snapshot, is_latest=False)
+    assert_type(saved, SavedSnapshot)
+    assert_type(saved.snapshot_id, str | None)
+    assert_type(saved.etag, str)
+
+    loaded = await storage.load_versioned(location=LOCATION, snapshot_id=saved.snapshot_id)
+    assert_type(loaded, VersionedSnapshot | None)
+    if loaded is not None:
+        assert_type(loaded.snapshot, Snapshot)
+        for version in (loaded, saved, loaded.etag):
+            await storage.save_snapshot(
+                location=LOCATION, snapshot=snapshot, is_latest=True, if_match=version
+            )
+    await storage.save_snapshot(
+        location=LOCATION, snapshot=snapshot, is_latest=True, if_none_match=True
+    )
+    assert_type(
+        await storage.checkpoint(location=LOCATION, snapshot=snapshot, if_match=saved),
+        SavedSnapshot,
+    )
+
+    async with aclosing(storage.iter_snapshot_ids(location=LOCATION)) as ids:
+        async for snapshot_id in ids:
+            assert_type(snapshot_id, str)
+
+
+async def updates(storage: VersionedSnapshotStorage) -> None:
+    def renew(snapshot: Snapshot | None) -> Snapshot:
+        return snapshot or Snapshot.new({"turns": 0})
+
+    async def count(snapshot: Snapshot | None) -> Snapshot:
+        turns: int = 0 if snapshot is None else snapshot.data["turns"]
+        return Snapshot.new({"turns": turns + 1})
+
+    assert_type(await storage.update_latest(location=LOCATION, update=renew), SavedSnapshot)
+    assert_type(
+        await storage.update_latest(location=LOCATION, update=count, max_attempts=3), SavedSnapshot
+    )
+    await storage.update_latest(location=LOCATION, update=lambda _: Snapshot.new({}))
+
+
+async def backends(client: Any) -> None:
+    async with S3Storage("bucket", prefix="prod", timeout=None, session=get_session()) as s3:
+        assert_type(s3, S3Storage)
+        await six_operations(s3)
+        await versioned_operations(s3)
+        assert_type(await s3.delete_session(session_id="session-1"), DeletedSession)
+    S3Storage("bucket", client=client, server_side_encryption="aws:kms", kms_key_id="key")
+
+    files = FileStorage("snapshots", max_snapshot_bytes=2**20)
+    await files.open()
+    try:
+        await updates(files)
+    finally:
+        await files.aclose()
+
+    stores: list[VersionedSnapshotStorage] = [s3, files, MemoryStorage()]
+    for storage in stores:
+        await six_operations(storage)
+
+
+async def errors(storage: ObjectSnapshotStorage) -> None:
+    try:
+        await storage.delete_session(session_id="session-1")
+    except PartialDeleteError as error:
+        assert_type(error.failed, dict[str, str])
+    except SnapshotConflictError as error:
+        assert_type(error.key, str | None)
+    except StorageError as error:
+        assert_type(error.status, int | None)
+        assert_type(error.retry_after, float | None)
+    except SnapshotDecodeError as error:
+        assert_type(error.key, str | None)
+
+
+class PlainStorage:
+    """A user's own storage: its saves return nothing, as the reference's do."""
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+    ) -> None: ...
+
+    async def load_snapshot(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> Snapshot | None: ...
+
+    async def list_snapshot_ids(
+        self,
+        *,
+        location: SnapshotLocation,
+        limit: int | None = None,
+        start_after: str | None = None,
+    ) -> list[str]:
+        return []
+
+    async def delete_session(self, *, session_id: str) -> None: ...
+
+    async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
+        return SnapshotManifest("1.0", "2026-01-01T00:00:00.000Z")
+
+    async def save_manifest(
+        self, *, location: SnapshotLocation, manifest: SnapshotManifest
+    ) -> None: ...
+
+
+class OwnStore:
+    """A user's own object store."""
+
+    async def open(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        return StoredObject(key.encode()[:max_bytes], "etag")
+
+    async def put(
+        self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False
+    ) -> str:
+        return "etag"
+
+    async def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = 1000
+    ) -> AsyncGenerator[list[str], None]:
+        yield [prefix]
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
+
+async def own_kinds() -> None:
+    await six_operations(PlainStorage())
+    await versioned_operations(PlainStorage())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    store: ObjectStore = OwnStore()
+    async with ObjectSnapshotStorage(store, prefix="prod") as storage:
+        assert_type(storage, ObjectSnapshotStorage)
+        await versioned_operations(storage)
