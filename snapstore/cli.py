@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"snapstore {version('snapstore')}")
     parser.set_defaults(command=None)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="command")
     demo = commands.add_parser(
         "demo",
         help="show the life of one agent session on a real S3 server",
@@ -54,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--bucket", help="a bucket that exists; at AWS, without --endpoint-url")
     demo.add_argument("--endpoint-url", metavar="URL", help="where the S3 server is")
     demo.add_argument("--region", help="the region of the bucket")
-    demo.add_argument("--prefix", help="what all keys begin with (default: snapstore-demo-…, new)")
+    demo.add_argument("--prefix", help="what all keys begin with (default: a new one)")
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    return _demo(demo, arguments)
+    try:
+        return _demo(demo, arguments)
+    except KeyboardInterrupt:
+        print("snapstore demo: interrupted", file=sys.stderr)
+        return 130
 
 
 def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -85,9 +89,6 @@ def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
             endpoint_url=arguments.endpoint_url,
             region=arguments.region,
         )
-    except KeyboardInterrupt:
-        print("snapstore demo: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Who read the output has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

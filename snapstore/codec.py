@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, Final, NoReturn, cast
 
 import msgspec
@@ -193,7 +193,6 @@ def _walk(node: Any, depth: int) -> None:
     items: Iterable[tuple[Any, Any]] = node.items() if is_object else enumerate(node)
     for step, value in items:
         kind = type(value)
-        why = None
         if is_object and type(step) is not str:
             why = f"a key that is a {type(step).__name__}, not a str"
         elif kind is str or kind is bool or value is None:
@@ -212,16 +211,16 @@ def _walk(node: Any, depth: int) -> None:
         elif kind is float:
             if isfinite(value):
                 continue
-            why = "NaN" if value != value else "Infinity"
+            why = "NaN" if isnan(value) else "Infinity"
         else:
             why = f"a {kind.__qualname__}"
-        found = _Unencodable(why)
-        found.path.append(_step(node, step))
-        raise found
+        refused = _Unencodable(why)
+        refused.path.append(_step(node, step))
+        raise refused
 
 
 def _step(node: Any, step: Any) -> str:
-    """One step of a path. A key that is not a plain name may be private: its place stands for it."""
+    """One step of a path; of a key that is not a plain name, and may be private, its place."""
     if type(node) is not dict:
         return f"[{step}]"
     if type(step) is str and _PLAIN_KEY.fullmatch(step):
@@ -230,7 +229,7 @@ def _step(node: Any, step: Any) -> str:
 
 
 def _encode_with_surrogates(document: dict[str, Any]) -> bytes:
-    """Write lone surrogates as JavaScript does, as `\\udXXX`, and join the pairs.
+    r"""Write lone surrogates as JavaScript does, as `\udXXX`, and join the pairs.
 
     A text cut in the middle of an emoji has one (ECMA-262, "QuoteJSONString").
     """
@@ -243,7 +242,7 @@ def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
     if not data:
         _refuse(key, what, "the object is empty")
     # An error in the chain would hold the text it failed on: only its words are kept.
-    problem = None
+    document, problem = None, None
     try:
         document = _decode_json(data.removeprefix(_UTF8_BOM))
     except msgspec.MsgspecError as error:

@@ -83,10 +83,9 @@ def run(
     from snapstore.testing.server import ServerUnavailableError, create_bucket, running_server
 
     try:
-        with running_server() as server:
+        with running_server() as server, _environment(server.environment()):
             create_bucket(server, _BUCKET)
-            with _environment(server.environment()):
-                asyncio.run(_demonstrate(place, "SeaweedFS, started for this demo", started))
+            asyncio.run(_demonstrate(place, "SeaweedFS, started for this demo", started))
     except ServerUnavailableError as error:
         raise DemoError(str(error)) from error
 
@@ -129,8 +128,10 @@ async def _demonstrate(place: _Place, server: str, started: float) -> None:
         # The first request finds out whether the server and the bucket are there at all.
         await storage.list_snapshot_ids(location=place.location, limit=1)
         with closing(await asyncio.to_thread(_Witness, place)) as witness:
+            # Before anything is saved, since whatever is there will be deleted.
+            _verify(not await asyncio.to_thread(witness.keys), "the new session has objects")
             _say(f"  server   {witness.endpoint_url} ({server})", started)
-            _say("  session  5 messages written by the Strands TypeScript SDK")
+            _say("  session  as the Strands TypeScript SDK wrote it: text, a tool call, an image")
             _say(f"  …/ is    s3://{place.bucket}/{place.snapshots}")
             try:
                 await _Demo(place, storage, witness).run()
@@ -138,8 +139,9 @@ async def _demonstrate(place: _Place, server: str, started: float) -> None:
                 await _delete_leftovers(place, storage)
                 raise
     _say()
-    _say("A killed worker lost nothing that was saved, no write erased another's, and nothing is")
-    _say("left of the deleted session.", started)
+    seconds = perf_counter() - started
+    _say(f"Proved in {seconds:.1f} s: no saved turn was lost with the killed worker, no update was")
+    _say("overwritten by another writer, and of the deleted session nothing is left.")
 
 
 async def _delete_leftovers(place: _Place, storage: S3Storage) -> None:
@@ -176,14 +178,14 @@ class _Demo:
         worker = await workers.enter_async_context(_worker(self.place))
         found = await worker.report()
         _verify(found.turn == 0, "a new session has a snapshot already")
-        _say(f"  worker process {worker.pid} writes each to history, then over …/{_LATEST}")
+        _say(f"  worker process {worker.pid} calls checkpoint: history first, then …/{_LATEST}")
         await self.play(worker, range(1, _KILLED_AFTER + 1))
-        step.proved(f"{_KILLED_AFTER} of {self.turns} turns are in S3")
+        step.proved(f"{_KILLED_AFTER} of {self.turns} turns are saved")
 
         step = _Step("2. Kill the worker")
         status = await worker.kill()
         _verify(status == -signal.SIGKILL, f"the worker was killed, but its status is {status}")
-        step.proved(f"SIGKILL ended process {worker.pid} while its agent waited for the tool")
+        step.proved(f"SIGKILL ended process {worker.pid}, whose agent was waiting for its tool")
 
     async def resume(self, workers: AsyncExitStack) -> None:
         step = _Step("3. Resume in another process")
@@ -193,14 +195,14 @@ class _Demo:
             found.turn == _KILLED_AFTER,
             f"{_KILLED_AFTER} turns were saved, but {found.turn} were found",
         )
-        _say(f"  worker process {worker.pid} loads …/{_LATEST}", ms=found.ms)
-        _say(f"  and finds turn {found.turn} of {self.turns}, {found.message}")
+        _say(f"  worker process {worker.pid} calls load_snapshot: …/{_LATEST}", ms=found.ms)
+        _say(f"  it is at turn {found.turn} of {self.turns}; last message, {found.message}")
         await self.play(worker, range(found.turn + 1, self.turns + 1))
         status = await worker.end()
         _verify(status == 0, f"the worker ended with status {status}")
         latest = _present(await self.storage.load_snapshot(location=self.location))
         _verify(latest.data == self.original.data, "the session is not the same as the original")
-        step.proved("the session is complete, and equal to what the SDK wrote")
+        step.proved("the session went on to its end, and is equal to what the SDK wrote")
 
     async def play(self, worker: _Worker, turns: range) -> None:
         for turn in turns:
@@ -215,17 +217,22 @@ class _Demo:
         started = perf_counter()
         ids = await self.storage.list_snapshot_ids(location=self.location)
         _verify(ids == self.ids, f"{len(self.ids)} snapshots were saved, and {len(ids)} are listed")
-        _say(f"  …/immutable_history/ has {len(ids)} snapshots, oldest first", started)
+        _say(
+            f"  list_snapshot_ids lists …/immutable_history/: {len(ids)} ids, oldest first", started
+        )
         earlier = ids[_KILLED_AFTER - 1]
         started = perf_counter()
         snapshot = _present(
             await self.storage.load_snapshot(location=self.location, snapshot_id=earlier)
         )
-        _say(f"  {_history(earlier)}", started)
+        _say("  load_snapshot(snapshot_id=…) loads the last one before the kill")
+        _say(f"          {_history(earlier)}", started)
         messages = _messages(snapshot)
         _verify(messages == _messages(self.original)[:_KILLED_AFTER], "an old snapshot has changed")
         time = f"{snapshot_time(earlier):%Y-%m-%d %H:%M:%S.%f}"[:-3]
-        step.proved(f"at {time} UTC it had {len(messages)} messages, now {self.turns}")
+        step.proved(
+            f"on {time} UTC there were {len(messages)} messages, now there are {self.turns}"
+        )
 
     async def refuse_lost_update(self) -> None:
         step = _Step("5. Refuse a lost update")
@@ -233,13 +240,13 @@ class _Demo:
         b = _present(await self.storage.load_versioned(location=self.location))
         _verify(a.etag == b.etag, "two reads of one version have different etags")
         count = a.snapshot.app_data["n"]
-        _say(f"  A and B both read …/{_LATEST}, where n is {count}")
+        _say(f"  A and B call load_versioned: both read …/{_LATEST} with n = {count}")
 
         started = perf_counter()
         saved = await self.storage.save_snapshot(
             location=self.location, snapshot=_counted(a.snapshot), is_latest=True, if_match=a
         )
-        _say(f"  A saves n = {count + 1} if nobody else has: it is saved", started)
+        _say(f"  A calls save_snapshot with n = {count + 1}, if_match=what it read: saved", started)
 
         started = perf_counter()
         try:
@@ -247,7 +254,11 @@ class _Demo:
                 location=self.location, snapshot=_counted(b.snapshot), is_latest=True, if_match=b
             )
         except SnapshotConflictError as error:
-            _say(f"  B saves n = {count + 1} if nobody else has: {type(error).__name__}", started)
+            name = type(error).__name__
+            _say(
+                f"  B calls save_snapshot with n = {count + 1}, if_match=what it read: {name}",
+                started,
+            )
         else:
             raise DemoError("this server ignores if_match: B has overwritten what A saved")
         kept = _present(await self.storage.load_versioned(location=self.location))
@@ -255,10 +266,10 @@ class _Demo:
 
         started = perf_counter()
         await self.storage.update_latest(location=self.location, update=_counted)
-        _say("  B calls update_latest(n → n + 1), which reads again", started)
+        _say("  B calls update_latest with n → n + 1, which reads first: saved", started)
         latest = _present(await self.storage.load_snapshot(location=self.location))
         _verify(latest.app_data["n"] == count + 2, "an update is lost")
-        step.proved(f"n is {latest.app_data['n']}: both updates count")
+        step.proved(f"n = {latest.app_data['n']}: both updates are in")
 
     async def list_pages(self) -> None:
         step = _Step("6. List history in pages")
@@ -284,20 +295,20 @@ class _Demo:
         expected = sorted(self.place.snapshots + path for path in [*paths, _LATEST])
         before = await asyncio.to_thread(self.witness.keys)
         _verify(sorted(before) == expected, f"the bucket has other keys than were saved: {before}")
-        _say(f"  botocore on its own lists {len(before)} keys under …/")
+        _say(f"  plain botocore lists {len(before)} keys under …/")
 
         started = perf_counter()
         deleted = await self.storage.delete_session(session_id=self.place.session_id)
         _verify(deleted.objects == len(before), f"{deleted.objects} objects were deleted")
-        _say(f"  delete_session deletes {deleted.objects} objects", started)
+        _say(f"  delete_session deletes and confirms {deleted.objects} objects", started)
 
         started = perf_counter()
         latest = await self.storage.load_snapshot(location=self.location)
         _verify(latest is None, "the deleted session can still be loaded")
-        _say("  load_snapshot finds None", started)
+        _say("  load_snapshot gives None", started)
         after = await asyncio.to_thread(self.witness.keys)
         _verify(not after, f"the deleted session has keys: {after}")
-        step.proved("botocore on its own lists no key of this session any more")
+        step.proved("plain botocore lists no key of this session any more")
 
 
 class _Witness:
@@ -322,8 +333,8 @@ class _Witness:
         try:
             page = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
         except (BotoCoreError, ClientError) as error:
-            raise DemoError(f"botocore on its own can't list {bucket}/{prefix}: {error}") from error
-        _verify(page["IsTruncated"] is False, "the listing by botocore on its own is cut short")
+            raise DemoError(f"plain botocore can't list {bucket}/{prefix}: {error}") from error
+        _verify(page["IsTruncated"] is False, "the listing by plain botocore is cut short")
         return [found["Key"] for found in page.get("Contents", ())]
 
     def close(self) -> None:
@@ -403,9 +414,9 @@ async def _work(place: _Place) -> None:
         found = await storage.load_snapshot(location=place.location)
         data = {**original.data, "messages": []} if found is None else found.data
         turn = len(data["messages"])
-        message = _shown(data["messages"][-1]) if turn else ""
-        _tell(_Report(turn, message, ms=_since(started)))
-        while await asyncio.to_thread(sys.stdin.readline):
+        last = _shown(data["messages"][-1]) if turn else ""
+        _tell(_Report(turn, last, ms=_since(started)))
+        while await asyncio.to_thread(sys.stdin.buffer.readline):
             message = _messages(original)[turn]
             data = {**data, "messages": [*data["messages"], message]}
             turn += 1
@@ -416,11 +427,13 @@ async def _work(place: _Place) -> None:
 
 
 def _tell(report: _Report) -> None:
-    print(msgspec.json.encode(report).decode(), flush=True)
+    # Bytes: what a terminal can show says nothing about a pipe between our own processes.
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _be_worker() -> int:
-    place = msgspec.json.decode(sys.stdin.readline(), type=_Place)
+    place = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Place)
     try:
         asyncio.run(_work(place))
     except SnapstoreError as error:
@@ -476,18 +489,17 @@ def _shown(message: Mapping[str, Any]) -> str:
     for block in message["content"]:
         match block:
             case {"text": text}:
-                parts.append(f'"{_plain(text)}"')
+                parts.append(f'"{_first_line(text)}"')
             case {"toolUse": {"name": name}}:
-                parts.append(f"calls the tool {name}")
+                parts.append(f"tool call ({name})")
             case {"toolResult": {"status": status}}:
-                parts.append(f"result of the tool: {status}")
-            case {"image": {"format": kind}}:
-                parts.append(f"an image ({kind})")
-    return f"{message['role']}: {', '.join(parts)}"
+                parts.append(f"tool result ({status})")
+            case _:
+                parts.append(", ".join(block))  # its kind
+    return f"{message['role']}: {' + '.join(parts)}"
 
 
-def _plain(text: str) -> str:
-    """The first line of a text."""
+def _first_line(text: str) -> str:
     line, *more = text.splitlines()
     return f"{line.rstrip()}…" if more else line
 

@@ -140,4 +140,4 @@ def _shown(value: object) -> str:
     """The value for a message: in ASCII, and cut where it is long."""
     if not isinstance(value, str):
         return f"a {type(value).__name__}"
-    return ascii(value) if len(value) <= 80 else f"{ascii(value[:80])}… ({len(value)} characters)"
+    return ascii(value) if len(value) <= 80 else f"{value[:80]!a}… ({len(value)} characters)"

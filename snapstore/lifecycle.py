@@ -25,8 +25,8 @@ class Lifecycle:
 
     Args:
         name: What it is the lifecycle of, for messages.
-        open: Acquires the resource.
-        close: Releases it; called when nothing uses it any more.
+        acquire: Acquires the resource.
+        release: Releases it; called when nothing uses it any more.
 
     Example:
         ::
@@ -36,12 +36,15 @@ class Lifecycle:
     """
 
     def __init__(
-        self, name: str, open: Callable[[], Awaitable[None]], close: Callable[[], Awaitable[None]]
+        self,
+        name: str,
+        acquire: Callable[[], Awaitable[None]],
+        release: Callable[[], Awaitable[None]],
     ) -> None:
         self._state = _State.CLOSED
         self._name = name
-        self._open = open
-        self._close = close
+        self._acquire = acquire
+        self._release = release
         self._loop: asyncio.AbstractEventLoop | None = None
         self._uses = 0
         self._idle = asyncio.Event()
@@ -58,7 +61,7 @@ class Lifecycle:
         loop = _running_loop(self._name)
         self._state = _State.OPENING
         try:
-            await self._open()
+            await self._acquire()
         except BaseException:
             self._state = _State.CLOSED
             raise
@@ -85,7 +88,7 @@ class Lifecycle:
                 return  # another task has closed it meanwhile
             await self._idle.wait()
             try:
-                await self._close()
+                await self._release()
             finally:
                 self._state = _State.CLOSED
 

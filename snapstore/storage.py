@@ -27,7 +27,6 @@ from snapstore.errors import (
     SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotExistsError,
-    StorageError,
 )
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout

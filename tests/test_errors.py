@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import inspect
 import pickle
 import types
 from itertools import pairwise

@@ -5,7 +5,7 @@ import gc
 import os
 import subprocess
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import botocore.session
 import pytest
@@ -160,10 +160,8 @@ async def test_a_kms_key_goes_with_every_write(s3_server, bucket, prefix) -> Non
         ) as storage,
     ):
         # The server has no KMS: what it answers is not what is tested.
-        try:
+        with suppress(StorageError):
             await storage.save_snapshot(location=LOCATION, snapshot=SNAPSHOT, is_latest=True)
-        except StorageError as error:
-            assert error.status is not None
         headers = proxy.requests[0].headers
         assert headers["x-amz-server-side-encryption"] == "aws:kms"
         assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
@@ -245,8 +243,8 @@ async def test_a_client_that_can_not_be_used_is_refused_by_the_constructor(s3_se
         }.items():
             with pytest.raises(TypeError, match=f"client and {name} exclude each other"):
                 S3Storage("bucket", client=client, **{name: value})
+    blocking = botocore.session.get_session().create_client("s3", **s3_server.client_options)
     with pytest.raises(TypeError, match="blocks"):
-        blocking = botocore.session.get_session().create_client("s3", **s3_server.client_options)
         S3Storage("bucket", client=blocking)
     with pytest.raises(TypeError, match="not a str"):
         S3Storage("bucket", client="s3")
@@ -266,7 +264,7 @@ async def test_a_client_that_can_not_be_used_is_refused_by_the_constructor(s3_se
     ],
 )
 def test_arguments_out_of_their_range_are_refused_by_the_constructor(options) -> None:
-    with pytest.raises(ValueError, match="must|needs"):
+    with pytest.raises(ValueError, match=r"must|needs"):
         S3Storage(**{"bucket": "bucket", **options})
 
 

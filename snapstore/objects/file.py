@@ -241,9 +241,10 @@ class FileObjectStore:
             if not name.endswith("/"):
                 if key.startswith(prefix) and (start_after is None or key > start_after):
                     yield key
-            elif key.startswith(prefix) or prefix.startswith(key):
-                if start_after is None or key > start_after or start_after.startswith(key):
-                    yield from self._walk((*folder, name[:-1]), prefix, start_after)
+            elif (key.startswith(prefix) or prefix.startswith(key)) and (
+                start_after is None or key > start_after or start_after.startswith(key)
+            ):
+                yield from self._walk((*folder, name[:-1]), prefix, start_after)
 
     def _read(self, folder: int, name: str, key: str, max_bytes: int | None) -> bytes | None:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer.
@@ -345,7 +346,7 @@ def _segments(key: str) -> list[str]:
             or "\0" in segment
             or len(os.fsencode(segment)) > 255
         ):
-            raise InvalidIdentifierError(f"{ascii(key)} can't be a file under a folder")
+            raise InvalidIdentifierError(f"{key!a} can't be a file under a folder")
     return segments
 
 

@@ -32,7 +32,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def running_server(engine: Literal["seaweedfs", "moto"] = "seaweedfs") -> Generator[S3Server]:
+def running_server(engine: Literal["seaweedfs", "moto"] = "seaweedfs") -> Iterator[S3Server]:
     """Run an S3 server for as long as the `with` block lasts.
 
     It listens on 127.0.0.1 only, on ports of its own, so any number run side by side, and keeps its
@@ -240,7 +240,7 @@ def _is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _running(engine: str) -> Generator[tuple[S3Server, subprocess.Popen[bytes]]]:
+def _running(engine: str) -> Iterator[tuple[S3Server, subprocess.Popen[bytes]]]:
     with contextlib.ExitStack() as stack:
         for attempt in itertools.count(1):
             try:
@@ -254,7 +254,7 @@ def _running(engine: str) -> Generator[tuple[S3Server, subprocess.Popen[bytes]]]
 
 
 @contextlib.contextmanager
-def _started(engine: str) -> Generator[tuple[S3Server, subprocess.Popen[bytes]]]:
+def _started(engine: str) -> Iterator[tuple[S3Server, subprocess.Popen[bytes]]]:
     with tempfile.TemporaryDirectory(prefix="snapstore-s3-") as directory:
         state = Path(directory)
         launch = _ENGINES[engine](state)
@@ -289,7 +289,7 @@ def _started(engine: str) -> Generator[tuple[S3Server, subprocess.Popen[bytes]]]
 
 
 @contextlib.contextmanager
-def _watchdog(pid: int, leftovers: Sequence[Path]) -> Generator[None]:
+def _watchdog(pid: int, leftovers: Sequence[Path]) -> Iterator[None]:
     # However this process dies, the system closes its end of the pipe, and `read` returns. Unlike
     # Linux's parent-death signal this works on macOS too, and doesn't depend on a thread of ours.
     script = 'read -r _; kill -9 "$1"; shift; sleep 1; rm -rf -- "$@"'
@@ -315,13 +315,10 @@ def _wait_until_ready(
     while True:
         # In this order, since the answer may be another's if our server has ended.
         ready = _get_status(launch.port) == launch.ready_status
-        status = process.poll()
-        if status is not None:
-            text = _tail(log)
-            taken = any(words in text.lower() for words in _PORT_TAKEN)
-            raise (_PortTakenError if taken else ServerUnavailableError)(
-                f"{engine} ended with status {status} before it was ready; its log:\n{text}"
-            )
+        if process.poll() is not None:
+            message = _describe_end(engine, process, log)
+            taken = any(words in message.lower() for words in _PORT_TAKEN)
+            raise (_PortTakenError if taken else ServerUnavailableError)(message)
         if ready:
             return
         if time.monotonic() > deadline:
@@ -340,6 +337,10 @@ def _get_status(port: int) -> int | None:
         return None
     finally:
         connection.close()
+
+
+def _describe_end(engine: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    return f"{engine} ended with exit status {process.returncode}; its log:\n{_tail(log)}"
 
 
 def _tail(log: Path) -> str:
@@ -373,18 +374,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _running(arguments.engine) as (server, process):
             if arguments.bucket:
                 create_bucket(server, arguments.bucket)
-            for name, value in server.environment().items():
-                print(f"export {name}={shlex.quote(value)}")
-            print(f"# {arguments.engine} runs as process {server.pid}; Ctrl-C stops it", flush=True)
+            exports = server.environment().items()
+            lines = [f"export {name}={shlex.quote(value)}" for name, value in exports]
+            lines.append(f"# {arguments.engine} runs as process {server.pid}; Ctrl-C stops it")
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
             while not stopped.wait(0.2):
-                status = process.poll()
-                if status is not None:
-                    raise ServerUnavailableError(
-                        f"{arguments.engine} ended with status {status}; its log:\n"
-                        f"{_tail(server.log)}"
-                    )
+                if process.poll() is not None:
+                    sys.stderr.write(f"{_describe_end(arguments.engine, process, server.log)}\n")
+                    return 1
     except ServerUnavailableError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     return 0
 

@@ -50,7 +50,7 @@ def make_client(
         session.get_component("data_loader").file_loader = _ModelLoader()
         # Dates are not used here, and dateutil takes a tenth of a GET's CPU to read one.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    settings = AioConfig(
+    settings: Any = AioConfig(
         retries={"mode": "standard"},
         max_pool_connections=max_concurrency,
         # Fixed, since botocore would build a longer one twice for every request.
@@ -105,7 +105,7 @@ class _ModelLoader:
         return None
 
 
-class _HTTPSession(AIOHTTPSession):
+class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
     """An HTTP session that follows no redirect.
 
     aiohttp would send the body and the session token wherever a `Location` points, which botocore

@@ -15,7 +15,6 @@ import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
     CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
@@ -28,6 +27,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 from snapstore.errors import (
@@ -124,7 +124,7 @@ def translate(
         return StorageError(f"{where}: no region is configured; pass region=…", **facts)
     if isinstance(error, ParamValidationError):
         return StorageError(f"{where}: {_one_line(error)}", **facts)
-    if isinstance(error, ConnectionError | HTTPClientError | aiohttp.ClientError | OSError):
+    if isinstance(error, BotoConnectionError | HTTPClientError | aiohttp.ClientError | OSError):
         return StorageUnavailableError(
             f"{where}: {_server(error)} could not be reached ({type(error).__name__})", **facts
         )
@@ -164,7 +164,7 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
 
 
 def _seconds(header: str | None) -> float | None:
-    """The wait in a Retry-After header (RFC 9110, section 10.2.3); its form with a date is not S3's."""
+    """The wait in a Retry-After header, in its form as a number (RFC 9110, section 10.2.3)."""
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, min(float(header or ""), 60.0))
     return None

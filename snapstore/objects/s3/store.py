@@ -53,7 +53,7 @@ class S3ObjectStore:
         kms_key_id: str | None = None,
         expected_bucket_owner: str | None = None,
     ) -> None:
-        if not isinstance(bucket, str) or not bucket:
+        if not bucket:
             raise ValueError("bucket must be the name of a bucket")
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be more than 0 seconds, or None")
@@ -165,14 +165,14 @@ class S3ObjectStore:
     ) -> AsyncGenerator[list[str], None]:
         """See `ObjectStore.scan`. A broken chain of pages is an error, never an early end."""
         position = _given({"StartAfter": start_after})
-        while True:
-            page = await self._run(
-                "ListObjectsV2",
-                prefix,
-                lambda: self._client.list_objects_v2(
-                    Prefix=prefix, MaxKeys=page_size, **self._common, **position
-                ),
+
+        async def request() -> Any:
+            return await self._client.list_objects_v2(
+                Prefix=prefix, MaxKeys=page_size, **self._common, **position
             )
+
+        while True:
+            page = await self._run("ListObjectsV2", prefix, request)
             truncated, token = page.get("IsTruncated"), page.get("NextContinuationToken")
             if truncated is None:
                 raise self._broken_listing(prefix, "it does not say whether it goes on")
@@ -188,11 +188,11 @@ class S3ObjectStore:
         if not keys:
             return {}
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
-        reply = await self._run(
-            "DeleteObjects",
-            keys[0],
-            lambda: self._client.delete_objects(Delete=wanted, **self._common),
-        )
+
+        async def request() -> Any:
+            return await self._client.delete_objects(Delete=wanted, **self._common)
+
+        reply = await self._run("DeleteObjects", keys[0], request)
         failed = dict.fromkeys(keys, UNCONFIRMED)
         for found in reply.get("Deleted", ()):
             failed.pop(found.get("Key"), None)
@@ -207,13 +207,14 @@ class S3ObjectStore:
         async def once() -> T:
             try:
                 return await request()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = self._translated(error, operation, key)
             # Outside of the handler: what was caught must not be in the chain, see errors.py.
             raise failure
 
+        deadline = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout) as deadline, self._slots:
+            async with deadline, self._slots:
                 return await retrying(once, attempts=_attempts)
         except TimeoutError as error:
             failure = self._translated(error, operation, key, expired=deadline.expired())
@@ -258,9 +259,10 @@ class S3ObjectStore:
 
 
 def _make_client(options: dict[str, Any]) -> Any:
-    from snapstore.objects.s3 import client, errors  # noqa: F401 -- both are slow to import
+    # Slow to import, so in the thread that this runs in; it brings all that `errors` needs.
+    from snapstore.objects.s3.client import make_client
 
-    return client.make_client(**options)
+    return make_client(**options)
 
 
 def _attempts(error: StorageError) -> int:
