@@ -30,10 +30,17 @@ __all__ = [
 MAX_DEPTH: Final = 200
 """How many objects and lists may lie in each other, the envelope included."""
 
-# Python, and msgspec with it, reads integers of at most 4,300 digits
+# Python reads and writes integers of at most 4,300 digits
 # (Python documentation, "Integer string conversion length limitation").
-_MAX_INT_BITS: Final = 14_284
+_INT_BOUND: Final = 10**4300
 
+_KINDS: Final[dict[str, type]] = {
+    "scope": str,
+    "schema_version": str,
+    "created_at": str,
+    "data": dict,
+    "app_data": dict,
+}
 _ENVELOPES: Final[dict[Dialect, dict[str, str]]] = {
     "typescript": {
         "scope": "scope",
@@ -52,8 +59,6 @@ _ENVELOPES: Final[dict[Dialect, dict[str, str]]] = {
 }
 _ONLY_TYPESCRIPT: Final = _ENVELOPES["typescript"].keys() - _ENVELOPES["python"].keys()
 _ONLY_PYTHON: Final = _ENVELOPES["python"].keys() - _ENVELOPES["typescript"].keys()
-# What the Python SDK fills in when it reads (strands.types._snapshot.Snapshot.from_dict).
-_PYTHON_DEFAULTS: Final[dict[str, Any]] = {"scope": "agent", "app_data": {}}
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -77,17 +82,14 @@ def encode_snapshot(snapshot: Snapshot, *, max_bytes: int) -> bytes:
     """
     if not isinstance(snapshot, Snapshot):
         raise SnapshotEncodeError(f"a Snapshot is needed, not a {type(snapshot).__name__}")
-    envelope = _ENVELOPES.get(snapshot.dialect)
-    if envelope is None:
+    for name, kind in _KINDS.items():
+        if type(getattr(snapshot, name)) is not kind:
+            raise SnapshotEncodeError(f"{name}: not a {kind.__name__}")
+    if snapshot.dialect not in ("typescript", "python"):
         raise SnapshotEncodeError("dialect: neither 'typescript' nor 'python'")
     if snapshot.scope not in SCOPES:
         raise SnapshotEncodeError("scope: neither 'agent' nor 'multiAgent'")
-    for name in ("data", "app_data"):
-        if type(getattr(snapshot, name)) is not dict:
-            raise SnapshotEncodeError(f"{name}: not a dict")
-    for name in ("schema_version", "created_at"):
-        if type(getattr(snapshot, name)) is not str:
-            raise SnapshotEncodeError(f"{name}: not a str")
+    envelope = _ENVELOPES[snapshot.dialect]
     _refuse_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
     _check({"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra)
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
@@ -110,16 +112,17 @@ def decode_snapshot(data: bytes, *, key: str) -> Snapshot:
         if not document.keys().isdisjoint(_ONLY_PYTHON):
             _refuse(key, "snapshot", "its envelope mixes the spellings of two SDKs")
         dialect: Dialect = "typescript"
-        fields: dict[str, Any] = {}
     elif not document.keys().isdisjoint(_ONLY_PYTHON):
         dialect = "python"
-        fields = {name: value for name, value in _PYTHON_DEFAULTS.items() if name not in document}
+        # What that SDK fills in when it reads (strands.types._snapshot.Snapshot.from_dict).
+        document.setdefault("scope", "agent")
+        document.setdefault("app_data", {})
     else:
         _refuse(key, "snapshot", "it has no envelope")
-    for theirs, ours in _ENVELOPES[dialect].items():
-        if ours not in fields:
-            kind = dict if ours in ("data", "app_data") else str
-            fields[ours] = _take(document, theirs, kind, key, "snapshot")
+    fields = {
+        ours: _take(document, theirs, _KINDS[ours], key, "snapshot")
+        for theirs, ours in _ENVELOPES[dialect].items()
+    }
     if fields["scope"] not in SCOPES:
         _refuse(key, "snapshot", "its scope is neither 'agent' nor 'multiAgent'")
     return Snapshot(**fields, dialect=dialect, extra=document)
@@ -205,7 +208,7 @@ def _walk(node: Any, depth: int) -> None:
                 found.path.append(_step(node, step))
                 raise
         elif kind is int:
-            if value.bit_length() <= _MAX_INT_BITS:
+            if -_INT_BOUND < value < _INT_BOUND:
                 continue
             why = "an integer of more than 4,300 digits"
         elif kind is float:
@@ -235,26 +238,34 @@ def _encode_with_surrogates(document: dict[str, Any]) -> bytes:
     """
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    json.loads(joined, object_pairs_hook=_refuse_equal_keys)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", joined).encode()
+
+
+def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        raise SnapshotEncodeError("two keys become one where a surrogate pair is joined")
 
 
 def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
     if not data:
         _refuse(key, what, "the object is empty")
     # An error in the chain would hold the text it failed on: only its words are kept.
-    document, problem = None, None
+    document, problem, again = None, None, False
     try:
         document = _decode_json(data.removeprefix(_UTF8_BOM))
     except msgspec.MsgspecError as error:
         problem = f"it is not valid JSON ({error})"
+        # Two things are valid JSON that msgspec does not read, or not always.
+        out_of_range = isinstance(error, msgspec.ValidationError)
+        again = out_of_range or _ESCAPED_SURROGATE.search(data) is not None
     except UnicodeDecodeError:
         problem = "it is not valid UTF-8"
     except RecursionError:
         problem = f"it is more than {MAX_DEPTH} objects and lists deep"
-    if problem and _ESCAPED_SURROGATE.search(data):
-        document = _decode_with_surrogates(data)
-        if document is not None:
-            problem = None
+    if again:
+        document = _decode_with_json(data)
+        problem = problem if document is None else None
     if problem:
         _refuse(key, what, problem)
     if type(document) is not dict:
@@ -264,8 +275,8 @@ def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-def _decode_with_surrogates(data: bytes) -> Any:
-    """Read what msgspec can't: a lone surrogate, escaped. `None` where that was not the trouble."""
+def _decode_with_json(data: bytes) -> Any:
+    """Read what msgspec can't: an escaped lone surrogate, a long integer. Else `None`."""
     try:
         return json.loads(
             data.removeprefix(_UTF8_BOM).decode(),

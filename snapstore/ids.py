@@ -101,10 +101,13 @@ def snapshot_time(snapshot_id: str) -> datetime:
         The time in UTC, exact to the millisecond, by the clock of the process that made it.
 
     Raises:
-        InvalidIdentifierError: It is not a UUIDv7.
+        InvalidIdentifierError: It is not a UUIDv7, or of a time after the year 9999.
     """
     digits = validate_snapshot_id(snapshot_id).replace("-", "")
-    return _EPOCH + timedelta(milliseconds=int(digits[:12], 16))
+    try:
+        return _EPOCH + timedelta(milliseconds=int(digits[:12], 16))
+    except OverflowError:
+        raise InvalidIdentifierError(f"{snapshot_id} is later than any date") from None
 
 
 def snapshot_id_at(time: datetime) -> str:
@@ -140,4 +143,4 @@ def _shown(value: object) -> str:
     """The value for a message: in ASCII, and cut where it is long."""
     if not isinstance(value, str):
         return f"a {type(value).__name__}"
-    return ascii(value) if len(value) <= 80 else f"{value[:80]!a}… ({len(value)} characters)"
+    return ascii(value) if len(value) <= 80 else f"{value[:80]!a}... ({len(value)} characters)"

@@ -11,6 +11,7 @@ The layout is that of the Strands Agents SDKs, which read what is written here::
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from typing import Final
@@ -68,7 +69,7 @@ class Layout:
         if prefix.startswith("/") or prefix.endswith("/"):
             warnings.warn(
                 f"prefix {prefix!r} begins or ends with '/': keys will have empty path segments",
-                stacklevel=4,
+                stacklevel=_level_of_the_caller(),
             )
 
     def latest(self, location: SnapshotLocation) -> str:
@@ -120,3 +121,11 @@ class Layout:
             f"{self._base}{location.session_id}/scopes/{location.scope}/"
             f"{location.scope_id}/snapshots/"
         )
+
+
+def _level_of_the_caller() -> int:
+    """How far up the stack the first line of code outside of this package is."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("snapstore."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,8 +1,10 @@
 """Every storage and store of ours, held to the suites that are published for everybody's."""
 
 import io
+from functools import partial
 
 import pytest
+import pytest_asyncio
 
 from snapstore import FileStorage, MemoryStorage, ObjectSnapshotStorage, S3Storage
 from snapstore.objects.file import FileObjectStore
@@ -89,25 +91,12 @@ class BucketObjects:
             await self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
 
 
-@pytest.fixture(scope="session")
-def bucket_of_one(s3_server):
-    """A bucket for tests without a prefix: each has it for itself, and must clear it first."""
-    create_bucket(s3_server, "tests-without-prefix")
-    return "tests-without-prefix"
-
-
-@pytest.fixture
-def environment(s3_server, monkeypatch):
-    """The variables by which a client finds the server, as in a container."""
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-
-
 class TestMemoryStorage(VersionedSnapshotStorageTests):
     @pytest.fixture
     async def subject(self):
         async with MemoryStorage() as storage:
-            yield StorageSubject(storage, DictObjects(storage._store.objects))
+            objects = storage._store.objects  # noqa: SLF001 -- there is no public way in
+            yield StorageSubject(storage, DictObjects(objects))
 
 
 class TestMemoryStorageWithAPrefix(VersionedSnapshotStorageTests):
@@ -132,20 +121,101 @@ class TestFileStorageWithAPrefix(SnapshotStorageTests):
             yield StorageSubject(storage, FolderObjects(tmp_path / "eu" / "prod"))
 
 
-class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
+class TestMemoryObjectStore(ObjectStoreTests):
     @pytest.fixture
-    async def subject(self, environment, bucket, prefix, s3_client):
-        async with S3Storage(bucket, prefix=prefix) as storage:
-            yield StorageSubject(storage, BucketObjects(s3_client, bucket, prefix))
+    async def subject(self):
+        store = MemoryObjectStore()
+        await store.open()
+        yield StoreSubject(store, DictObjects(store.objects))
+        await store.aclose()
+
+
+class TestFileObjectStore(ObjectStoreTests):
+    @pytest.fixture
+    async def subject(self, tmp_path):
+        store = FileObjectStore(tmp_path)
+        await store.open()
+        yield StoreSubject(store, FolderObjects(tmp_path))
+        await store.aclose()
+
+
+# On S3, what takes long is to make clients. So one of each serves all tests, on one event loop, as
+# it would in an application, and before each test the bucket or its prefix is emptied.
+
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
+module_fixture = partial(pytest_asyncio.fixture, scope="module", loop_scope="module")
+
+
+@module_fixture()
+async def clean_client(s3_server, aws_session):
+    """A client of aiobotocore as it comes, that no storage uses."""
+    async with aws_session.create_client("s3", **s3_server.client_options) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bucket_without_prefix(s3_server):
+    create_bucket(s3_server, "without-prefix")
+    return "without-prefix"
+
+
+@pytest.fixture(scope="module")
+def environment(s3_server):
+    """The variables by which a client of our own finds the server, as in a container."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        yield
+
+
+@module_fixture()
+async def storage_with_its_own_client(environment, bucket):
+    async with S3Storage(bucket, prefix="eu/prod") as storage:
+        yield storage
+
+
+@module_fixture()
+async def storage_with_a_borrowed_client(s3_server, aws_session, bucket_without_prefix):
+    async with (
+        aws_session.create_client("s3", **s3_server.client_options) as client,
+        S3Storage(bucket_without_prefix, client=client) as storage,
+    ):
+        yield storage
+
+
+@module_fixture()
+async def s3_store(environment, bucket_without_prefix):
+    store = S3ObjectStore(bucket_without_prefix)
+    await store.open()
+    yield store
+    await store.aclose()
+
+
+class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
+    pytestmark = on_one_loop
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def subject(self, storage_with_its_own_client, clean_client, bucket):
+        objects = BucketObjects(clean_client, bucket, "eu/prod")
+        await objects.clear()
+        return StorageSubject(storage_with_its_own_client, objects)
 
 
 class TestS3StorageWithABorrowedClientAndNoPrefix(SnapshotStorageTests):
-    @pytest.fixture
-    async def subject(self, s3_server, aws_session, bucket_of_one, s3_client):
-        objects = BucketObjects(s3_client, bucket_of_one)
+    pytestmark = on_one_loop
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def subject(self, storage_with_a_borrowed_client, clean_client, bucket_without_prefix):
+        objects = BucketObjects(clean_client, bucket_without_prefix)
         await objects.clear()
-        async with (
-            aws_session.create_client("s3", **s3_server.client_options) as client,
-            S3Storage(bucket_of_one, client=client) as storage,
-        ):
-            yield StorageSubject(storage, objects)
+        return StorageSubject(storage_with_a_borrowed_client, objects)
+
+
+class TestS3ObjectStore(ObjectStoreTests):
+    pytestmark = on_one_loop
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def subject(self, s3_store, clean_client, bucket_without_prefix):
+        objects = BucketObjects(clean_client, bucket_without_prefix)
+        await objects.clear()
+        return StoreSubject(s3_store, objects)

@@ -85,7 +85,7 @@ class FileObjectStore:
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[list[str], None]:
         """See `ObjectStore.scan`. All keys come in ascending order."""
-        keys = self._walk((), prefix, start_after)
+        keys = self._keys(prefix, start_after)
         while page := await self._in_thread("scan", prefix, lambda: list(islice(keys, page_size))):
             yield page
             if len(page) < page_size:
@@ -223,14 +223,19 @@ class FileObjectStore:
         except FileNotFoundError:
             return
 
-    def _walk(self, folder: Folder, prefix: str, start_after: str | None) -> Iterator[str]:
+    def _keys(self, prefix: str, start_after: str | None) -> Iterator[str]:
         """All keys under a prefix, ascending; a folder's entries at a time are in memory."""
+        *folder, _ = prefix.split("/")
+        if all(map(_is_name, folder)):  # no key lies in any other
+            yield from self._walk(tuple(folder), prefix, start_after)
+
+    def _walk(self, folder: Folder, prefix: str, start_after: str | None) -> Iterator[str]:
         base = "".join(f"{segment}/" for segment in folder)
         try:
             with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
                 # With its "/" a folder sorts where its keys do: "a-b" before "a/b".
                 names = sorted(
-                    f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+                    f"{entry.name}/" if entry.is_dir() else entry.name
                     for entry in entries
                     if not entry.name.startswith(".")
                 )
@@ -241,7 +246,7 @@ class FileObjectStore:
             if not name.endswith("/"):
                 if key.startswith(prefix) and (start_after is None or key > start_after):
                     yield key
-            elif (key.startswith(prefix) or prefix.startswith(key)) and (
+            elif key.startswith(prefix) and (
                 start_after is None or key > start_after or start_after.startswith(key)
             ):
                 yield from self._walk((*folder, name[:-1]), prefix, start_after)
@@ -257,7 +262,7 @@ class FileObjectStore:
             if error.errno == errno.ELOOP:
                 raise self._symlink(key) from error
             raise
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
                 return None
@@ -275,7 +280,10 @@ class FileObjectStore:
                     bucket=self._root,
                     key=key,
                 )
-            return file.read()
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def _folder(self, folder: Folder, *, create: bool = False) -> Iterator[int]:
@@ -307,7 +315,7 @@ class FileObjectStore:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        name = f"{zlib.crc32(key.encode()) % _STRIPES:02d}"
+        name = f"{zlib.crc32(os.fsencode(key)) % _STRIPES:02d}"
         with self._folder(_LOCKS, create=True) as folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(name, flags, 0o666, dir_fd=folder)
@@ -339,15 +347,18 @@ def _segments(key: str) -> list[str]:
             (which is kept for temporary files), has a NUL or more than 255 bytes.
     """
     segments = key.split("/")
-    for segment in segments:
-        if (
-            not segment
-            or segment.startswith(".")
-            or "\0" in segment
-            or len(os.fsencode(segment)) > 255
-        ):
-            raise InvalidIdentifierError(f"{key!a} can't be a file under a folder")
+    if not all(map(_is_name, segments)):
+        raise InvalidIdentifierError(f"{key!a} can't be a file under a folder")
     return segments
+
+
+def _is_name(segment: str) -> bool:
+    return (
+        segment != ""
+        and not segment.startswith(".")
+        and "\0" not in segment
+        and len(os.fsencode(segment)) <= 255
+    )
 
 
 def _sync_folder(path: str) -> None:

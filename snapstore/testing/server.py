@@ -118,7 +118,7 @@ def running_server(engine: Literal["seaweedfs", "moto"] = "seaweedfs") -> Iterat
             not administer. `"moto"` checks none.
 
     Yields:
-        The server, which answers by now (SeaweedFS after about 0.7 seconds, moto after 2).
+        The server, which answers by now (SeaweedFS after about 0.7 seconds, moto after 1 to 2).
 
     Raises:
         ServerUnavailableError: The engine isn't installed; or its process ended before it was ready
@@ -153,12 +153,12 @@ def create_bucket(server: S3Server, name: str) -> None:
         {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
     )
 
-    async def create() -> None:
+    async def create(session: Any) -> None:
         async with session.create_client("s3", **server.client_options) as client:
             await client.create_bucket(Bucket=name)
 
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(create())).result()
+        thread.submit(lambda: asyncio.run(create(session))).result()
 
 
 class _Launch(NamedTuple):

@@ -1,4 +1,4 @@
-"""What snapstore wrote, an agent of the Strands SDK for Python resumes from, and the other way round.
+"""Agents of the Strands SDK for Python resume from what snapstore wrote, and it reads theirs.
 
 Agents are made, saved and restored; no model is asked.
 """
@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from strands import Agent
 from strands.session import SnapshotSessionManager
-from strands.storage import LocalFileStorage, S3Storage as TheirS3Storage
+from strands.storage import LocalFileStorage
+from strands.storage import S3Storage as TheirS3Storage
 
 from snapstore import FileStorage, S3Storage, Snapshot, SnapshotLocation
 
@@ -137,7 +138,7 @@ async def test_each_deletes_what_the_other_wrote(sides):
     snapshot = await ours.load_snapshot(location=LOCATION)
 
     assert (await ours.delete_session(session_id="session-1")).objects == 2
-    assert await theirs.list("") == []
+    assert await theirs.list("session/session-1/") == []
 
     await ours.checkpoint(location=LOCATION, snapshot=snapshot)
     await manager.delete_session()
