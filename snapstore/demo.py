@@ -39,6 +39,9 @@ _BUCKET: Final = "demo"
 _KILLED_AFTER: Final = 2
 """Turns: the agent has called its tool and waits for the result."""
 
+_PATIENCE: Final = 5.0
+"""Seconds for a worker to end by itself when the demo stops early."""
+
 _LATEST: Final = "snapshot_latest.json"
 _TEXT_WIDTH: Final = 86
 _TIME_WIDTH: Final = 8
@@ -403,7 +406,12 @@ async def _worker(place: _Place) -> AsyncIterator[_Worker]:
         yield worker
     finally:
         if process.returncode is None:
-            await worker.kill()
+            # Killed in the middle of a save, it could leave an object after all are deleted.
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await worker.end()
+            except TimeoutError:
+                await worker.kill()
 
 
 async def _work(place: _Place) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -61,6 +61,9 @@ DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 """64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
 
 logger = logging.getLogger("snapstore")
+
+_UNDER_WAY: Final = nullcontext()
+"""The use of the store by a listing inside an operation, which has begun its own already."""
 
 
 class SnapshotStorage(Protocol):
@@ -457,7 +460,7 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        return self._history(location, start_after, PAGE_SIZE)
+        return self._history(location, start_after, PAGE_SIZE, use=self._lifecycle)
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
         """Delete every object of a session: all scopes, latest, history and manifests.
@@ -595,19 +598,24 @@ class ObjectSnapshotStorage:
         return dict(await self._store.delete(keys))
 
     def _history(
-        self, location: SnapshotLocation, start_after: str | None, page_size: int
+        self,
+        location: SnapshotLocation,
+        start_after: str | None,
+        page_size: int,
+        use: AbstractContextManager[None] = _UNDER_WAY,
     ) -> AsyncGenerator[str, None]:
         prefix = self._layout.history_prefix(location)
         if start_after is None:
-            return self._snapshot_ids(prefix, "", None, page_size)
+            return self._snapshot_ids(prefix, "", self._pages(prefix, None, page_size, use))
         start_after = validate_snapshot_id(start_after, "start_after")
         cursor = self._layout.history(location, start_after)
-        return self._snapshot_ids(prefix, start_after, cursor, page_size)
+        pages = self._pages(prefix, cursor, page_size, use)
+        return self._snapshot_ids(prefix, start_after, pages)
 
     async def _snapshot_ids(
-        self, prefix: str, last: str, cursor: str | None, page_size: int
+        self, prefix: str, last: str, pages: AsyncGenerator[list[str], None]
     ) -> AsyncGenerator[str, None]:
-        async with aclosing(self._pages(prefix, cursor, page_size)) as pages:
+        async with aclosing(pages):
             async for page in pages:
                 for key in page:
                     snapshot_id = Layout.snapshot_id(key, prefix)
@@ -621,13 +629,17 @@ class ObjectSnapshotStorage:
                     yield snapshot_id
 
     async def _pages(
-        self, prefix: str, start_after: str | None, page_size: int
+        self,
+        prefix: str,
+        start_after: str | None,
+        page_size: int,
+        use: AbstractContextManager[None] = _UNDER_WAY,
     ) -> AsyncGenerator[list[str], None]:
         scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
         async with aclosing(scan) as pages:
             while True:
-                # Only while a page is fetched is the store in use: the consumer has all time.
-                with self._lifecycle:
+                # A walk uses the store only while a page is fetched: its consumer has all time.
+                with use:
                     page = await anext(pages, None)
                 if page is None:
                     return

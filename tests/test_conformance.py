@@ -86,9 +86,14 @@ class BucketObjects:
         ]
 
     async def clear(self):
-        while keys := (await self.keys())[:1000]:
-            wanted = {"Objects": [{"Key": self.base + key} for key in keys]}
-            await self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
+        keys = await self.keys()
+        for start in range(0, len(keys), 1000):
+            wanted = {
+                "Objects": [{"Key": self.base + key} for key in keys[start : start + 1000]],
+                "Quiet": True,
+            }
+            reply = await self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
+            assert "Errors" not in reply
 
 
 class TestMemoryStorage(VersionedSnapshotStorageTests):

@@ -418,6 +418,21 @@ async def test_a_delete_leaves_every_other_folder(storage, root):
     }
 
 
+async def test_names_that_begin_with_a_dot_stay_where_they_are(storage, root):
+    await storage.checkpoint(location=LOCATION, snapshot=snapshot_of({}), snapshot_id=IDS[0])
+    (root / FOLDER / ".DS_Store").write_text("of the desktop")
+    (root / "session-1" / ".git").mkdir()
+    (root / "session-1" / ".git" / "HEAD").write_text("of a tool")
+
+    deleted = await storage.delete_session(session_id="session-1")
+
+    assert deleted.objects == 2
+    assert files(root) == {
+        f"{FOLDER}/.DS_Store": b"of the desktop",
+        "session-1/.git/HEAD": b"of a tool",
+    }
+
+
 async def test_deletes_and_writes_at_once_fail_with_nothing(storage, root):
     written = asyncio.Event()
 

@@ -269,20 +269,20 @@ async def test_a_failing_open_leaves_a_storage_closed():
 async def test_closing_waits_for_an_operation_under_way(operation):
     store = Store()
     storage = ObjectSnapshotStorage(store)
-    async with storage:
-        await storage.checkpoint(location=LOCATION, snapshot=snapshot())
-        working = await held_up(store, OPERATIONS[operation](storage))
-        closing = asyncio.create_task(storage.aclose())
-        await settle()
+    await storage.open()
+    await storage.checkpoint(location=LOCATION, snapshot=snapshot())
+    working = await held_up(store, OPERATIONS[operation](storage))
+    closing = asyncio.create_task(storage.aclose())
+    await settle()
 
-        assert not closing.done()
-        assert not working.done()
-        assert "aclose" not in store.calls
+    assert not closing.done()
+    assert not working.done()
+    assert "aclose" not in store.calls
 
-        store.gate.set()
-        await soon(closing)
-        await soon(working)
-        assert store.calls[-1] == "aclose"
+    store.gate.set()
+    await soon(closing)
+    await working
+    assert store.calls[-1] == "aclose"
 
 
 async def test_closing_waits_for_a_page_and_not_for_who_walks_through_it():

@@ -11,7 +11,7 @@ OBJECTS = 100_000
 PAGE = 1_000
 BOUND = 4 * 2**20
 """Bytes. The ids alone of so many objects take twice as many, and their keys four times."""
-PATIENCE = 120
+PATIENCE = 30
 """Seconds after which a test gives up on what would otherwise hang."""
 
 

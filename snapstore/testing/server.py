@@ -146,6 +146,7 @@ def create_bucket(server: S3Server, name: str) -> None:
     Example:
         >>> create_bucket(server, "my-bucket")
     """
+    from aiobotocore.config import AioConfig
     from aiobotocore.session import get_session
 
     # Without its profile and configuration file, the machine has no say in what is sent.
@@ -154,7 +155,8 @@ def create_bucket(server: S3Server, name: str) -> None:
     )
 
     async def create(session: Any) -> None:
-        async with session.create_client("s3", **server.client_options) as client:
+        direct = AioConfig(proxies={})
+        async with session.create_client("s3", config=direct, **server.client_options) as client:
             await client.create_bucket(Bucket=name)
 
     with ThreadPoolExecutor(1) as thread:
