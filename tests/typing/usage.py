@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import msgspec
+import pytest
+import pytest_asyncio
 from aiobotocore.session import get_session
 
 from snapstore import (
@@ -35,6 +37,15 @@ from snapstore import (
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.testing import (
+    ObjectStoreTests,
+    RawObjects,
+    SnapshotStorageTests,
+    StorageSubject,
+    StoreSubject,
+    VersionedSnapshotStorageTests,
+)
+from snapstore.testing.server import S3Server, create_bucket, running_server
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 
@@ -221,3 +232,54 @@ async def own_kinds() -> None:
     async with ObjectSnapshotStorage(store, prefix="prod") as storage:
         assert_type(storage, ObjectSnapshotStorage)
         await versioned_operations(storage)
+
+
+class Objects:
+    """A user's own look behind a storage."""
+
+    async def put(self, key: str, data: bytes) -> None: ...
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def keys(self) -> list[str]:
+        return []
+
+
+class TestPlainStorage(SnapshotStorageTests):
+    pytestmark = pytest.mark.asyncio
+
+    @pytest.fixture
+    def subject(self) -> StorageSubject[PlainStorage]:
+        return StorageSubject(PlainStorage(), Objects())
+
+
+class TestOwnStorage(VersionedSnapshotStorageTests):
+    pytestmark = pytest.mark.asyncio
+
+    @pytest_asyncio.fixture
+    async def subject(self) -> AsyncIterator[StorageSubject[ObjectSnapshotStorage]]:
+        async with ObjectSnapshotStorage(OwnStore()) as storage:
+            yield StorageSubject(storage, Objects())
+
+
+class TestOwnStore(ObjectStoreTests):
+    pytestmark = pytest.mark.asyncio
+
+    @pytest.fixture
+    def subject(self) -> StoreSubject:
+        return StoreSubject(OwnStore(), Objects())
+
+
+async def conformance(subject: StorageSubject[VersionedSnapshotStorage], raw: RawObjects) -> None:
+    assert_type(subject.storage, VersionedSnapshotStorage)
+    assert_type(await raw.keys(), list[str])
+    # What is versioned passes for what is plain.
+    plain: StorageSubject[SnapshotStorage] = subject
+    await six_operations(plain.storage)
+
+
+def server() -> None:
+    with running_server() as running:
+        assert_type(running, S3Server)
+        create_bucket(running, "bucket")
+        assert_type(running.endpoint_url, str)
