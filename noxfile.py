@@ -23,6 +23,9 @@ nox.options.sessions = ["lint", "typing", "build", "tests"]
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
+# Most tests wait for a server or a process, and each worker has a server of its own.
+PYTEST = ("-m", "pytest", "--numprocesses=auto", "--maxprocesses=4")
+
 NEEDED_IN_WHEEL = {
     "snapstore/demo_session.json",
     "snapstore/py.typed",
@@ -35,8 +38,9 @@ def select_all_of_pyenv() -> None:
     if shutil.which("pyenv") and not os.environ.get("PYENV_VERSION"):
         names: list[str] = []
         for command in ("version-name", "versions --bare --skip-aliases"):
+            # A version that is selected but not installed makes it fail; it says so itself.
             listed = subprocess.run(
-                ["pyenv", *command.split()], check=True, capture_output=True, text=True
+                ["pyenv", *command.split()], check=False, stdout=subprocess.PIPE, text=True
             )
             names += listed.stdout.replace(":", " ").split()
         # What was selected stays first, so that a plain `python` is the one it was.
@@ -89,19 +93,20 @@ def tests(session: nox.Session) -> None:
             session.run("pytest", *session.posargs)
             return
         session.run("coverage", "erase")
-        session.run("coverage", "run", "-m", "pytest")
+        session.run("coverage", "run", *PYTEST)
         session.run("coverage", "combine", "--quiet")
         session.run("coverage", "report")
     elif session.python == OLDEST:
         pins = Path(session.create_tmp()) / "lowest.txt"
         pins.write_text("\n".join(lowest_dependencies()))
         session.install("-e", ".", *dependencies("test"), "--constraint", str(pins))
-        session.run("pytest", *session.posargs)
+        session.run("python", *PYTEST, *session.posargs)
     else:
         session.install("-e", ".", *dependencies("test"))
         # What was asked for may need S3, and then nothing is left for this one to run.
         nothing_collected = [5] if session.posargs else []
-        session.run("pytest", "--no-s3", *session.posargs, success_codes=[0, *nothing_collected])
+        codes = [0, *nothing_collected]
+        session.run("python", *PYTEST, "--no-s3", *session.posargs, success_codes=codes)
 
 
 @nox.session
@@ -154,7 +159,16 @@ def build(session: nox.Session) -> None:
     wanted = [str(wheel), *dependencies("test")]
     session.run(python, "-m", "pip", "install", *wanted, external=True, silent=True)
     with session.chdir(source):
-        session.run(python, "-m", "pytest", "--no-s3", external=True)
+        session.run(python, *PYTEST, "--no-s3", external=True)
+
+
+@nox.session(python=NEWEST)
+def servers(session: nox.Session) -> None:
+    """Run the tests that need an S3 server on other servers than SeaweedFS: moto."""
+    session.install("-e", ".", *dependencies("servers"))
+    session.run(
+        "python", *PYTEST, "--s3-server=moto", "-m", "s3 and not seaweedfs", *session.posargs
+    )
 
 
 @nox.session(python=NEWEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -102,13 +102,20 @@ class Snapshot(msgspec.Struct, frozen=True):
         """
         return cls(scope, SCHEMA_VERSION, now(), data, {} if app_data is None else app_data)
 
+    # A snapshot holds a conversation: a log line must not, nor a traceback by rich.
+
     def __repr__(self) -> str:
-        # A snapshot holds a conversation: a log line or a traceback must not.
-        return (
-            f"Snapshot(scope={self.scope!r}, schema_version={self.schema_version!r}, "
-            f"created_at={self.created_at!r}, dialect={self.dialect!r}, "
-            f"data={_counted(self.data)}, app_data={_counted(self.app_data)})"
-        )
+        return f"Snapshot({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            ("scope", self.scope),
+            ("schema_version", self.schema_version),
+            ("created_at", self.created_at),
+            ("dialect", self.dialect),
+            ("data", _Counted(self.data)),
+            ("app_data", _Counted(self.app_data)),
+        ]
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True):
@@ -129,6 +136,9 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
             f"SnapshotManifest(schema_version={self.schema_version!r}, "
             f"updated_at={self.updated_at!r})"
         )
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("schema_version", self.schema_version), ("updated_at", self.updated_at)]
 
 
 class SavedSnapshot(msgspec.Struct, frozen=True):
@@ -173,5 +183,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _counted(value: object) -> str:
-    return f"<{len(value)} fields>" if isinstance(value, dict) else f"<{type(value).__name__}>"
+class _Counted:
+    """Stands for a value that must not be shown."""
+
+    def __init__(self, value: object) -> None:
+        if isinstance(value, dict):
+            self._shown = f"<{len(cast('dict[str, Any]', value))} fields>"
+        else:
+            self._shown = f"<{type(value).__name__}>"
+
+    def __repr__(self) -> str:
+        return self._shown

@@ -13,10 +13,14 @@ def pytest_addoption(parser):
     parser.addoption(
         "--no-s3", action="store_true", help="deselect the tests that need an S3 server"
     )
+    parser.addoption(
+        "--s3-server", default="seaweedfs", help="the engine of the S3 server: seaweedfs or moto"
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "s3: needs an S3 server; set by itself with `s3_server`")
+    config.addinivalue_line("markers", "seaweedfs: needs what only this server does")
 
 
 def pytest_itemcollected(item):
@@ -45,8 +49,8 @@ def no_settings_of_this_machine(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def s3_server(no_settings_of_this_machine):
-    with running_server() as server:
+def s3_server(no_settings_of_this_machine, request):
+    with running_server(request.config.getoption("--s3-server")) as server:
         yield server
 
 

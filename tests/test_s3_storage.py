@@ -282,9 +282,7 @@ async def test_what_is_not_allowed_sends_no_request(recorded) -> None:
     assert proxy.requests == []
 
 
-async def test_a_wrong_bucket_secret_or_server_gives_one_line_that_says_so(
-    s3_server, bucket, monkeypatch
-) -> None:
+async def test_a_wrong_bucket_is_an_error_and_not_an_empty_one(s3_server) -> None:
     async with storage_on(s3_server, "no-such-bucket", "") as storage:
         with pytest.raises(BucketNotFoundError, match="the bucket does not exist"):
             await storage.load_snapshot(location=LOCATION)
@@ -292,12 +290,22 @@ async def test_a_wrong_bucket_secret_or_server_gives_one_line_that_says_so(
             await storage.list_snapshot_ids(location=LOCATION)
         with pytest.raises(BucketNotFoundError):
             await storage.delete_session(session_id="s-1")
+
+
+@pytest.mark.seaweedfs  # moto checks no credentials
+async def test_a_wrong_secret_gives_one_line_that_says_so(s3_server, bucket) -> None:
     wrong = get_session()
     wrong.set_credentials(s3_server.access_key, "wrong")
     options = {"region": "us-east-1", "endpoint_url": s3_server.endpoint_url}
     async with S3Storage(bucket, session=wrong, **options) as storage:
         with pytest.raises(AccessDeniedError, match="the secret key is wrong"):
             await storage.load_snapshot(location=LOCATION)
+
+
+async def test_missing_credentials_and_a_server_that_is_down_give_one_line_that_says_so(
+    s3_server, bucket
+) -> None:
+    options = {"region": "us-east-1", "endpoint_url": s3_server.endpoint_url}
     async with S3Storage(bucket, **options) as storage:
         with pytest.raises(AccessDeniedError, match="no credentials were found"):
             await storage.load_snapshot(location=LOCATION)

@@ -23,7 +23,10 @@ from snapstore.testing.server import ServerUnavailableError, create_bucket, runn
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
 
-real = pytest.mark.s3
+
+def real(test):
+    """Mark a test that starts a SeaweedFS of its own."""
+    return pytest.mark.s3(pytest.mark.seaweedfs(test))
 
 
 @pytest.fixture(scope="module")
@@ -302,14 +305,6 @@ def test_a_server_that_is_never_ready_and_ignores_sigterm_is_killed(scripts, tmp
     ):
         pass
     assert not is_running(int((tmp_path / "pid").read_text()))
-
-
-def test_moto_stores_what_a_request_puts():
-    pytest.importorskip("moto.server")
-    with running_server("moto") as server:
-        create_bucket(server, "a-bucket")
-        assert put_and_get(server.client_options, "a-bucket")[1] == b"text"
-    assert has_left_nothing(server)
 
 
 @contextlib.contextmanager

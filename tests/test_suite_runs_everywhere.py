@@ -180,6 +180,9 @@ def run(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
     def run(tests, *options):
+        pytester.makeini(
+            "[pytest]"
+        )  # or it finds ours, where the folder lies inside of the project
         pytester.makepyfile(my_package=MY_PACKAGE, test_mine=tests)
         return pytester.runpytest_subprocess(
             "-W", "error", "--junitxml=results.xml", "-p", "no:cacheprovider", *options

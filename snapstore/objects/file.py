@@ -15,6 +15,7 @@ import stat
 import uuid
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby, islice
 from typing import Final, TypeVar
@@ -36,8 +37,12 @@ Folder = tuple[str, ...]
 _OWN: Final = ".snapstore"
 _LOCKS: Final[Folder] = (_OWN, "locks")
 _TEMPORARY: Final[Folder] = (_OWN, "tmp")
+# Without O_NONBLOCK, opening a named pipe would wait for its writer.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STRIPES: Final = 64
 """Lock files: keys share them by hash, so that their number does not grow with the keys'."""
+_THREADS: Final = 16
+"""Threads of a store's own: a write that waits for a lock takes none of asyncio's."""
 _PATIENCE: Final = 100
 """How often a write makes its folders again that a concurrent delete has found empty."""
 _REASONS: Final = {
@@ -57,12 +62,17 @@ class FileObjectStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = os.path.abspath(os.fspath(root))
+        self._threads: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
-        """Do nothing: the first write makes what it needs."""
+        """Get threads ready. No file is touched: the first write makes what it needs."""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapstore-file")
 
     async def aclose(self) -> None:
-        """Do nothing: no file stays open between operations."""
+        """Wait for the threads: what was cancelled may still be writing."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await asyncio.to_thread(threads.shutdown)
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
@@ -99,7 +109,7 @@ class FileObjectStore:
 
     async def _in_thread(self, operation: str, key: str, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
@@ -210,9 +220,9 @@ class FileObjectStore:
             with self._folder(_TEMPORARY) as source:
                 for name in os.listdir(source):
                     try:
-                        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=source)
-                    except FileNotFoundError:
-                        continue
+                        descriptor = os.open(name, _READ, dir_fd=source)
+                    except OSError:
+                        continue  # gone, or none that a writer of ours has made
                     try:
                         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         _unlink(name, source)
@@ -252,10 +262,8 @@ class FileObjectStore:
                 yield from self._walk((*folder, name[:-1]), prefix, start_after)
 
     def _read(self, folder: int, name: str, key: str, max_bytes: int | None) -> bytes | None:
-        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(name, flags, dir_fd=folder)
+            descriptor = os.open(name, _READ, dir_fd=folder)
         except FileNotFoundError:
             return None
         except OSError as error:
