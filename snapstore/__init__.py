@@ -31,6 +31,7 @@ from snapstore.objects.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
+    Version,
 )
 from snapstore.storage import ObjectSnapshotStorage, SnapshotStorage, VersionedSnapshotStorage
 from snapstore.types import (
@@ -78,6 +79,7 @@ __all__ = [
     "StorageUnavailableError",
     "StoredObject",
     "UnsupportedOperationError",
+    "Version",
     "VersionedSnapshot",
     "VersionedSnapshotStorage",
     "WrongEventLoopError",

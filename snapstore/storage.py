@@ -22,6 +22,7 @@ from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, e
 from snapstore.errors import (
     InvalidIdentifierError,
     InvalidResponseError,
+    OutcomeUnknownError,
     PartialDeleteError,
     ScopeMismatchError,
     SnapshotConflictError,
@@ -37,6 +38,7 @@ from snapstore.objects.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
+    Version,
 )
 from snapstore.objects.retry import full_jitter
 from snapstore.types import (
@@ -271,13 +273,13 @@ class ObjectSnapshotStorage:
             TypeError: A condition was given for history, or both for latest.
         """
         with self._lifecycle:
-            etag = _etag(if_match)
-            if etag is not None and if_none_match:
+            version = _version(if_match)
+            if version is not None and if_none_match:
                 raise TypeError("if_match and if_none_match exclude each other")
             if is_latest:
                 data = self._encode(location, snapshot)
-                return await self._put_latest(location, data, None, etag, if_none_match)
-            if etag is not None or if_none_match:
+                return await self._put_latest(location, data, None, version, if_none_match)
+            if version is not None or if_none_match:
                 raise TypeError(
                     "if_match and if_none_match are for latest: history is never overwritten"
                 )
@@ -314,11 +316,11 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: The snapshot is of another scope than the location.
         """
         with self._lifecycle:
-            etag = _etag(if_match)
+            version = _version(if_match)
             snapshot_id = _new_or_valid(snapshot_id)
             data = self._encode(location, snapshot)
             await self._put_history(location, data, snapshot_id)
-            return await self._put_latest(location, data, snapshot_id, etag, False)
+            return await self._put_latest(location, data, snapshot_id, version, False)
 
     async def load_snapshot(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -361,7 +363,7 @@ class ObjectSnapshotStorage:
             stored = await self._get(key)
             if stored is None:
                 return None
-            return VersionedSnapshot(decode_snapshot(stored.data, key=key), stored.etag)
+            return VersionedSnapshot(decode_snapshot(stored.data, key=key), *stored.version)
 
     async def update_latest(
         self,
@@ -403,9 +405,9 @@ class ObjectSnapshotStorage:
                 if inspect.isawaitable(updated):
                     updated = await updated
                 data = self._encode(location, updated)
-                etag = None if stored is None else stored.etag
+                version = None if stored is None else stored.version
                 try:
-                    return await self._put_latest(location, data, None, etag, stored is None)
+                    return await self._put_latest(location, data, None, version, stored is None)
                 except SnapshotConflictError:
                     if attempt + 1 == max_attempts:
                         raise
@@ -556,33 +558,41 @@ class ObjectSnapshotStorage:
         location: SnapshotLocation,
         data: bytes,
         snapshot_id: str | None,
-        if_match: str | None,
+        if_match: Version | None,
         if_none_match: bool,
     ) -> SavedSnapshot:
         key = self._layout.latest(location)
         try:
-            etag = await self._store.put(key, data, if_match=if_match, if_none_match=if_none_match)
+            version = await self._store.put(
+                key, data, if_match=if_match, if_none_match=if_none_match
+            )
         except PreconditionFailedError as error:
             facts = error.facts
         else:
-            return SavedSnapshot(snapshot_id, etag)
+            return SavedSnapshot(snapshot_id, *version)
         raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
 
     async def _put_history(
         self, location: SnapshotLocation, data: bytes, snapshot_id: str
     ) -> SavedSnapshot:
         key = self._layout.history(location, snapshot_id)
+        lost: OutcomeUnknownError | None = None
+        facts: dict[str, Any] = {}
         try:
-            return SavedSnapshot(snapshot_id, await self._store.put(key, data, if_none_match=True))
+            return SavedSnapshot(snapshot_id, *await self._store.put(key, data, if_none_match=True))
         except PreconditionFailedError as error:
             facts = error.facts
+        except OutcomeUnknownError as error:
+            lost = error
         # The same bytes are our own, from an earlier call or from a try whose reply was lost.
         with suppress(ObjectTooLargeError):
             stored = await self._store.get(key, max_bytes=len(data))
+            if stored is None and lost is not None:
+                raise lost
             if stored is None:
                 raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
             if stored.data == data:
-                return SavedSnapshot(snapshot_id, stored.etag)
+                return SavedSnapshot(snapshot_id, *stored.version)
         raise SnapshotExistsError(f"{key} exists, with another content", **facts)
 
     async def _get(self, key: str) -> StoredObject | None:
@@ -657,14 +667,14 @@ def _new_or_valid(snapshot_id: str | None) -> str:
     return new_snapshot_id() if snapshot_id is None else validate_snapshot_id(snapshot_id)
 
 
-def _etag(version: Any) -> str | None:
-    """The etag in what a caller gives for `if_match`, without quotes."""
-    if isinstance(version, SavedSnapshot | VersionedSnapshot):
-        version = version.etag
-    if version is None:
+def _version(given: Any) -> Version | None:
+    """The version in what a caller gives for `if_match`, its etag without quotes."""
+    if given is None:
         return None
-    if isinstance(version, str):
-        etag = version.strip('"')
+    is_result = isinstance(given, SavedSnapshot | VersionedSnapshot)
+    etag, lineage = (given.etag, given.lineage) if is_result else (given, "")
+    if isinstance(etag, str):
+        etag = etag.strip('"')
         if etag and etag.isascii() and etag.isprintable():
-            return etag
+            return Version(etag, lineage)
     raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

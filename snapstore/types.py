@@ -147,10 +147,13 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
     Args:
         snapshot_id: The id in history; `None` where only latest was written.
         etag: The version that was written, without quotes. After a checkpoint, latest's.
+        lineage: Given back with `if_match`, it lets the store recognise its own writes when a
+            reply was lost. Opaque.
     """
 
     snapshot_id: str | None
     etag: str
+    lineage: str = ""
 
 
 class VersionedSnapshot(msgspec.Struct, frozen=True):
@@ -159,10 +162,12 @@ class VersionedSnapshot(msgspec.Struct, frozen=True):
     Args:
         snapshot: The snapshot.
         etag: Its version, without quotes, for `if_match`.
+        lineage: As in `SavedSnapshot`.
     """
 
     snapshot: Snapshot
     etag: str
+    lineage: str = ""
 
 
 class DeletedSession(msgspec.Struct, frozen=True):

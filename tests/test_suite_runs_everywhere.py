@@ -482,7 +482,7 @@ class ChecksThenWrites(BrokenStore):
 
     async def put(self, key, data, *, if_match=None, if_none_match=False):
         stored = await self.get(key, max_bytes=MAX_BYTES)
-        if (if_none_match and stored) or (if_match and (not stored or stored.etag != if_match)):
+        if (if_none_match and stored) or (if_match and (not stored or stored.version != if_match)):
             raise PreconditionFailedError("not so", key=key)
         await asyncio.sleep(0)
         return await super().put(key, data)

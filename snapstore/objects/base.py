@@ -19,7 +19,8 @@ __all__ = [
     "ObjectTooLargeError",
     "PreconditionFailedError",
     "StoredObject",
-    "content_etag",
+    "Version",
+    "content_version",
 ]
 
 PAGE_SIZE: Final = 1000
@@ -38,16 +39,29 @@ class ObjectTooLargeError(StorageError):
     """An object is larger than the reader allows. Its body has not been read."""
 
 
+class Version(NamedTuple):
+    """A version of an object: what a conditional write is to be made over.
+
+    Attributes:
+        etag: The etag, without quotes.
+        lineage: What the store itself wants to know of it again when the version is written over:
+            opaque to everybody else, and `""` where it needs nothing.
+    """
+
+    etag: str
+    lineage: str = ""
+
+
 class StoredObject(NamedTuple):
     """An object as it was read.
 
     Attributes:
         data: The whole body.
-        etag: Its version, without quotes.
+        version: Its version.
     """
 
     data: bytes
-    etag: str
+    version: Version
 
 
 class ObjectStore(Protocol):
@@ -85,23 +99,25 @@ class ObjectStore(Protocol):
         key: str,
         data: bytes,
         *,
-        if_match: str | None = None,
+        if_match: Version | None = None,
         if_none_match: bool = False,
-    ) -> str:
+    ) -> Version:
         """Write an object, whole or not at all.
 
         Args:
             key: Its full key.
             data: The body.
-            if_match: Write only over the version with this etag.
+            if_match: Write only over this version: compared by its etag.
             if_none_match: Write only if there is no object under this key.
 
         Returns:
-            The etag of what was written, without quotes.
+            The version that was written.
 
         Raises:
             PreconditionFailedError: The condition does not hold, a missing object included for
                 `if_match`; nothing was changed.
+            OutcomeUnknownError: The write was conditional, its reply was lost, and nothing can
+                tell whether it was applied.
         """
         ...
 
@@ -134,6 +150,6 @@ class ObjectStore(Protocol):
         ...
 
 
-def content_etag(data: bytes) -> str:
-    """An etag for stores that keep none: a hash of the content."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def content_version(data: bytes) -> Version:
+    """The version of a body, for stores that keep none: its etag is a hash of the content."""
+    return Version(hashlib.blake2b(data, digest_size=16).hexdigest())

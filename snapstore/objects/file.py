@@ -26,7 +26,8 @@ from snapstore.objects.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
-    content_etag,
+    Version,
+    content_version,
 )
 
 __all__ = ["FileObjectStore"]
@@ -83,9 +84,9 @@ class FileObjectStore:
         key: str,
         data: bytes,
         *,
-        if_match: str | None = None,
+        if_match: Version | None = None,
         if_none_match: bool = False,
-    ) -> str:
+    ) -> Version:
         """See `ObjectStore.put`. When it returns, the file is on the disk, its name included."""
         return await self._in_thread(
             "put", key, lambda: self._put(key, data, if_match, if_none_match)
@@ -132,9 +133,9 @@ class FileObjectStore:
                 data = self._read(descriptor, name, key, max_bytes)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return None if data is None else StoredObject(data, content_etag(data))
+        return None if data is None else StoredObject(data, content_version(data))
 
-    def _put(self, key: str, data: bytes, if_match: str | None, if_none_match: bool) -> str:
+    def _put(self, key: str, data: bytes, if_match: Version | None, if_none_match: bool) -> Version:
         *folder, name = _segments(key)
         self._make_root()
         for attempt in range(_PATIENCE):
@@ -145,13 +146,13 @@ class FileObjectStore:
                         if if_none_match and stored is not None:
                             raise self._precondition_failed(key, "it exists")
                         if if_match is not None and (
-                            stored is None or content_etag(stored) != if_match
+                            stored is None or content_version(stored).etag != if_match.etag
                         ):
                             raise self._precondition_failed(
                                 key, "it is not at the version expected"
                             )
                     self._replace(target, name, data)
-                return content_etag(data)
+                return content_version(data)
             except FileNotFoundError:
                 # A concurrent delete has removed the folder as empty.
                 if attempt == _PATIENCE - 1:

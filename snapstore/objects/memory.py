@@ -9,7 +9,8 @@ from snapstore.objects.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
-    content_etag,
+    Version,
+    content_version,
 )
 
 __all__ = ["MemoryObjectStore"]
@@ -42,26 +43,26 @@ class MemoryObjectStore:
                 operation="get",
                 key=key,
             )
-        return StoredObject(data, content_etag(data))
+        return StoredObject(data, content_version(data))
 
     async def put(
         self,
         key: str,
         data: bytes,
         *,
-        if_match: str | None = None,
+        if_match: Version | None = None,
         if_none_match: bool = False,
-    ) -> str:
+    ) -> Version:
         """See `ObjectStore.put`."""
         stored = self.objects.get(key)
         if if_none_match and stored is not None:
             raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
-        if if_match is not None and (stored is None or content_etag(stored) != if_match):
+        if if_match is not None and not _is_at(stored, if_match):
             raise PreconditionFailedError(
                 f"{key} is not at the version expected", operation="put", key=key
             )
         self.objects[key] = bytes(data)
-        return content_etag(data)
+        return content_version(data)
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -86,3 +87,7 @@ class MemoryObjectStore:
         for key in keys:
             self.objects.pop(key, None)
         return {}
+
+
+def _is_at(stored: bytes | None, version: Version) -> bool:
+    return stored is not None and content_version(stored).etag == version.etag

@@ -15,6 +15,7 @@ from snapstore.objects.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
+    Version,
 )
 from snapstore.testing.samples import MORE_THAN_A_PAGE
 from snapstore.testing.subjects import StoreSubject, seed
@@ -108,9 +109,11 @@ class ObjectStoreTests:
     async def test_a_body_is_stored_and_read_as_it_is(
         self, subject: StoreSubject, body: bytes
     ) -> None:
-        etag = await subject.store.put("folder/key", body)
+        version = await subject.store.put("folder/key", body)
         assert await subject.raw.get("folder/key") == body
-        assert await subject.store.get("folder/key", max_bytes=2 * MIB) == StoredObject(body, etag)
+        assert await subject.store.get("folder/key", max_bytes=2 * MIB) == StoredObject(
+            body, version
+        )
         await subject.raw.put("folder/by-another", body)
         read = await subject.store.get("folder/by-another", max_bytes=2 * MIB)
         assert read is not None
@@ -118,9 +121,9 @@ class ObjectStoreTests:
 
     @pytest.mark.parametrize("key", ODD_KEYS)
     async def test_a_key_is_any_text(self, subject: StoreSubject, key: str) -> None:
-        etag = await subject.store.put(key, b"body")
+        version = await subject.store.put(key, b"body")
         assert await subject.raw.keys() == [key]
-        assert await subject.store.get(key, max_bytes=MIB) == StoredObject(b"body", etag)
+        assert await subject.store.get(key, max_bytes=MIB) == StoredObject(b"body", version)
         assert await scanned(subject, "folder/") == [key]
         assert await scanned(subject, key) == [key]
         assert await scanned(subject, "folder/", start_after=key) == []
@@ -136,15 +139,18 @@ class ObjectStoreTests:
 
     async def test_a_put_replaces_the_whole_object(self, subject: StoreSubject) -> None:
         await subject.store.put("folder/key", b"long " * 1_000)
-        etag = await subject.store.put("folder/key", b"short")
-        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(b"short", etag)
+        version = await subject.store.put("folder/key", b"short")
+        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
+            b"short", version
+        )
         assert await subject.raw.keys() == ["folder/key"]
 
     async def test_another_content_has_another_etag_without_quotes(
         self, subject: StoreSubject
     ) -> None:
         bodies = [b"", b"a", b"b", b"a" * 1_000, b"a" * 1_001]
-        etags = [await subject.store.put("folder/key", body) for body in bodies]
+        versions = [await subject.store.put("folder/key", body) for body in bodies]
+        etags = [version.etag for version in versions]
         assert len(set(etags)) == len(bodies)
         assert all(etags)
         assert not any('"' in etag for etag in etags)
@@ -152,11 +158,11 @@ class ObjectStoreTests:
     async def test_an_object_written_by_another_has_another_etag(
         self, subject: StoreSubject
     ) -> None:
-        etag = await subject.store.put("folder/key", b"ours")
+        version = await subject.store.put("folder/key", b"ours")
         await subject.raw.put("folder/key", b"another's")
         read = await subject.store.get("folder/key", max_bytes=MIB)
         assert read is not None
-        assert read.etag != etag
+        assert read.version.etag != version.etag
 
     async def test_an_object_larger_than_allowed_is_not_read(self, subject: StoreSubject) -> None:
         await seed(subject.raw, {"folder/key": b"x" * 100, "folder/empty": b""})
@@ -182,22 +188,26 @@ class ObjectStoreTests:
         assert await subject.raw.get("folder/key") in bodies
 
     async def test_a_closed_store_may_be_opened_again(self, subject: StoreSubject) -> None:
-        etag = await subject.store.put("folder/key", b"body")
+        version = await subject.store.put("folder/key", b"body")
         await subject.store.aclose()
         await subject.store.open()
-        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(b"body", etag)
+        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
+            b"body", version
+        )
 
     # Conditions
 
     async def test_if_none_match_writes_only_where_there_is_no_object(
         self, subject: StoreSubject
     ) -> None:
-        etag = await subject.store.put("folder/key", b"first", if_none_match=True)
+        version = await subject.store.put("folder/key", b"first", if_none_match=True)
         for body in (b"second", b"first", b""):
             with pytest.raises(PreconditionFailedError) as raised:
                 await subject.store.put("folder/key", body, if_none_match=True)
             assert raised.value.key == "folder/key"
-        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(b"first", etag)
+        assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
+            b"first", version
+        )
 
     async def test_an_empty_object_is_one_for_if_none_match(self, subject: StoreSubject) -> None:
         await subject.raw.put("folder/key", b"")
@@ -217,19 +227,19 @@ class ObjectStoreTests:
             b"second", second
         )
 
-    async def test_if_match_takes_the_etag_of_a_read(self, subject: StoreSubject) -> None:
+    async def test_if_match_takes_the_version_of_a_read(self, subject: StoreSubject) -> None:
         await subject.raw.put("folder/key", b"another's")
         read = await subject.store.get("folder/key", max_bytes=MIB)
         assert read is not None
-        await subject.store.put("folder/key", b"ours", if_match=read.etag)
+        await subject.store.put("folder/key", b"ours", if_match=read.version)
         assert await subject.raw.get("folder/key") == b"ours"
 
     async def test_if_match_fails_where_there_is_no_object(self, subject: StoreSubject) -> None:
-        etag = await subject.store.put("folder/key", b"body")
+        version = await subject.store.put("folder/key", b"body")
         await subject.store.delete(["folder/key"])
         for key in ("folder/key", "folder/another"):
             with pytest.raises(PreconditionFailedError):
-                await subject.store.put(key, b"body", if_match=etag)
+                await subject.store.put(key, b"body", if_match=version)
         assert await subject.raw.keys() == []
 
     async def test_of_five_that_create_an_object_one_wins(self, subject: StoreSubject) -> None:
@@ -242,10 +252,10 @@ class ObjectStoreTests:
         assert await subject.raw.get("folder/key") == bodies[winner]
 
     async def test_of_five_that_replace_a_version_one_wins(self, subject: StoreSubject) -> None:
-        etag = await subject.store.put("folder/key", b"first")
+        version = await subject.store.put("folder/key", b"first")
         bodies = [f"writer {n}".encode() for n in range(5)]
         results = await asyncio.gather(
-            *(subject.store.put("folder/key", body, if_match=etag) for body in bodies),
+            *(subject.store.put("folder/key", body, if_match=version) for body in bodies),
             return_exceptions=True,
         )
         winner = only_winner(results)
@@ -405,5 +415,5 @@ async def scanned(
 def only_winner(results: list[Any]) -> int:
     """The place of the one result that is no failed condition, among as many attempts."""
     assert [type(result) for result in results].count(PreconditionFailedError) == len(results) - 1
-    [winner] = (n for n, result in enumerate(results) if isinstance(result, str))
+    [winner] = (n for n, result in enumerate(results) if isinstance(result, Version))
     return winner

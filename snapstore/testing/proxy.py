@@ -1,12 +1,13 @@
-"""An HTTP proxy in front of an S3 server that records what arrives.
+"""An HTTP proxy in front of an S3 server that records what arrives, and fails if it is told to.
 
 It tells what a storage really sends, from the other side of the wire: how many requests, which
-headers, which bytes.
+headers, which bytes. And it does what no server does on demand: lose a reply, break a connection,
+answer with an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-__all__ = ["RecordedRequest", "RecordingProxy", "recording_proxy"]
+__all__ = ["Fault", "RecordedRequest", "RecordingProxy", "recording_proxy"]
 
 _HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
 _MAX_BODY = 128 * 2**20
@@ -40,17 +41,36 @@ class RecordedRequest(NamedTuple):
     body: bytes
 
 
+class Fault(NamedTuple):
+    """What happens to a request.
+
+    `Fault()` breaks the connection, and the server never sees the request. `Fault(forward=True)`
+    breaks it when the server has answered: the reply is lost. With a status, the proxy answers.
+
+    Attributes:
+        forward: Whether the server gets the request.
+        status: The HTTP status of the proxy's own answer; `None` for a broken connection.
+        code: The S3 error code in it.
+    """
+
+    forward: bool = False
+    status: int | None = None
+    code: str = ""
+
+
 class RecordingProxy:
     """A running proxy; `recording_proxy` makes one.
 
     Attributes:
         endpoint_url: Where it listens.
         requests: What has arrived, in order of arrival. Clear it at will.
+        fault: Asked about each request as it arrives; `None` from it lets the request pass.
     """
 
     def __init__(self, endpoint_url: str) -> None:
         self.endpoint_url = endpoint_url
         self.requests: list[RecordedRequest] = []
+        self.fault: Callable[[RecordedRequest], Awaitable[Fault | None]] = _no_fault
 
     @property
     def operations(self) -> list[str]:
@@ -85,6 +105,20 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
             body=body,
         )
         proxy.requests.append(recorded)
+        fault = await proxy.fault(recorded)
+        if fault is None:
+            return await pass_on(request, body)
+        if fault.forward:
+            await pass_on(request, body)
+        if fault.status is None and request.transport is not None:
+            request.transport.close()
+        return web.Response(
+            status=fault.status or 500,
+            text=f"<Error><Code>{fault.code}</Code></Error>",
+            content_type="application/xml",
+        )
+
+    async def pass_on(request: web.Request, body: bytes) -> web.Response:
         # The signature covers the Host header, so it goes on as it came.
         async with upstream.request(
             request.method,
@@ -114,6 +148,10 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
             yield proxy
         finally:
             await runner.cleanup()
+
+
+async def _no_fault(_: RecordedRequest) -> None:
+    """Let every request pass."""
 
 
 def _operation(request: web.Request) -> str:

@@ -31,6 +31,7 @@ from snapstore import (
     SnapshotStorage,
     StorageError,
     StoredObject,
+    Version,
     VersionedSnapshot,
     VersionedSnapshotStorage,
     new_snapshot_id,
@@ -209,12 +210,17 @@ class OwnStore:
     async def aclose(self) -> None: ...
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
-        return StoredObject(key.encode()[:max_bytes], "etag")
+        return StoredObject(key.encode()[:max_bytes], Version("etag"))
 
     async def put(
-        self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False
-    ) -> str:
-        return "etag"
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        return Version("etag")
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = 1000

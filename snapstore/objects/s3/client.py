@@ -113,7 +113,12 @@ class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
     """
 
     async def _get_session(self, proxy_url: str | None) -> Any:
-        return _WithoutRedirects(await super()._get_session(proxy_url))
+        session = await super()._get_session(proxy_url)
+        # aiohttp sends a PUT again when a connection it had kept has died, and nobody learns of it
+        # (aiohttp #10790). botocore sends it again too, and counts.
+        if hasattr(session, "_retry_connection"):
+            session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return _WithoutRedirects(session)
 
 
 class _WithoutRedirects:

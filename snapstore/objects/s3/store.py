@@ -9,15 +9,22 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from snapstore.errors import InvalidResponseError, StorageError
+from snapstore.errors import (
+    InvalidResponseError,
+    OutcomeUnknownError,
+    StorageError,
+    StorageTimeoutError,
+)
 from snapstore.objects.base import (
     PAGE_SIZE,
     UNCONFIRMED,
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
+    Version,
 )
 from snapstore.objects.retry import retrying
+from snapstore.objects.s3.settle import Verdict, Write, version_of
 
 __all__ = ["S3ObjectStore"]
 
@@ -110,9 +117,9 @@ class S3ObjectStore:
 
         async def request() -> StoredObject | None:
             response = await self._client.get_object(Key=key, **self._common)
-            etag = _etag(response, "GetObject", key)
+            version = _version(response, "GetObject", key)
             async with response["Body"] as body:
-                return StoredObject(await self._read(body, response, key, max_bytes), etag)
+                return StoredObject(await self._read(body, response, key, max_bytes), version)
 
         try:
             return await self._run("GetObject", key, request)
@@ -126,39 +133,75 @@ class S3ObjectStore:
         key: str,
         data: bytes,
         *,
-        if_match: str | None = None,
+        if_match: Version | None = None,
         if_none_match: bool = False,
-    ) -> str:
-        """See `ObjectStore.put`. One request, with a CRC-32 of the body for the server to check."""
-        condition: dict[str, str] = {}
+    ) -> Version:
+        """See `ObjectStore.put`. One request, with a CRC-32 of the body for the server to check.
+
+        A conditional write whose reply was lost is settled by one request more: see `settle`.
+        """
+        write = Write(if_match, create=if_none_match)
+        condition = {"IfMatch": if_match.etag} if if_match is not None else {}
         if if_none_match:
             condition["IfNoneMatch"] = "*"
-        if if_match is not None:
-            condition["IfMatch"] = if_match
         # Given as a header it spares botocore's chunked trailer, which not every server knows.
         checksum = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        at_once = True
 
-        async def request() -> str:
-            response = await self._client.put_object(
-                Key=key,
-                Body=data,
-                ContentType=_CONTENT_TYPE,
-                ChecksumCRC32=checksum,
-                **self._common,
-                **self._encryption,
-                **condition,
-            )
-            return _etag(response, "PutObject", key)
-
-        try:
-            return await self._run("PutObject", key, request)
-        except StorageError as error:
-            if if_match is None or error.code != "NoSuchKey":
+        async def request() -> Version:
+            nonlocal at_once
+            try:
+                response = await self._client.put_object(
+                    Key=key,
+                    Body=data,
+                    ContentType=_CONTENT_TYPE,
+                    ChecksumCRC32=checksum,
+                    Metadata=write.metadata,
+                    **self._common,
+                    **self._encryption,
+                    **condition,
+                )
+            except Exception as error:
+                at_once = at_once and _was_answered_at_once(error)
                 raise
-            missing = PreconditionFailedError(
-                f"PutObject of {self._bucket}/{key}: there is no object to match", **error.facts
-            )
-        raise missing
+            return write.version(_etag(response, "PutObject", key))
+
+        deadline = self._deadline()
+        try:
+            return await self._run("PutObject", key, request, deadline)
+        except StorageError as error:
+            failure = error
+        # Through a borrowed client, aiohttp may have sent it twice without a word (aiohttp #10790).
+        certain = at_once and not (self._borrowed is not None and _is_refusal(failure))
+        if condition and not certain:
+            return await self._settle(key, write, failure, deadline)
+        raise _precondition_failed(failure) if condition and _is_refusal(failure) else failure
+
+    async def _settle(
+        self, key: str, write: Write, failure: StorageError, deadline: float | None
+    ) -> Version:
+        """Find out from the object as it is now what became of a write, and say so."""
+
+        async def request() -> Version:
+            response = await self._client.head_object(Key=key, **self._common)
+            return _version(response, "HeadObject", key)
+
+        found, seen = None, True
+        try:
+            found = await self._run("HeadObject", key, request, deadline)
+        except StorageError as error:
+            seen = error.status == 404
+        verdict, version = write.judge(found) if seen else (Verdict.UNKNOWN, None)
+        if version is not None:
+            return version
+        if verdict is Verdict.OVERTAKEN or (verdict is Verdict.NOT_YET and _is_refusal(failure)):
+            raise _precondition_failed(failure)
+        # The deadline says as much; and a server that has answered has not kept the write back.
+        if isinstance(failure, StorageTimeoutError) or (
+            verdict is Verdict.NOT_YET and failure.status is not None
+        ):
+            raise failure
+        raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -201,7 +244,17 @@ class S3ObjectStore:
                 failed[found["Key"]] = found.get("Code") or UNCONFIRMED
         return failed
 
-    async def _run(self, operation: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
+    def _deadline(self) -> float | None:
+        """When an operation that begins now must end, on the loop's clock."""
+        return None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+
+    async def _run(
+        self,
+        operation: str,
+        key: str,
+        request: Callable[[], Awaitable[T]],
+        until: float | None = None,
+    ) -> T:
         """Make a request in its turn and by its deadline, again where that is worth it."""
 
         async def once() -> T:
@@ -212,7 +265,7 @@ class S3ObjectStore:
             # Outside of the handler: what was caught must not be in the chain, see errors.py.
             raise failure
 
-        deadline = asyncio.timeout(self._timeout)
+        deadline = asyncio.timeout_at(until or self._deadline())
         try:
             async with deadline, self._slots:
                 return await retrying(once, attempts=_attempts)
@@ -274,6 +327,26 @@ def _attempts(error: StorageError) -> int:
     if error.code == "Truncated" and error.operation == "GetObject":
         return 3
     return 1
+
+
+def _is_refusal(error: StorageError) -> bool:
+    """Whether the condition of a write did not hold; for a missing object, S3 says NoSuchKey."""
+    return error.status == 412 or error.code == "NoSuchKey"
+
+
+def _precondition_failed(error: StorageError) -> PreconditionFailedError:
+    return PreconditionFailedError(str(error), **error.facts)
+
+
+def _was_answered_at_once(error: Exception) -> bool:
+    """Whether the server has answered, the first time it was asked, that it does not do it."""
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    reply = response.get("ResponseMetadata", {})
+    return reply.get("HTTPStatusCode", 500) < 500 and not reply.get("RetryAttempts")
+
+
+def _version(response: Mapping[str, Any], operation: str, key: str) -> Version:
+    return version_of(_etag(response, operation, key), response.get("Metadata", {}))
 
 
 def _etag(response: Mapping[str, Any], operation: str, key: str) -> str:
