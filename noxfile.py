@@ -165,7 +165,7 @@ def build(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def servers(session: nox.Session) -> None:
     """Run the tests that need an S3 server on other servers than SeaweedFS: moto."""
-    session.install("-e", ".", *dependencies("test"))
+    session.install("-e", ".", *dependencies("servers"))
     session.run(
         "python", *PYTEST, "--s3-server=moto", "-m", "s3 and not seaweedfs", *session.posargs
     )

@@ -194,4 +194,4 @@ class PartialDeleteError(StorageError):
         self, message: str, *, failed: Mapping[str, str] | None = None, **facts: Any
     ) -> None:
         super().__init__(message, **facts)
-        self.failed = dict(failed or {})
+        self.failed: dict[str, str] = dict(failed or {})

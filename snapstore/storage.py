@@ -62,7 +62,7 @@ __all__ = [
 DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 """64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
 
-logger = logging.getLogger("snapstore")
+logger: Final = logging.getLogger("snapstore")
 
 _UNDER_WAY: Final = nullcontext()
 """The use of the store by a listing inside an operation, which has begun its own already."""

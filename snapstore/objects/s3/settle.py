@@ -61,7 +61,7 @@ class Write:
 
     def __init__(self, over: Version | None, *, create: bool) -> None:
         self._token = _new_token()
-        self.metadata = {_TOKEN: self._token}
+        self.metadata: dict[str, str] = {_TOKEN: self._token}
         lineage = [_CREATED] if create else []
         if over is not None:
             last, *before = (over.lineage or f"{_UNKNOWN}={over.etag}").split()

@@ -171,16 +171,35 @@ class S3ObjectStore:
             return await self._run("PutObject", key, request, deadline)
         except StorageError as error:
             failure = error
+        if not condition:
+            raise failure
+        refused = _is_refusal(failure)
         # Through a borrowed client, aiohttp may have sent it twice without a word (aiohttp #10790).
-        certain = at_once and not (self._borrowed is not None and _is_refusal(failure))
-        if condition and not certain:
-            return await self._settle(key, write, failure, deadline)
-        raise _precondition_failed(failure) if condition and _is_refusal(failure) else failure
+        if not at_once or (refused and self._borrowed is not None):
+            version = await self._settle(key, write, failure, deadline, lost=not at_once)
+            if version is not None:
+                return version
+        raise _precondition_failed(failure) if refused else failure
 
     async def _settle(
-        self, key: str, write: Write, failure: StorageError, deadline: float | None
-    ) -> Version:
-        """Find out from the object as it is now what became of a write, and say so."""
+        self, key: str, write: Write, failure: StorageError, deadline: float | None, *, lost: bool
+    ) -> Version | None:
+        """Find out from the object as it is now what became of a write.
+
+        Args:
+            key: The object's key.
+            write: The write.
+            failure: How its last request ended.
+            deadline: When the whole of it must end.
+            lost: Whether the reply to an earlier request is known to be lost.
+
+        Returns:
+            The version that was written; `None` if none was, and `failure` tells why.
+
+        Raises:
+            PreconditionFailedError: Another write came first.
+            OutcomeUnknownError: Nothing can tell.
+        """
 
         async def request() -> Version:
             response = await self._client.head_object(Key=key, **self._common)
@@ -192,16 +211,14 @@ class S3ObjectStore:
         except StorageError as error:
             seen = error.status == 404
         verdict, version = write.judge(found) if seen else (Verdict.UNKNOWN, None)
-        if version is not None:
-            return version
-        if verdict is Verdict.OVERTAKEN or (verdict is Verdict.NOT_YET and _is_refusal(failure)):
+        if verdict is Verdict.OVERTAKEN:
             raise _precondition_failed(failure)
-        # The deadline says as much; and a server that has answered has not kept the write back.
-        if isinstance(failure, StorageTimeoutError) or (
-            verdict is Verdict.NOT_YET and failure.status is not None
-        ):
-            raise failure
-        raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
+        if verdict is Verdict.UNKNOWN and lost and not isinstance(failure, StorageTimeoutError):
+            raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
+        # A server that has answered keeps no write back.
+        if verdict is Verdict.NOT_YET and failure.status is None:
+            raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
+        return version
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
