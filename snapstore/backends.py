@@ -29,8 +29,9 @@ class S3Storage(ObjectSnapshotStorage):
             of `max_concurrency` connections, no redirects).
         client: An entered aiobotocore S3 client to use instead of one of our own. It is never
             closed here. Excludes `region`, `endpoint_url`, `session` and `config`.
-        timeout: Seconds that a save or load may take, the wait for a connection included, and
-            each page of a listing and each batch of a delete; `None` for no deadline.
+        timeout: Seconds that reading or writing an object may take, its retries and the wait for a
+            connection included, and each page of a listing and each batch of a delete; `None` for
+            no deadline.
         max_concurrency: Requests in flight at the most; an own client's pool is at least as large.
         max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
         server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from math import isfinite, isnan
 from typing import Any, Final, NoReturn, cast
 
@@ -177,9 +178,11 @@ def _check(fields: dict[str, Any]) -> None:
 
 
 def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
-    try:
+    data = None
+    # A UnicodeEncodeError holds the text, and must not be in the chain of what is raised next.
+    with suppress(UnicodeEncodeError):
         data = _encode_json(document)
-    except UnicodeEncodeError:
+    if data is None:
         data = _encode_with_surrogates(document)
     if len(data) > max_bytes:
         raise SnapshotEncodeError(

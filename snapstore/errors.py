@@ -172,7 +172,10 @@ class StorageTimeoutError(StorageError, TimeoutError):
 
 
 class StorageUnavailableError(StorageError):
-    """The server is down, throttling, failing or contended, after retries."""
+    """The server is down, throttling, failing or contended, after retries.
+
+    A write may yet be applied, where an earlier try of it is still on its way.
+    """
 
 
 class InvalidResponseError(StorageError):

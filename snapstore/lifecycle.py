@@ -118,7 +118,7 @@ class Lifecycle:
             )
 
     def __del__(self) -> None:
-        if self._state is _State.OPEN:
+        if self._state in (_State.OPEN, _State.CLOSING):
             warnings.warn(
                 f"{self._name} was never closed; use 'async with' or 'await storage.aclose()'",
                 ResourceWarning,

@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -28,6 +28,7 @@ from snapstore.errors import (
     SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotExistsError,
+    StorageError,
 )
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout
@@ -492,10 +493,12 @@ class ObjectSnapshotStorage:
                     async for page in pages:
                         if batch is not None:
                             failed |= await batch
+                            batch = None
                         keys = [key for key in page if not Layout.is_nested_store(key, prefix)]
                         kept += len(page) - len(keys)
                         deleted += len(keys)
-                        batch = asyncio.create_task(self._delete(keys))
+                        if keys:
+                            batch = asyncio.create_task(self._delete(keys))
                 if batch is not None:
                     failed |= await batch
             finally:
@@ -511,6 +514,7 @@ class ObjectSnapshotStorage:
                     f"{len(failed)} of {deleted} objects under {prefix} were not deleted, "
                     f"{next(iter(failed))} among them",
                     failed=failed,
+                    operation="delete_session",
                     key=prefix,
                 )
             return DeletedSession(deleted, kept)
@@ -583,16 +587,20 @@ class ObjectSnapshotStorage:
         except PreconditionFailedError as error:
             facts = error.facts
         except OutcomeUnknownError as error:
-            lost = error
+            lost, facts = error, error.facts
         # The same bytes are our own, from an earlier call or from a try whose reply was lost.
-        with suppress(ObjectTooLargeError):
+        stored: StoredObject | None = None
+        try:
             stored = await self._store.get(key, max_bytes=len(data))
-            if stored is None and lost is not None:
-                raise lost
-            if stored is None:
-                raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
-            if stored.data == data:
-                return SavedSnapshot(snapshot_id, *stored.version)
+        except ObjectTooLargeError:
+            stored = StoredObject(b"", Version(""))  # another content, whatever it is
+        except StorageError:
+            if lost is None:
+                raise
+        if stored is None:
+            raise lost or SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
+        if stored.data == data:
+            return SavedSnapshot(snapshot_id, *stored.version)
         raise SnapshotExistsError(f"{key} exists, with another content", **facts)
 
     async def _get(self, key: str) -> StoredObject | None:
@@ -675,6 +683,6 @@ def _version(given: Any) -> Version | None:
     etag, lineage = (given.etag, given.lineage) if is_result else (given, "")
     if isinstance(etag, str):
         etag = etag.strip('"')
-        if etag and etag.isascii() and etag.isprintable():
+        if etag and etag.isascii() and etag.isprintable() and " " not in etag:
             return Version(etag, lineage)
     raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

@@ -420,6 +420,68 @@ async def test_every_key_of_a_delete_is_accounted_for() -> None:
     }
 
 
+async def test_a_key_that_can_not_be_deleted_just_now_is_tried_again() -> None:
+    deletes = []
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return listing([history_key(1), history_key(2)])
+        body = await request.text()
+        deletes.append([number for number in (1, 2) if history_key(number) in body])
+        second = (
+            f"<Error><Key>{history_key(2)}</Key><Code>SlowDown</Code></Error>"
+            if len(deletes) < 3
+            else f"<Deleted><Key>{history_key(2)}</Key></Deleted>"
+        )
+        first = f"<Deleted><Key>{history_key(1)}</Key></Deleted>"
+        return web.Response(
+            text=f"<DeleteResult>{first}{second}</DeleteResult>", content_type="application/xml"
+        )
+
+    async with storage_on(handler) as (storage, _):
+        assert (await storage.delete_session(session_id="s-1")).objects == 2
+    assert deletes == [[1, 2], [2], [2]]
+
+
+@pytest.mark.parametrize("operation", [save, save_new, load])
+async def test_without_credentials_nothing_is_sent_and_the_outcome_is_known(operation) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    async with (
+        serving(handler) as server,
+        S3Storage("bucket", region="us-east-1", endpoint_url=server.endpoint_url) as storage,
+    ):
+        with pytest.raises(AccessDeniedError, match="no credentials"):
+            await operation(storage)
+        assert server.arrived == []
+
+
+async def test_a_conditional_write_whose_good_reply_has_no_etag_is_looked_at() -> None:
+    sent = {}
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            sent.update(request.headers)
+            return web.Response()
+        meta = {k: v for k, v in sent.items() if k.lower().startswith("x-amz-meta-")}
+        return web.Response(headers={"ETag": '"e"', **meta})
+
+    async with storage_on(handler) as (storage, server):
+        assert (await save_new(storage)).etag == "e"
+    assert server.arrived == ["PUT", "HEAD"]
+
+
+async def test_a_read_without_an_etag_gives_its_connection_back() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=b" " * 3_000_000)
+
+    async with storage_on(handler, max_concurrency=1, timeout=20) as (storage, _):
+        for _ in range(3):
+            with pytest.raises(InvalidResponseError, match="no ETag"):
+                await load(storage)
+
+
 async def test_an_empty_reply_to_a_delete_confirms_nothing() -> None:
     async def handler(request: web.Request) -> web.Response:
         return listing([history_key(1)]) if request.method == "GET" else web.Response()

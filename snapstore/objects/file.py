@@ -16,7 +16,7 @@ import uuid
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby, islice
 from typing import Final, TypeVar
 
@@ -189,17 +189,18 @@ class FileObjectStore:
         paths = sorted((tuple(_segments(key)[:-1]), key) for key in keys)
         emptied: set[Folder] = set()
         for folder, group in groupby(paths, key=lambda path: path[0]):
-            try:
-                with self._folder(folder) as descriptor:
-                    for _, key in group:
-                        with self._locked(key):
-                            try:
-                                _unlink(key.rpartition("/")[2], descriptor)
-                            except OSError as error:
-                                failed[key] = errno.errorcode.get(error.errno or 0, "Unknown")
-                    os.fsync(descriptor)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
+            with ExitStack() as stack:
+                try:
+                    descriptor = stack.enter_context(self._folder(folder))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                for _, key in group:
+                    with self._locked(key):
+                        try:
+                            _unlink(key.rpartition("/")[2], descriptor)
+                        except OSError as error:
+                            failed[key] = errno.errorcode.get(error.errno or 0, "Unknown")
+                os.fsync(descriptor)
             emptied.update(folder[:depth] for depth in range(1, len(folder) + 1))
         for folder in sorted(emptied, key=len, reverse=True):
             self._remove_if_empty(folder)

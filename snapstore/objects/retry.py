@@ -1,7 +1,8 @@
 """Waiting and trying again, with full jitter.
 
 botocore's `standard` mode retries what it knows. What it does not know is retried here: 429 by any
-name, 409 on conditional writes, reads cut short, and by the storage above `update_latest`.
+name, 409 on conditional writes, reads cut short, single keys of a delete, and by the storage above
+`update_latest`.
 """
 
 from __future__ import annotations

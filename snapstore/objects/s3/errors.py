@@ -41,7 +41,7 @@ from snapstore.errors import (
 )
 from snapstore.objects.base import PreconditionFailedError
 
-__all__ = ["translate"]
+__all__ = ["translate", "was_never_sent"]
 
 # Error codes: Amazon S3 API Reference, "Error responses".
 _KINDS: Final[Mapping[str, type[StorageError]]] = {
@@ -85,6 +85,21 @@ _WRONG_REGION: Final = frozenset(
         "307",
     }
 )
+
+
+_NEVER_SENT: Final = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    NoRegionError,
+    ParamValidationError,
+)
+
+
+def was_never_sent(error: Exception) -> bool:
+    """Whether the client gave up before it sent anything."""
+    return isinstance(error, _NEVER_SENT)
 
 
 def translate(

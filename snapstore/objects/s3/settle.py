@@ -5,6 +5,10 @@ its own first write (aws-sdk-java-v2 #6580). So each write puts a token of its o
 metadata, and beside it the *lineage*: the versions that it was written over, newest first, each as
 `token=etag`. A later writer carries on the lineage of what it read. So a write can be found also
 when it has been written over since, and so can what was there instead of it.
+
+One case can't be told: a write was applied, its reply was lost, another writer saved the very bytes
+from before it again, and a third one, who had read them the first time, wrote over those. The write
+is then taken for one that came too late.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Final
 
 from snapstore.objects.base import Version
@@ -30,8 +34,8 @@ _CREATED: Final = "created"
 _UNKNOWN: Final = "-"
 """Stands for the token of a writer that writes none, such as the Strands SDKs."""
 
-_KEPT: Final = 32
-"""Versions in a lineage: 50 bytes each of the 2 KB that S3 allows for metadata
+_MAX_BYTES: Final = 1_800
+"""The length of a lineage at most, some 35 writes: all metadata of an object may have 2 KB
 (Amazon S3 User Guide, "Working with object metadata")."""
 
 _REMEMBERED: Final = 600
@@ -41,9 +45,8 @@ _OUR_TOKEN = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 
 
 class Verdict(enum.Enum):
-    """What became of a write."""
+    """What is known of a write that is not found."""
 
-    APPLIED = enum.auto()
     OVERTAKEN = enum.auto()
     """Another write came first, so that this one can't be applied any more."""
     NOT_YET = enum.auto()
@@ -65,7 +68,10 @@ class Write:
         lineage = [_CREATED] if create else []
         if over is not None:
             last, *before = (over.lineage or f"{_UNKNOWN}={over.etag}").split()
-            lineage = [last, *takewhile(_is_recent, before)][:_KEPT]
+            recent = list(takewhile(_is_recent, before))
+            room = _MAX_BYTES - len(last)
+            lengths = accumulate(len(entry) + 1 for entry in recent)
+            lineage = [last, *recent[: sum(length <= room for length in lengths)]]
         if lineage:
             self.metadata[_LINEAGE] = " ".join(lineage)
         self._under = lineage[0] if lineage else None
@@ -74,27 +80,27 @@ class Write:
         """The version that this write has made."""
         return version_of(etag, self.metadata)
 
-    def judge(self, found: Version | None) -> tuple[Verdict, Version | None]:
+    def judge(self, found: Version | None) -> Version | Verdict:
         """Judge by the object as it is now what became of this write.
 
         Args:
             found: The object's version; `None` if there is no object.
 
         Returns:
-            The verdict, and the version that was written, if it was applied.
+            The version that was written, if it was applied.
         """
         entries = [] if found is None else found.lineage.split()
         for place, entry in enumerate(entries):
             token, _, etag = entry.partition("=")
             if token == self._token:
-                return Verdict.APPLIED, Version(etag, " ".join(entries[place:]))
+                return Version(etag, " ".join(entries[place:]))
         # Where the lineage reaches back to what this write was to be made over, all that has come
         # after that is known, and this write is not among it.
         if self._under in entries[1:]:
-            return Verdict.OVERTAKEN, None
+            return Verdict.OVERTAKEN
         if self._under == (entries or [_CREATED])[0]:
-            return Verdict.NOT_YET, None
-        return Verdict.UNKNOWN, None
+            return Verdict.NOT_YET
+        return Verdict.UNKNOWN
 
 
 def version_of(etag: str, metadata: Mapping[str, str]) -> Version:

@@ -1,4 +1,4 @@
-"""The store: four S3 operations, each by its deadline and in its turn."""
+"""The store: five S3 operations, each by its deadline and in its turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from snapstore.objects.base import (
     StoredObject,
     Version,
 )
-from snapstore.objects.retry import retrying
+from snapstore.objects.retry import full_jitter, retrying
 from snapstore.objects.s3.settle import Verdict, Write, version_of
 
 __all__ = ["S3ObjectStore"]
@@ -32,6 +32,10 @@ T = TypeVar("T")
 
 _CONTENT_TYPE: Final = "application/json"
 _CHUNK: Final = 256 * 1024
+_DELETED: Final = "Deleted"
+_DELETE_ATTEMPTS: Final = 4
+_PASSING: Final = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"})
+"""Codes of a key in a delete that pass (Amazon S3 API Reference, "Error responses")."""
 
 
 class S3ObjectStore:
@@ -88,7 +92,7 @@ class S3ObjectStore:
         self._common = _given({"Bucket": bucket, **owner})
         self._encryption = _given(encryption)
         self._client: Any = None
-        self._slots = asyncio.Semaphore(max_concurrency)
+        self._slots: asyncio.Semaphore
 
     async def open(self) -> None:
         """Make the client, in a thread, or take the borrowed one.
@@ -117,8 +121,8 @@ class S3ObjectStore:
 
         async def request() -> StoredObject | None:
             response = await self._client.get_object(Key=key, **self._common)
-            version = _version(response, "GetObject", key)
             async with response["Body"] as body:
+                version = _version(response, "GetObject", key)
                 return StoredObject(await self._read(body, response, key, max_bytes), version)
 
         try:
@@ -161,10 +165,10 @@ class S3ObjectStore:
                     **self._encryption,
                     **condition,
                 )
+                return write.version(_etag(response, "PutObject", key))
             except Exception as error:
-                at_once = at_once and _was_answered_at_once(error)
+                at_once = at_once and self._was_refused_at_once(error)
                 raise
-            return write.version(_etag(response, "PutObject", key))
 
         deadline = self._deadline()
         try:
@@ -210,15 +214,19 @@ class S3ObjectStore:
             found = await self._run("HeadObject", key, request, deadline)
         except StorageError as error:
             seen = error.status == 404
-        verdict, version = write.judge(found) if seen else (Verdict.UNKNOWN, None)
+        verdict = write.judge(found) if seen else Verdict.UNKNOWN
+        if isinstance(verdict, Version):
+            return verdict
         if verdict is Verdict.OVERTAKEN:
             raise _precondition_failed(failure)
-        if verdict is Verdict.UNKNOWN and lost and not isinstance(failure, StorageTimeoutError):
-            raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
-        # A server that has answered keeps no write back.
-        if verdict is Verdict.NOT_YET and failure.status is None:
-            raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
-        return version
+        if found is None and _is_refusal(failure):
+            verdict = Verdict.UNKNOWN  # there was an object: perhaps ours, and deleted since
+        if lost and not isinstance(failure, StorageTimeoutError):
+            if verdict is Verdict.UNKNOWN:
+                raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
+            if failure.status is None:
+                raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
+        return None
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -244,22 +252,34 @@ class S3ObjectStore:
             position = {"ContinuationToken": token}
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """See `ObjectStore.delete`. One request, whose reply must name every key."""
-        if not keys:
-            return {}
+        """See `ObjectStore.delete`. One request, whose reply must name every key.
+
+        Keys that the server could not delete just now are tried again.
+        """
+        failed = dict.fromkeys(keys, UNCONFIRMED)
+        again = list(keys)
+        deadline = self._deadline()
+        for attempt in range(_DELETE_ATTEMPTS):
+            if not again:
+                break
+            if attempt:
+                await asyncio.sleep(full_jitter(attempt))
+            failed |= await self._delete(again, deadline)
+            again = [key for key in again if failed[key] in _PASSING]
+        return {key: code for key, code in failed.items() if code != _DELETED}
+
+    async def _delete(self, keys: Sequence[str], deadline: float | None) -> dict[str, str]:
+        """Delete objects by one request, and say of each key what became of it."""
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
 
         async def request() -> Any:
             return await self._client.delete_objects(Delete=wanted, **self._common)
 
-        reply = await self._run("DeleteObjects", keys[0], request)
-        failed = dict.fromkeys(keys, UNCONFIRMED)
-        for found in reply.get("Deleted", ()):
-            failed.pop(found.get("Key"), None)
-        for found in reply.get("Errors", ()):
-            if found.get("Key") in failed:
-                failed[found["Key"]] = found.get("Code") or UNCONFIRMED
-        return failed
+        reply = await self._run("DeleteObjects", keys[0], request, deadline)
+        outcome = dict.fromkeys(keys, UNCONFIRMED)
+        found = [(deleted.get("Key"), _DELETED) for deleted in reply.get("Deleted", ())]
+        found += [(error.get("Key"), error.get("Code")) for error in reply.get("Errors", ())]
+        return outcome | {key: code or UNCONFIRMED for key, code in found if key in outcome}
 
     def _deadline(self) -> float | None:
         """When an operation that begins now must end, on the loop's clock."""
@@ -297,6 +317,15 @@ class S3ObjectStore:
         from snapstore.objects.s3.errors import translate
 
         return translate(error, operation=operation, bucket=self._bucket, key=key, expired=expired)
+
+    def _was_refused_at_once(self, error: Exception) -> bool:
+        """Whether a request was not sent at all, or was refused the first time it was sent."""
+        from snapstore.objects.s3.errors import was_never_sent
+
+        response: Mapping[str, Any] = getattr(error, "response", None) or {}
+        reply = response.get("ResponseMetadata", {})
+        refused = reply.get("HTTPStatusCode", 500) < 500 and not reply.get("RetryAttempts")
+        return refused or was_never_sent(error)
 
     async def _read(
         self, body: Any, response: Mapping[str, Any], key: str, max_bytes: int
@@ -353,13 +382,6 @@ def _is_refusal(error: StorageError) -> bool:
 
 def _precondition_failed(error: StorageError) -> PreconditionFailedError:
     return PreconditionFailedError(str(error), **error.facts)
-
-
-def _was_answered_at_once(error: Exception) -> bool:
-    """Whether the server has answered, the first time it was asked, that it does not do it."""
-    response: Mapping[str, Any] = getattr(error, "response", None) or {}
-    reply = response.get("ResponseMetadata", {})
-    return reply.get("HTTPStatusCode", 500) < 500 and not reply.get("RetryAttempts")
 
 
 def _version(response: Mapping[str, Any], operation: str, key: str) -> Version:
