@@ -23,8 +23,8 @@ nox.options.sessions = ["lint", "typing", "build", "tests"]
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# Most tests wait for a server or a process, and each worker has a server of its own.
-PYTEST = ("-m", "pytest", "--numprocesses=auto", "--maxprocesses=4")
+# More than there may be cores: most tests wait for a process. Each worker has a server of its own.
+PYTEST = ("-m", "pytest", "--numprocesses=4")
 
 NEEDED_IN_WHEEL = {
     "snapstore/demo_session.json",
