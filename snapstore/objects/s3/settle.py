@@ -87,7 +87,7 @@ class Write:
             found: The object's version; `None` if there is no object.
 
         Returns:
-            The version that was written, if it was applied.
+            The version that was written, if it was applied; else what is known.
         """
         entries = [] if found is None else found.lineage.split()
         for place, entry in enumerate(entries):
