@@ -4,6 +4,7 @@ Start with `S3Storage`; `FileStorage` and `MemoryStorage` behave the same withou
 """
 
 from snapstore.backends import FileStorage, MemoryStorage, S3Storage
+from snapstore.check import CheckReport
 from snapstore.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -27,13 +28,15 @@ from snapstore.errors import (
 )
 from snapstore.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
 from snapstore.objects.base import (
+    Finding,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
     Version,
 )
-from snapstore.storage import ObjectSnapshotStorage, SnapshotStorage, VersionedSnapshotStorage
+from snapstore.protocols import SnapshotStorage, VersionedSnapshotStorage
+from snapstore.storage import ObjectSnapshotStorage
 from snapstore.types import (
     DeletedSession,
     Dialect,
@@ -47,9 +50,11 @@ from snapstore.types import (
 __all__ = [
     "AccessDeniedError",
     "BucketNotFoundError",
+    "CheckReport",
     "DeletedSession",
     "Dialect",
     "FileStorage",
+    "Finding",
     "InvalidIdentifierError",
     "InvalidResponseError",
     "LifecycleError",

@@ -29,14 +29,18 @@ class S3Storage(ObjectSnapshotStorage):
             of `max_concurrency` connections, no redirects).
         client: An entered aiobotocore S3 client to use instead of one of our own. It is never
             closed here. Excludes `region`, `endpoint_url`, `session` and `config`.
-        timeout: Seconds that reading or writing an object may take, its retries and the wait for a
-            connection included, and each page of a listing and each batch of a delete; `None` for
-            no deadline.
-        max_concurrency: Requests in flight at the most; an own client's pool is at least as large.
+        timeout: Seconds that a save or a load may take, its retries and the wait for a connection
+            included, each page of a listing, each batch of a delete, and each attempt of
+            `update_latest` without the time that `update` takes; `None` for no deadline.
+        max_concurrency: Requests in flight at the most. An own client's pool is at least as large;
+            of a borrowed client no more are used than its pool has connections.
         max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
         server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.
         kms_key_id: The KMS key for each write; needs a `server_side_encryption` by KMS.
         expected_bucket_owner: The account id that must own the bucket, checked by the server.
+        direct: Whether requests may be replayed on the client's HTTP session without the client,
+            which costs a fraction of the CPU. Where that can't be done it is not, and `check` says
+            why.
 
     Raises:
         TypeError: `client` is not an entered aiobotocore client, or is given with what is for a
@@ -68,6 +72,7 @@ class S3Storage(ObjectSnapshotStorage):
         server_side_encryption: str | None = None,
         kms_key_id: str | None = None,
         expected_bucket_owner: str | None = None,
+        direct: bool = True,
     ) -> None:
         store = S3ObjectStore(
             bucket,
@@ -76,19 +81,22 @@ class S3Storage(ObjectSnapshotStorage):
             session=session,
             config=config,
             client=client,
-            timeout=timeout,
             max_concurrency=max_concurrency,
             server_side_encryption=server_side_encryption,
             kms_key_id=kms_key_id,
             expected_bucket_owner=expected_bucket_owner,
+            direct=direct,
         )
-        super().__init__(store, prefix=prefix, max_snapshot_bytes=max_snapshot_bytes)
+        super().__init__(
+            store, prefix=prefix, max_snapshot_bytes=max_snapshot_bytes, timeout=timeout
+        )
 
 
 class FileStorage(ObjectSnapshotStorage):
     """Snapshots in files, in the layout of the Strands `FileStorage`. POSIX only.
 
-    Several processes on one host may use one root: conditional writes are exact between them.
+    Several processes on one host may use one root: conditional writes are exact between them. What
+    is cancelled while a thread is at it may be applied all the same, until the storage is closed.
 
     Args:
         root: The folder that holds the sessions; made by the first write.

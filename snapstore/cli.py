@@ -1,4 +1,4 @@
-"""The command line: `snapstore demo`.
+"""The command line: `snapstore demo` and `snapstore check`.
 
 Exit status: 0 when all that was shown was also verified, 1 when something failed, 2 when the
 arguments are wrong, 130 when it was interrupted.
@@ -50,20 +50,61 @@ def main(argv: Sequence[str] | None = None) -> int:
             "fails."
         ),
     )
-    demo.set_defaults(command=demo)
+    demo.set_defaults(command=_demo, parser=demo)
     demo.add_argument("--bucket", help="a bucket that exists; at AWS, without --endpoint-url")
-    demo.add_argument("--endpoint-url", metavar="URL", help="where the S3 server is")
-    demo.add_argument("--region", help="the region of the bucket")
     demo.add_argument("--prefix", help="what all keys begin with (default: a new one)")
+    check = commands.add_parser(
+        "check",
+        help="find out whether a bucket keeps what snapstore promises",
+        description=(
+            "Tries what a bucket, its server and your credentials can do: write, read, list, "
+            "delete, create-only and conditional writes, also many at once, versioning and "
+            "encryption. It writes a few small objects under a session of its own, "
+            "snapstore-check-…, and removes them. Exit status 1: a promise does not hold there."
+        ),
+    )
+    check.set_defaults(command=_check, parser=check)
+    check.add_argument("bucket", help="a bucket that exists")
+    check.add_argument("--prefix", default="", help="what all keys begin with (default: nothing)")
+    for command in (demo, check):
+        command.add_argument("--endpoint-url", metavar="URL", help="where the S3 server is")
+        command.add_argument("--region", help="the region of the bucket")
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
     try:
-        return _demo(demo, arguments)
+        status: int = arguments.command(arguments.parser, arguments)
     except KeyboardInterrupt:
-        print("snapstore demo: interrupted", file=sys.stderr)
+        print(f"{arguments.parser.prog}: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from snapstore import CheckReport, S3Storage, SnapstoreError
+
+    async def check() -> CheckReport:
+        storage = S3Storage(
+            arguments.bucket,
+            prefix=arguments.prefix,
+            endpoint_url=arguments.endpoint_url,
+            region=arguments.region,
+        )
+        async with storage:
+            return await storage.check()
+
+    try:
+        report = asyncio.run(check())
+    except ValueError as error:
+        parser.error(str(error))
+    except SnapstoreError as error:
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(report)
+    return 0 if report.ok else 1
 
 
 def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:

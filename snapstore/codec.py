@@ -7,10 +7,12 @@ carry is let through on the way out, and nothing that is not a whole envelope on
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from math import isfinite, isnan
 from typing import Any, Final, NoReturn, cast
 
@@ -24,6 +26,7 @@ __all__ = [
     "MAX_DEPTH",
     "decode_manifest",
     "decode_snapshot",
+    "decode_snapshot_in_slices",
     "encode_manifest",
     "encode_snapshot",
 ]
@@ -63,6 +66,11 @@ _ONLY_PYTHON: Final = _ENVELOPES["python"].keys() - _ENVELOPES["typescript"].key
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
+_decode_parts_of_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_parts_of_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+_SLICE: Final = 128 * 1024
+"""Bytes of JSON that are decoded in one go; a millisecond or two."""
 
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -92,7 +100,7 @@ def encode_snapshot(snapshot: Snapshot, *, max_bytes: int) -> bytes:
         raise SnapshotEncodeError("scope: neither 'agent' nor 'multiAgent'")
     envelope = _ENVELOPES[snapshot.dialect]
     _refuse_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
-    _check({"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra)
+    _check({"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra, max_bytes)
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
     return _encode(document | snapshot.extra, max_bytes)
 
@@ -108,7 +116,38 @@ def decode_snapshot(data: bytes, *, key: str) -> Snapshot:
         SnapshotDecodeError: They are not one whole snapshot: not JSON in UTF-8, not an envelope
             of one dialect with every field of the right type, or more than `MAX_DEPTH` deep.
     """
-    document = _decode(data, key, "snapshot")
+    return _snapshot_of(_decode(data, key, "snapshot"), key)
+
+
+async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
+    """Read a snapshot as `decode_snapshot` does, and let the event loop run every few milliseconds.
+
+    It takes longer, and threads would not help: the decoder holds the GIL. A single long text is
+    read in one go.
+
+    Args and errors: as `decode_snapshot`.
+    """
+    document, ended = None, False
+    # Whatever is wrong is found out again, and put into words, without slices.
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        text = data.removeprefix(_UTF8_BOM).lstrip(b" \t\r\n")
+        slices = _decode_in_slices(memoryview(text), 1)
+        with _no_garbage_collection() as collecting:
+            while not ended:
+                try:
+                    next(slices)
+                except StopIteration as end:
+                    document, ended = end.value, True
+                if collecting:
+                    # What this slice has made grows old now, and not all at once at the end.
+                    gc.collect(1)
+                await asyncio.sleep(0)
+    if type(document) is not dict:
+        return decode_snapshot(data, key=key)
+    return _snapshot_of(document, key)
+
+
+def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
     if not document.keys().isdisjoint(_ONLY_TYPESCRIPT):
         if not document.keys().isdisjoint(_ONLY_PYTHON):
             _refuse(key, "snapshot", "its envelope mixes the spellings of two SDKs")
@@ -142,7 +181,7 @@ def encode_manifest(manifest: SnapshotManifest, *, max_bytes: int) -> bytes:
         if type(value) is not str:
             raise SnapshotEncodeError(f"{name}: not a str")
     _refuse_fields(manifest.extra, document.keys())
-    _check(manifest.extra)
+    _check(manifest.extra, max_bytes)
     return _encode(document | manifest.extra, max_bytes)
 
 
@@ -165,11 +204,17 @@ class _Unencodable(Exception):  # noqa: N818 -- it carries the path up and is ne
         super().__init__(why)
         self.path: list[str] = []
 
+    @classmethod
+    def at(cls, node: Any, place: Any, why: str) -> _Unencodable:
+        found = cls(why)
+        found.path.append(_step(node, place))
+        return found
 
-def _check(fields: dict[str, Any]) -> None:
+
+def _check(fields: dict[str, Any], max_bytes: int) -> None:
     """Refuse whatever would not load as it was saved."""
     try:
-        _walk(fields, 1)
+        _walk(fields, 1, [max_bytes])
     except _Unencodable as found:
         path = "".join(reversed(found.path)).removeprefix(".")
         if len(path) > 200:
@@ -191,38 +236,45 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
     return data
 
 
-def _walk(node: Any, depth: int) -> None:
+def _walk(node: Any, depth: int, room: list[int]) -> None:
     # Exact types only: a subclass of str, int or dict would load as another type.
     if depth > MAX_DEPTH:
         raise _Unencodable(f"more than {MAX_DEPTH} objects and lists deep")
+    # What occurs many times is written many times, and each member takes a byte at least.
+    room[0] -= len(node)
+    if room[0] < 0:
+        raise SnapshotEncodeError("too large: more members than bytes are allowed")
     is_object = type(node) is dict
-    items: Iterable[tuple[Any, Any]] = node.items() if is_object else enumerate(node)
-    for step, value in items:
+    if is_object:
+        for key in node:
+            if type(key) is not str:
+                raise _Unencodable.at(node, key, f"a key that is a {type(key).__name__}, not a str")
+    for value in node.values() if is_object else node:
         kind = type(value)
-        if is_object and type(step) is not str:
-            why = f"a key that is a {type(step).__name__}, not a str"
-        elif kind is str or kind is bool or value is None:
+        if kind is str or kind is bool or value is None:
             continue
-        elif kind is dict or kind is list or kind is tuple:
+        if kind is dict or kind is list or kind is tuple:
             try:
-                _walk(value, depth + 1)
-                continue
+                _walk(value, depth + 1, room)
             except _Unencodable as found:
-                found.path.append(_step(node, step))
+                found.path.append(_step(node, _place_of(value, node)))
                 raise
         elif kind is int:
-            if -_INT_BOUND < value < _INT_BOUND:
-                continue
-            why = "an integer of more than 4,300 digits"
+            if not -_INT_BOUND < value < _INT_BOUND:
+                why = "an integer of more than 4,300 digits"
+                raise _Unencodable.at(node, _place_of(value, node), why)
         elif kind is float:
-            if isfinite(value):
-                continue
-            why = "NaN" if isnan(value) else "Infinity"
+            if not isfinite(value):
+                why = "NaN" if isnan(value) else "Infinity"
+                raise _Unencodable.at(node, _place_of(value, node), why)
         else:
-            why = f"a {kind.__qualname__}"
-        refused = _Unencodable(why)
-        refused.path.append(_step(node, step))
-        raise refused
+            raise _Unencodable.at(node, _place_of(value, node), f"a {kind.__qualname__}")
+
+
+def _place_of(value: Any, node: Any) -> Any:
+    """The key or index of a value: of the first one, if it occurs more than once."""
+    items: Iterable[tuple[Any, Any]] = node.items() if type(node) is dict else enumerate(node)
+    return next(place for place, inner in items if inner is value)
 
 
 def _step(node: Any, step: Any) -> str:
@@ -256,7 +308,8 @@ def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
     # An error in the chain would hold the text it failed on: only its words are kept.
     document, problem, again = None, None, False
     try:
-        document = _decode_json(data.removeprefix(_UTF8_BOM))
+        with _no_garbage_collection():
+            document = _decode_json(data.removeprefix(_UTF8_BOM))
     except msgspec.MsgspecError as error:
         problem = f"it is not valid JSON ({error})"
         # Two things are valid JSON that msgspec does not read, or not always.
@@ -273,9 +326,55 @@ def _decode(data: bytes, key: str, what: str) -> dict[str, Any]:
         _refuse(key, what, problem)
     if type(document) is not dict:
         _refuse(key, what, "it is not a JSON object")
-    if _is_too_deep(document):
+    # So few brackets can't lie too deep in each other.
+    brackets = data.count(b"{") + data.count(b"[")
+    if brackets > MAX_DEPTH and _is_too_deep(document):
         _refuse(key, what, f"it is more than {MAX_DEPTH} objects and lists deep")
     return cast("dict[str, Any]", document)
+
+
+def _decode_in_slices(part: Any, depth: int) -> Generator[None, None, Any]:
+    """Decode JSON, and yield where others may have their turn.
+
+    Args:
+        part: The JSON.
+        depth: How many objects and lists it lies in, itself included.
+
+    Raises:
+        RecursionError: It is too deep.
+    """
+    kind = bytes(memoryview(part)[:1])
+    if memoryview(part).nbytes <= _SLICE or kind not in (b"{", b"["):
+        value = _decode_json(part)
+        if depth > MAX_DEPTH or (kind in (b"{", b"[") and _is_too_deep(value, depth)):
+            raise RecursionError
+        return value
+    parts: Any = (_decode_parts_of_object if kind == b"{" else _decode_parts_of_list)(part)
+    yield
+    taken = 0
+    for step, inner in parts.items() if kind == b"{" else enumerate(parts):
+        parts[step] = yield from _decode_in_slices(inner, depth + 1)
+        taken += memoryview(inner).nbytes
+        if taken > _SLICE:
+            taken = 0
+            yield
+    return parts
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[bool]:
+    """Hold off the cyclic garbage collector: it would visit all that is being made, in vain.
+
+    Yields:
+        Whether it was on.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield collecting
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _decode_with_json(data: bytes) -> Any:
@@ -297,9 +396,10 @@ def _finite(number: str) -> float:
     return value
 
 
-def _is_too_deep(document: Any) -> bool:
+def _is_too_deep(document: Any, depth: int = 1) -> bool:
+    """Whether objects and lists in it lie too deep, if it is itself at this depth."""
     level = [document]
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth, MAX_DEPTH + 1):
         level = [
             child
             for node in level

@@ -1,4 +1,4 @@
-"""What a snapshot storage is, and the one implementation of it over any object store.
+"""The one implementation of a snapshot storage, over any object store.
 
 How the parts work together::
 
@@ -13,15 +13,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self, TypeVar
 
-from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, encode_snapshot
+from snapstore.check import CheckReport, Probes
+from snapstore.codec import (
+    decode_manifest,
+    decode_snapshot,
+    decode_snapshot_in_slices,
+    encode_manifest,
+    encode_snapshot,
+)
 from snapstore.errors import (
     InvalidIdentifierError,
-    InvalidResponseError,
     OutcomeUnknownError,
     PartialDeleteError,
     ScopeMismatchError,
@@ -29,12 +37,16 @@ from snapstore.errors import (
     SnapshotDecodeError,
     SnapshotExistsError,
     StorageError,
+    StorageTimeoutError,
 )
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout
 from snapstore.lifecycle import Lifecycle
+from snapstore.listing import iter_keys, iter_snapshot_ids
 from snapstore.objects.base import (
     PAGE_SIZE,
+    Finding,
+    InspectableStore,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
@@ -53,121 +65,23 @@ from snapstore.types import (
     now,
 )
 
-__all__ = [
-    "DEFAULT_MAX_SNAPSHOT_BYTES",
-    "ObjectSnapshotStorage",
-    "SnapshotStorage",
-    "VersionedSnapshotStorage",
-]
+__all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
+
+T = TypeVar("T")
 
 DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 """64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
 
 logger: Final = logging.getLogger("snapstore")
 
+_LARGE: Final = 512 * 1024
+"""Bytes of JSON from which on decoding it at once would stall the event loop."""
+
+_ETAG = re.compile(r"[!-+\--~]+", re.ASCII)
+"""Printable, and without a comma: in a header it would make two of it, as `*` would make any."""
+
 _UNDER_WAY: Final = nullcontext()
 """The use of the store by a listing inside an operation, which has begun its own already."""
-
-
-class SnapshotStorage(Protocol):
-    """The six operations of the Strands Agents `SnapshotStorage`, as Python has them.
-
-    `ObjectSnapshotStorage` documents each.
-    """
-
-    async def save_snapshot(
-        self,
-        *,
-        location: SnapshotLocation,
-        snapshot: Snapshot,
-        is_latest: bool,
-        snapshot_id: str | None = None,
-    ) -> object:
-        """Save a snapshot as the latest one, or in history."""
-        ...
-
-    async def load_snapshot(
-        self, *, location: SnapshotLocation, snapshot_id: str | None = None
-    ) -> Snapshot | None:
-        """Load the latest snapshot, or one in history; `None` if there is none."""
-        ...
-
-    async def list_snapshot_ids(
-        self,
-        *,
-        location: SnapshotLocation,
-        limit: int | None = None,
-        start_after: str | None = None,
-    ) -> list[str]:
-        """List the ids in history, oldest first, after an exclusive cursor."""
-        ...
-
-    async def delete_session(self, *, session_id: str) -> object:
-        """Delete everything of a session."""
-        ...
-
-    async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
-        """Load the manifest, or a default one."""
-        ...
-
-    async def save_manifest(
-        self, *, location: SnapshotLocation, manifest: SnapshotManifest
-    ) -> object:
-        """Save the manifest."""
-        ...
-
-
-class VersionedSnapshotStorage(SnapshotStorage, Protocol):
-    """A snapshot storage with compare-and-swap, checkpoints and streamed listings.
-
-    `ObjectSnapshotStorage` documents each operation.
-    """
-
-    async def save_snapshot(
-        self,
-        *,
-        location: SnapshotLocation,
-        snapshot: Snapshot,
-        is_latest: bool,
-        snapshot_id: str | None = None,
-        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
-        if_none_match: bool = False,
-    ) -> SavedSnapshot:
-        """Save a snapshot, for latest also on a condition."""
-        ...
-
-    async def checkpoint(
-        self,
-        *,
-        location: SnapshotLocation,
-        snapshot: Snapshot,
-        snapshot_id: str | None = None,
-        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
-    ) -> SavedSnapshot:
-        """Save a snapshot in history, then as the latest one."""
-        ...
-
-    async def load_versioned(
-        self, *, location: SnapshotLocation, snapshot_id: str | None = None
-    ) -> VersionedSnapshot | None:
-        """Load a snapshot with its etag."""
-        ...
-
-    async def update_latest(
-        self,
-        *,
-        location: SnapshotLocation,
-        update: Callable[[Snapshot | None], Snapshot | Awaitable[Snapshot]],
-        max_attempts: int = 64,
-    ) -> SavedSnapshot:
-        """Change the latest snapshot, losing no other writer's change."""
-        ...
-
-    def iter_snapshot_ids(
-        self, *, location: SnapshotLocation, start_after: str | None = None
-    ) -> AsyncGenerator[str, None]:
-        """Walk the ids in history, oldest first."""
-        ...
 
 
 class ObjectSnapshotStorage:
@@ -180,10 +94,14 @@ class ObjectSnapshotStorage:
         store: Where the bytes go.
         prefix: What all keys begin with, without the closing `/`; used verbatim. `""` for none.
         max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        timeout: Seconds that an operation may take in all, retries included; `None` for no
+            deadline. It bounds a save or a load as a whole, each page of a listing and each batch
+            of a delete. Of `update_latest` it bounds each attempt, without the time that `update`
+            takes.
 
     Raises:
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
-        ValueError: `max_snapshot_bytes` is not positive.
+        ValueError: `max_snapshot_bytes` or `timeout` is not positive.
 
     Every operation raises, before any request is sent:
 
@@ -191,7 +109,8 @@ class ObjectSnapshotStorage:
     - `WrongEventLoopError` from another event loop;
     - `InvalidIdentifierError` for an id that is not valid, `TypeError` for a location that is none;
 
-    and `StorageError`, mostly one of its subclasses, where the store fails.
+    and `StorageError`, mostly one of its subclasses, where the store fails:
+    `StorageTimeoutError` at the deadline.
     """
 
     def __init__(
@@ -200,12 +119,16 @@ class ObjectSnapshotStorage:
         *,
         prefix: str = "",
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        timeout: float | None = None,
     ) -> None:
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout must be more than 0 seconds, or None")
         self._store = store
         self._layout = Layout(prefix)
         self._max_bytes = max_snapshot_bytes
+        self._timeout = timeout
         self._lifecycle = Lifecycle(type(self).__name__, store.open, store.aclose)
 
     async def open(self) -> None:
@@ -278,15 +201,19 @@ class ObjectSnapshotStorage:
             if version is not None and if_none_match:
                 raise TypeError("if_match and if_none_match exclude each other")
             if is_latest:
+                key = self._layout.latest(location)
                 data = self._encode(location, snapshot)
-                return await self._put_latest(location, data, None, version, if_none_match)
+                return await self._in_time(
+                    self._put_latest(key, data, None, version, if_none_match), "put", key
+                )
             if version is not None or if_none_match:
                 raise TypeError(
                     "if_match and if_none_match are for latest: history is never overwritten"
                 )
             snapshot_id = _new_or_valid(snapshot_id)
+            key = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
-            return await self._put_history(location, data, snapshot_id)
+            return await self._in_time(self._put_history(key, data, snapshot_id), "put", key)
 
     async def checkpoint(
         self,
@@ -319,9 +246,15 @@ class ObjectSnapshotStorage:
         with self._lifecycle:
             version = _version(if_match)
             snapshot_id = _new_or_valid(snapshot_id)
+            latest = self._layout.latest(location)
+            history = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
-            await self._put_history(location, data, snapshot_id)
-            return await self._put_latest(location, data, snapshot_id, version, False)
+
+            async def put_both() -> SavedSnapshot:
+                await self._put_history(history, data, snapshot_id)
+                return await self._put_latest(latest, data, snapshot_id, version, False)
+
+            return await self._in_time(put_both(), "put", latest)
 
     async def load_snapshot(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -361,10 +294,10 @@ class ObjectSnapshotStorage:
                 key = self._layout.latest(location)
             else:
                 key = self._layout.history(location, validate_snapshot_id(snapshot_id))
-            stored = await self._get(key)
+            stored = await self._in_time(self._get(key), "get", key)
             if stored is None:
                 return None
-            return VersionedSnapshot(decode_snapshot(stored.data, key=key), *stored.version)
+            return VersionedSnapshot(await _decode(stored.data, key), *stored.version)
 
     async def update_latest(
         self,
@@ -400,15 +333,18 @@ class ObjectSnapshotStorage:
             for attempt in range(max_attempts):
                 if attempt:
                     await asyncio.sleep(full_jitter(attempt - 1))
-                stored = await self._get(key)
-                current = None if stored is None else decode_snapshot(stored.data, key=key)
+                began = time.monotonic()
+                stored = await self._in_time(self._get(key), "get", key)
+                taken = time.monotonic() - began
+                current = None if stored is None else await _decode(stored.data, key)
                 updated = update(current)
                 if inspect.isawaitable(updated):
                     updated = await updated
                 data = self._encode(location, updated)
                 version = None if stored is None else stored.version
+                put = self._put_latest(key, data, None, version, stored is None)
                 try:
-                    return await self._put_latest(location, data, None, version, stored is None)
+                    return await self._in_time(put, "put", key, taken)
                 except SnapshotConflictError:
                     if attempt + 1 == max_attempts:
                         raise
@@ -488,7 +424,7 @@ class ObjectSnapshotStorage:
             failed: dict[str, str] = {}
             batch: asyncio.Task[dict[str, str]] | None = None
             try:
-                async with aclosing(self._pages(prefix, None, PAGE_SIZE)) as pages:
+                async with aclosing(self._pages(prefix)) as pages:
                     # While one page is deleted, the next one is listed.
                     async for page in pages:
                         if batch is not None:
@@ -498,7 +434,7 @@ class ObjectSnapshotStorage:
                         kept += len(page) - len(keys)
                         deleted += len(keys)
                         if keys:
-                            batch = asyncio.create_task(self._delete(keys))
+                            batch = asyncio.create_task(self._delete(keys, prefix))
                 if batch is not None:
                     failed |= await batch
             finally:
@@ -510,11 +446,13 @@ class ObjectSnapshotStorage:
                     "delete_session kept %d objects of another store nested under %s", kept, prefix
                 )
             if failed:
+                key, code = next(iter(failed.items()))
                 raise PartialDeleteError(
-                    f"{len(failed)} of {deleted} objects under {prefix} were not deleted, "
-                    f"{next(iter(failed))} among them",
+                    f"{len(failed)} of {deleted} objects under {prefix} in {self._store.name} were "
+                    f"not deleted, {key} ({code}) among them; delete the session again",
                     failed=failed,
-                    operation="delete_session",
+                    operation="delete",
+                    bucket=self._store.name,
                     key=prefix,
                 )
             return DeletedSession(deleted, kept)
@@ -530,7 +468,7 @@ class ObjectSnapshotStorage:
         """
         with self._lifecycle:
             key = self._layout.manifest(location)
-            stored = await self._get(key)
+            stored = await self._in_time(self._get(key), "get", key)
             if stored is None:
                 return SnapshotManifest(SCHEMA_VERSION, now())
             return decode_manifest(stored.data, key=key)
@@ -545,7 +483,36 @@ class ObjectSnapshotStorage:
         """
         with self._lifecycle:
             key = self._layout.manifest(location)
-            await self._store.put(key, encode_manifest(manifest, max_bytes=self._max_bytes))
+            data = encode_manifest(manifest, max_bytes=self._max_bytes)
+            await self._in_time(self._store.put(key, data), "put", key)
+
+    async def check(self) -> CheckReport:
+        """Find out what the store, its server and these credentials can do, by trying it.
+
+        It writes a few small objects under a session of its own, `snapstore-check-<uuid7>`, tries
+        to write them twice, over each other and at the same time, and removes them.
+
+        Returns:
+            What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
+            `"compare-and-swap"` and `"delete"`; on S3 also on `"versioning"`, `"encryption"`, the
+            `"client"` and the `"direct path"`. What fails is reported, not raised. Where it is
+            cancelled, its session stays: `delete_session` removes it.
+        """
+        with self._lifecycle:
+            prefix = self._layout.session_prefix(f"snapstore-check-{new_snapshot_id()}")
+
+            def in_time(probe: Awaitable[T]) -> Awaitable[T]:
+                return self._in_time(probe, "check", prefix)
+
+            probes = Probes(self._store, prefix)
+            async with aclosing(probes.run(in_time)) as found:
+                findings = [finding async for finding in found]
+            if isinstance(self._store, InspectableStore):
+                try:
+                    findings += await in_time(self._store.inspect(f"{prefix}inspected.json"))
+                except StorageError as error:
+                    findings.append(Finding("inspection", "unknown", str(error)))
+            return CheckReport(tuple(findings))
 
     def _encode(self, location: SnapshotLocation, snapshot: Snapshot) -> bytes:
         data = encode_snapshot(snapshot, max_bytes=self._max_bytes)
@@ -557,15 +524,39 @@ class ObjectSnapshotStorage:
             )
         return data
 
+    async def _in_time(self, work: Awaitable[T], operation: str, key: str, taken: float = 0.0) -> T:
+        """Wait for an operation until its deadline.
+
+        Args:
+            work: The operation.
+            operation: What it is called in errors.
+            key: The key or prefix that it is about.
+            taken: The seconds of its time that are gone already.
+        """
+        deadline = asyncio.timeout(None if self._timeout is None else self._timeout - taken)
+        try:
+            async with deadline:
+                return await work
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+        # Outside of the handler: what the deadline interrupted must not be in the chain.
+        raise StorageTimeoutError(
+            f"{operation} of {key} in {self._store.name} did not end by its deadline, "
+            f"after {self._timeout:g} s; timeout=… allows for more",
+            operation=operation,
+            bucket=self._store.name,
+            key=key,
+        )
+
     async def _put_latest(
         self,
-        location: SnapshotLocation,
+        key: str,
         data: bytes,
         snapshot_id: str | None,
         if_match: Version | None,
         if_none_match: bool,
     ) -> SavedSnapshot:
-        key = self._layout.latest(location)
         try:
             version = await self._store.put(
                 key, data, if_match=if_match, if_none_match=if_none_match
@@ -576,10 +567,7 @@ class ObjectSnapshotStorage:
             return SavedSnapshot(snapshot_id, *version)
         raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
 
-    async def _put_history(
-        self, location: SnapshotLocation, data: bytes, snapshot_id: str
-    ) -> SavedSnapshot:
-        key = self._layout.history(location, snapshot_id)
+    async def _put_history(self, key: str, data: bytes, snapshot_id: str) -> SavedSnapshot:
         lost: OutcomeUnknownError | None = None
         facts: dict[str, Any] = {}
         try:
@@ -593,7 +581,8 @@ class ObjectSnapshotStorage:
         try:
             stored = await self._store.get(key, max_bytes=len(data))
         except ObjectTooLargeError:
-            stored = StoredObject(b"", Version(""))  # another content, whatever it is
+            if lost is None:
+                stored = StoredObject(b"", Version(""))  # another content, whatever it is
         except StorageError:
             if lost is None:
                 raise
@@ -601,6 +590,8 @@ class ObjectSnapshotStorage:
             raise lost or SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
         if stored.data == data:
             return SavedSnapshot(snapshot_id, *stored.version)
+        if lost is not None and not _is_snapshot(stored.data, key):
+            raise lost  # a server that fails may answer a read with anything
         raise SnapshotExistsError(f"{key} exists, with another content", **facts)
 
     async def _get(self, key: str) -> StoredObject | None:
@@ -612,8 +603,8 @@ class ObjectSnapshotStorage:
             return stored
         raise SnapshotDecodeError(f"{key} is too large: {problem}", key=key)
 
-    async def _delete(self, keys: list[str]) -> dict[str, str]:
-        return dict(await self._store.delete(keys))
+    async def _delete(self, keys: list[str], prefix: str) -> dict[str, str]:
+        return dict(await self._in_time(self._store.delete(keys), "delete", prefix))
 
     def _history(
         self,
@@ -622,53 +613,41 @@ class ObjectSnapshotStorage:
         page_size: int,
         use: AbstractContextManager[None] = _UNDER_WAY,
     ) -> AsyncGenerator[str, None]:
-        prefix = self._layout.history_prefix(location)
-        if start_after is None:
-            return self._snapshot_ids(prefix, "", self._pages(prefix, None, page_size, use))
-        start_after = validate_snapshot_id(start_after, "start_after")
-        cursor = self._layout.history(location, start_after)
+        prefix, cursor = self._layout.history_prefix(location), None
+        if start_after is not None:
+            start_after = validate_snapshot_id(start_after, "start_after")
+            cursor = self._layout.history(location, start_after)
         pages = self._pages(prefix, cursor, page_size, use)
-        return self._snapshot_ids(prefix, start_after, pages)
+        return iter_snapshot_ids(pages, prefix, start_after=start_after or "")
 
-    async def _snapshot_ids(
-        self, prefix: str, last: str, pages: AsyncGenerator[list[str], None]
-    ) -> AsyncGenerator[str, None]:
-        async with aclosing(pages):
-            async for page in pages:
-                for key in page:
-                    snapshot_id = Layout.snapshot_id(key, prefix)
-                    if snapshot_id is None:
-                        continue
-                    if snapshot_id <= last:
-                        raise InvalidResponseError(
-                            f"the listing of {prefix} is out of order", operation="scan", key=prefix
-                        )
-                    last = snapshot_id
-                    yield snapshot_id
-
-    async def _pages(
+    def _pages(
         self,
         prefix: str,
-        start_after: str | None,
-        page_size: int,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
         use: AbstractContextManager[None] = _UNDER_WAY,
     ) -> AsyncGenerator[list[str], None]:
+        async def fetch(scan: AsyncGenerator[list[str], None]) -> list[str] | None:
+            # A walk uses the store only while a page is fetched: its consumer has all time.
+            with use:
+                return await self._in_time(anext(scan, None), "scan", prefix)
+
         scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
-        async with aclosing(scan) as pages:
-            while True:
-                # A walk uses the store only while a page is fetched: its consumer has all time.
-                with use:
-                    page = await anext(pages, None)
-                if page is None:
-                    return
-                for key in page:
-                    if not key.startswith(prefix):
-                        raise InvalidResponseError(
-                            f"the listing of {prefix} has a key that is not under it",
-                            operation="scan",
-                            key=prefix,
-                        )
-                yield page
+        return iter_keys(scan, prefix, fetch)
+
+
+def _is_snapshot(data: bytes, key: str) -> bool:
+    try:
+        decode_snapshot(data, key=key)
+    except SnapshotDecodeError:
+        return False
+    return True
+
+
+async def _decode(data: bytes, key: str) -> Snapshot:
+    if len(data) <= _LARGE:
+        return decode_snapshot(data, key=key)
+    return await decode_snapshot_in_slices(data, key=key)
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:
@@ -683,6 +662,6 @@ def _version(given: Any) -> Version | None:
     etag, lineage = (given.etag, given.lineage) if is_result else (given, "")
     if isinstance(etag, str):
         etag = etag.strip('"')
-        if etag and etag.isascii() and etag.isprintable() and " " not in etag:
+        if _ETAG.fullmatch(etag) and etag != "*":
             return Version(etag, lineage)
     raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

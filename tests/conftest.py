@@ -6,6 +6,7 @@ import uuid
 import pytest
 from aiobotocore.session import get_session
 
+from snapstore.testing.engines import ENGINES
 from snapstore.testing.server import create_bucket, running_server
 
 
@@ -14,24 +15,39 @@ def pytest_addoption(parser):
         "--no-s3", action="store_true", help="deselect the tests that need an S3 server"
     )
     parser.addoption(
-        "--s3-server", default="seaweedfs", help="the engine of the S3 server: seaweedfs or moto"
+        "--s3-server", default="seaweedfs", choices=ENGINES, help="the engine of the S3 server"
     )
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "s3: needs an S3 server; set by itself with `s3_server`")
-    config.addinivalue_line("markers", "seaweedfs: needs what only this server does")
+    config.addinivalue_line("markers", "s3: needs an S3 server; set by itself where that shows")
+    for engine in ENGINES:
+        config.addinivalue_line(
+            "markers", f"{engine}: needs what only this S3 server does, or those that are marked"
+        )
 
 
 def pytest_itemcollected(item):
-    if "s3_server" in getattr(item, "fixturenames", ()):
+    if "s3_server" in getattr(item, "fixturenames", ()) or engines_of(item):
         item.add_marker("s3")
 
 
 def pytest_collection_modifyitems(config, items):
+    chosen = {item: is_chosen(item, config) for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not chosen[item]])
+    items[:] = [item for item in items if chosen[item]]
+
+
+def engines_of(item):
+    """The engines that a test is for; none if it is for any."""
+    return {mark.name for mark in item.iter_markers()} & ENGINES.keys()
+
+
+def is_chosen(item, config):
+    """Whether a test can do without S3 where there is none, and else with the S3 that there is."""
     if config.getoption("--no-s3"):
-        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("s3")])
-        items[:] = [i for i in items if not i.get_closest_marker("s3")]
+        return not item.get_closest_marker("s3")
+    return config.getoption("--s3-server") in (engines_of(item) or ENGINES)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import gc
 import json
 import uuid
 
@@ -22,7 +23,13 @@ from snapstore import (
     SnapshotLocation,
     SnapshotManifest,
 )
-from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, encode_snapshot
+from snapstore.codec import (
+    decode_manifest,
+    decode_snapshot,
+    decode_snapshot_in_slices,
+    encode_manifest,
+    encode_snapshot,
+)
 from snapstore.objects.memory import MemoryObjectStore
 
 KEY = "prod/s/scopes/agent/a/snapshots/snapshot_latest.json"
@@ -633,6 +640,77 @@ def test_a_snapshot_may_have_just_the_bytes_allowed(text):
     with pytest.raises(SnapshotEncodeError, match="too large") as caught:
         encode(snapshot, max_bytes=size - 1)
     assert CANARY not in everything_in(caught.value)
+
+
+@pytest.mark.parametrize("before", [b"", b"\n", b"\xef\xbb\xbf  "])
+@pytest.mark.parametrize(
+    "document", [b"null", b"[]", b'"x"', b"{", b"[" * 300 + b"]" * 300, b'{"data":' * 300]
+)
+async def test_what_is_large_and_no_snapshot_is_refused_in_slices_too(before, document):
+    with pytest.raises(SnapshotDecodeError, match="key-1"):
+        await decode_snapshot_in_slices(before + document + b" " * 1_000_000, key="key-1")
+
+
+@pytest.mark.parametrize("before", [b"", b"\n"])
+@pytest.mark.parametrize("deep", [197, 240])
+async def test_slices_keep_the_depth_limit(before, deep):
+    messages = [{"text": "x" * 1000} for _ in range(1000)]
+    nested = {}
+    for _ in range(deep):
+        nested = {"a": nested}
+    body = json.dumps(
+        {
+            "scope": "agent",
+            "schemaVersion": "1.0",
+            "createdAt": "t",
+            "data": {"messages": messages, "nested": nested},
+            "appData": {},
+        }
+    ).encode()
+    if deep > 200:
+        with pytest.raises(SnapshotDecodeError, match="deep"):
+            await decode_snapshot_in_slices(before + body, key="key-1")
+    else:
+        found = await decode_snapshot_in_slices(before + body, key="key-1")
+        assert found == decode_snapshot(body, key="key-1")
+    assert gc.isenabled()
+
+
+async def test_slices_let_others_run_and_give_the_collector_back():
+    messages = [{"n": n, "text": "ü🌧️" * 100} for n in range(3000)]
+    snapshot = Snapshot.new({"messages": messages, "lone": "\ud83d"})
+    body = encode_snapshot(snapshot, max_bytes=2**24)
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    plain = Snapshot.new({"messages": messages})
+    plain_body = encode_snapshot(plain, max_bytes=2**24)
+    assert await decode_snapshot_in_slices(plain_body, key="key-1") == plain
+    assert turns > 5
+    # A lone surrogate is read without slices, and as well.
+    assert await decode_snapshot_in_slices(body, key="key-1") == snapshot
+    decoding = asyncio.create_task(decode_snapshot_in_slices(plain_body, key="key-1"))
+    await asyncio.sleep(0)
+    decoding.cancel()
+    counting.cancel()
+    await asyncio.gather(decoding, counting, return_exceptions=True)
+    assert decoding.cancelled()
+    assert gc.isenabled()
+
+
+def test_a_value_that_occurs_in_itself_over_and_over_is_too_large_at_once():
+    value = ["x"]
+    for _ in range(100):
+        value = [value, value]
+
+    with pytest.raises(SnapshotEncodeError, match="too large"):
+        encode_snapshot(Snapshot.new({"value": value}), max_bytes=2**20)
 
 
 async def test_a_snapshot_that_is_too_large_is_neither_saved_nor_loaded():

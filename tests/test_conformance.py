@@ -180,6 +180,12 @@ async def storage_with_its_own_client(environment, bucket):
 
 
 @module_fixture()
+async def storage_that_replays_nothing(environment, bucket):
+    async with S3Storage(bucket, prefix="generic", direct=False) as storage:
+        yield storage
+
+
+@module_fixture()
 async def storage_with_a_borrowed_client(s3_server, aws_session, bucket_without_prefix):
     async with (
         aws_session.create_client("s3", **s3_server.client_options) as client,
@@ -204,6 +210,17 @@ class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
         objects = BucketObjects(clean_client, bucket, "eu/prod")
         await objects.clear()
         return StorageSubject(storage_with_its_own_client, objects)
+
+
+@pytest.mark.seaweedfs  # on the other servers it would only take time
+class TestS3StorageWithoutTheDirectPath(VersionedSnapshotStorageTests):
+    pytestmark = on_one_loop
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def subject(self, storage_that_replays_nothing, clean_client, bucket):
+        objects = BucketObjects(clean_client, bucket, "generic")
+        await objects.clear()
+        return StorageSubject(storage_that_replays_nothing, objects)
 
 
 class TestS3StorageWithABorrowedClientAndNoPrefix(SnapshotStorageTests):

@@ -231,6 +231,7 @@ async def test_a_server_that_is_down_is_said_in_one_line():
     assert_one_line(ended.err, "could not be reached")
 
 
+@pytest.mark.ceph
 @pytest.mark.seaweedfs  # moto checks no credentials
 async def test_credentials_that_are_wrong_are_said_in_one_line(s3_server, bucket):
     ended = await demo(

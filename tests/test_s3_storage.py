@@ -292,6 +292,7 @@ async def test_a_wrong_bucket_is_an_error_and_not_an_empty_one(s3_server) -> Non
             await storage.delete_session(session_id="s-1")
 
 
+@pytest.mark.ceph
 @pytest.mark.seaweedfs  # moto checks no credentials
 async def test_a_wrong_secret_gives_one_line_that_says_so(s3_server, bucket) -> None:
     wrong = get_session()

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,21 +19,20 @@ import pytest
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
+from snapstore.testing import engines
 from snapstore.testing import server as module
 from snapstore.testing.server import ServerUnavailableError, create_bucket, running_server
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
 
 
-def real(test):
-    """Mark a test that starts a SeaweedFS of its own."""
-    return pytest.mark.s3(pytest.mark.seaweedfs(test))
+ON_LINUX = sys.platform == "linux"
 
 
-@pytest.fixture(scope="module")
-def server():
-    with running_server() as server:
-        yield server
+@pytest.fixture
+def engine(request):
+    """The engine that the tests are run on."""
+    return request.config.getoption("--s3-server")
 
 
 @pytest.fixture
@@ -59,16 +59,26 @@ def put_and_get(options, bucket, **arguments):
     return asyncio.run(run())
 
 
-def is_running(pid):
+def is_running(group):
+    """Whether a process of a group is left that has not ended."""
+    if ON_LINUX:
+        return any(members_of(group))
     try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
         return False
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()
-    # In a container nobody may collect the orphans that have ended.
-    return state != "Z"
+    return True
+
+
+def members_of(group):
+    """The processes of a group: (id, name). In a container nobody may collect those that ended."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            pid, _, rest = path.read_text().partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            state, _, its_group = fields.split()[:3]
+            if int(its_group) == group and state != "Z":
+                yield int(pid), name
 
 
 def wait_until(condition, timeout=15.0):
@@ -102,130 +112,144 @@ def listening_addresses(pid):
                 yield host, int(port, 16)
 
 
-@real
-def test_a_server_stores_what_a_signed_request_puts(server):
-    create_bucket(server, "stores")
-    assert put_and_get(server.client_options, "stores")[1] == b"text"
+def test_a_server_stores_what_a_signed_request_puts(s3_server):
+    create_bucket(s3_server, "stores")
+    assert put_and_get(s3_server.client_options, "stores")[1] == b"text"
 
 
-@real
-def test_seaweedfs_refuses_a_wrong_secret(server):
-    create_bucket(server, "wrong-secret")
+@pytest.mark.seaweedfs  # moto checks no credentials
+@pytest.mark.ceph
+def test_a_wrong_secret_is_refused(s3_server):
+    create_bucket(s3_server, "wrong-secret")
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
-        put_and_get(server.client_options | {"aws_secret_access_key": "wrong"}, "wrong-secret")
+        put_and_get(s3_server.client_options | {"aws_secret_access_key": "wrong"}, "wrong-secret")
 
 
-@real
-def test_the_limited_identity_writes_objects_but_creates_no_buckets(server):
-    create_bucket(server, "limited")
-    limited = dataclasses.replace(server, access_key="limited", secret_key="limited-secret")
+@pytest.mark.seaweedfs
+def test_the_limited_identity_writes_objects_but_creates_no_buckets(s3_server):
+    create_bucket(s3_server, "limited")
+    limited = dataclasses.replace(s3_server, access_key="limited", secret_key="limited-secret")
     assert put_and_get(limited.client_options, "limited")[1] == b"text"
     with pytest.raises(ClientError, match="AccessDenied"):
         create_bucket(limited, "limited-too")
 
 
-@real
-def test_server_side_encryption_works(server):
-    create_bucket(server, "encrypted")
-    put, body = put_and_get(server.client_options, "encrypted", ServerSideEncryption="AES256")
+@pytest.mark.seaweedfs  # Ceph has no key for it
+@pytest.mark.moto
+def test_server_side_encryption_works(s3_server):
+    create_bucket(s3_server, "encrypted")
+    put, body = put_and_get(s3_server.client_options, "encrypted", ServerSideEncryption="AES256")
     assert (put["ServerSideEncryption"], body) == ("AES256", b"text")
 
 
-@real
-def test_a_bucket_that_nobody_created_does_not_exist(server):
+def test_a_bucket_that_nobody_created_does_not_exist(s3_server):
     with pytest.raises(ClientError, match="NoSuchBucket"):
-        put_and_get(server.client_options, "never-created")
+        put_and_get(s3_server.client_options, "never-created")
 
 
-@real
-def test_a_bucket_can_be_created_while_a_loop_runs(server):
+def test_a_bucket_can_be_created_while_a_loop_runs(s3_server):
     async def create():
-        create_bucket(server, "from-a-loop")
+        create_bucket(s3_server, "from-a-loop")
 
     asyncio.run(create())
-    assert put_and_get(server.client_options, "from-a-loop")[1] == b"text"
+    assert put_and_get(s3_server.client_options, "from-a-loop")[1] == b"text"
 
 
-@real
-def test_a_bucket_is_created_whatever_profile_this_machine_names(server, monkeypatch):
+def test_a_bucket_is_created_whatever_profile_this_machine_names(s3_server, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "not-configured")
-    create_bucket(server, "any-profile")
+    create_bucket(s3_server, "any-profile")
 
 
-@real
-def test_a_bucket_that_exists_is_not_created_again(server):
-    create_bucket(server, "twice")
+@pytest.mark.seaweedfs  # the others let the owner create it again
+def test_a_bucket_that_exists_is_not_created_again(s3_server):
+    create_bucket(s3_server, "twice")
     with pytest.raises(ClientError, match="BucketAlready"):
-        create_bucket(server, "twice")
+        create_bucket(s3_server, "twice")
 
 
-@real
-def test_another_program_finds_the_server_by_its_environment(server):
-    create_bucket(server, "environment")
+def test_another_program_finds_the_server_by_its_environment(s3_server):
+    create_bucket(s3_server, "environment")
     code = (
         "import botocore.session as s; s.get_session().create_client('s3').head_bucket(Bucket=%r)"
     )
     command = [sys.executable, "-c", code % "environment"]
-    subprocess.run(command, env=ENVIRONMENT | server.environment(), check=True)
+    subprocess.run(command, env=ENVIRONMENT | s3_server.environment(), check=True)
 
 
-@real
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_server_listens_on_loopback_only(server):
+@pytest.mark.skipif(not ON_LINUX, reason="reads /proc")
+def test_a_server_listens_on_loopback_only(s3_server):
     seen = set()
     for _ in range(20):  # what isn't needed to answer may start a little later
-        seen |= set(listening_addresses(server.pid))
+        for pid, _ in members_of(s3_server.pid):
+            seen |= set(listening_addresses(pid))
         time.sleep(0.05)
-    assert int(server.endpoint_url.rpartition(":")[2]) in {port for _, port in seen}
+    assert int(s3_server.endpoint_url.rpartition(":")[2]) in {port for _, port in seen}
     assert {host for host, _ in seen} == {"0100007F"}
 
 
-@real
-def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server):
-    assert os.getsid(server.pid) != os.getsid(0)
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(s3_server):
+    assert os.getsid(s3_server.pid) != os.getsid(0)
 
 
-@real
-def test_two_servers_run_side_by_side_and_leave_nothing_behind(server):
-    with running_server() as other:
-        create_bucket(server, "side-by-side")
+@pytest.mark.swift
+def test_swift_stores_objects_but_refuses_if_match(s3_server):
+    create_bucket(s3_server, "no-if-match")
+    put, body = put_and_get(s3_server.client_options, "no-if-match")
+    assert body == b"text"
+    options = s3_server.client_options
+    with pytest.raises(ClientError, match="NotImplemented"):
+        put_and_get(options, "no-if-match", IfMatch=put["ETag"])
+
+
+@pytest.mark.ceph
+@pytest.mark.parametrize("daemon", ["ceph-mon", "ceph-osd"])
+def test_ceph_ends_when_one_of_its_daemons_does(engine, daemon):
+    with running_server(engine) as server:
+        [pid] = [pid for pid, name in members_of(server.pid) if name == daemon]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(server.pid))
+
+
+def test_two_servers_run_side_by_side_and_leave_nothing_behind(s3_server, engine):
+    with running_server(engine) as other:
+        create_bucket(s3_server, "side-by-side")
         create_bucket(other, "side-by-side")
-        assert sockets_of(other)
+        assert bool(sockets_of(other)) == (engine == "seaweedfs")
         assert not has_left_nothing(other)
     assert has_left_nothing(other)
-    assert put_and_get(server.client_options, "side-by-side")[1] == b"text"
+    assert put_and_get(s3_server.client_options, "side-by-side")[1] == b"text"
 
 
-@real
-def test_a_server_is_stopped_when_its_block_fails():
-    with pytest.raises(ZeroDivisionError), running_server() as server:
+@pytest.mark.s3
+def test_a_server_is_stopped_when_its_block_fails(engine):
+    with pytest.raises(ZeroDivisionError), running_server(engine) as server:
         _ = 1 / 0
     assert has_left_nothing(server)
 
 
-@real
-def test_a_server_outlives_the_thread_that_started_it():
+@pytest.mark.s3
+def test_a_server_outlives_the_thread_that_started_it(engine):
     started = []
     with contextlib.ExitStack() as stack:
         thread = threading.Thread(
-            target=lambda: started.append(stack.enter_context(running_server()))
+            target=lambda: started.append(stack.enter_context(running_server(engine)))
         )
         thread.start()
         thread.join()
         create_bucket(started[0], "other-thread")
 
 
-@real
-def test_a_starter_that_is_killed_leaves_nothing_behind():
+@pytest.mark.s3
+def test_a_starter_that_is_killed_leaves_nothing_behind(engine):
     code = """
-import time
+import sys, time
 from snapstore.testing.server import running_server
-with running_server() as server:
+with running_server(sys.argv[1]) as server:
     print(server.pid, server.log, server.endpoint_url, flush=True)
     time.sleep(600)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-c", code, engine], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as starter:
         pid, log, url = starter.stdout.readline().split()
         server = module.S3Server(url, "", "", "", int(pid), Path(log))
@@ -243,13 +267,20 @@ def test_a_missing_binary_names_the_extra_and_the_alternative(scripts, monkeypat
     assert 'pip install "moto[server,s3]"' in str(caught.value)
 
 
-def test_missing_moto_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("engine", "packages"),
+    [
+        ("moto", 'pip install "moto[server,s3]"'),
+        ("swift", "pip install swift lxml"),
+        ("ceph", "apt-get install --no-install-recommends radosgw ceph-osd ceph-mon"),
+    ],
+)
+def test_what_is_missing_says_how_to_install_it(engine, packages, scripts, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(ServerUnavailableError, match=r'pip install "moto\[server,s3\]"'),
-        running_server("moto"),
-    ):
+    monkeypatch.setenv("PATH", str(scripts))
+    with pytest.raises(ServerUnavailableError) as caught, running_server(engine):
         pass
+    assert packages in str(caught.value)
 
 
 def test_a_server_that_ends_at_once_is_reported_with_status_and_the_end_of_its_log(scripts):
@@ -271,7 +302,7 @@ def test_the_machines_settings_do_not_reach_the_server(scripts, monkeypatch):
     assert f"HOME={Path.home()}\n" not in str(caught.value)
 
 
-@real
+@pytest.mark.seaweedfs
 def test_other_ports_are_tried_when_one_was_taken_meanwhile(scripts, tmp_path):
     weed = Path(sys.executable).with_name("weed")
     write_weed(
@@ -282,6 +313,19 @@ def test_other_ports_are_tried_when_one_was_taken_meanwhile(scripts, tmp_path):
     )
     with running_server() as server:
         create_bucket(server, "other-ports")
+
+
+@pytest.mark.ceph
+@pytest.mark.parametrize("taken", ["by the gateway", "by the monitor"])
+def test_ceph_tries_other_ports_when_one_was_taken_meanwhile(engine, taken, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        [free] = engines._free_ports(1)  # noqa: SLF001 -- nobody else chooses them
+        first = [other.getsockname()[1], free]
+        choices = [first if taken == "by the gateway" else first[::-1], engines._free_ports(2)]  # noqa: SLF001
+        monkeypatch.setattr(engines, "_free_ports", lambda count: choices.pop(0))
+        with running_server(engine) as server:
+            create_bucket(server, "other-ports")
+    assert not choices
 
 
 def test_a_server_that_finds_no_free_port_is_given_up(scripts, tmp_path):
@@ -334,10 +378,10 @@ def read_settings(process):
     raise AssertionError(process.stderr.read())
 
 
-@real
+@pytest.mark.s3
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_prints_working_settings_and_ends_well_when_told(number):
-    with command("--bucket", "demo") as process:
+def test_the_command_prints_working_settings_and_ends_well_when_told(number, engine):
+    with command("--engine", engine, "--bucket", "demo") as process:
         settings, pid = read_settings(process)
         options = {
             "endpoint_url": settings["AWS_ENDPOINT_URL_S3"],
@@ -352,16 +396,16 @@ def test_the_command_prints_working_settings_and_ends_well_when_told(number):
     assert not is_running(pid)
 
 
-@real
-def test_the_command_fails_with_the_log_when_its_server_dies():
-    with command() as process:
+@pytest.mark.s3
+def test_the_command_fails_with_the_log_when_its_server_dies(engine):
+    with command("--engine", engine) as process:
         _, pid = read_settings(process)
         os.kill(pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 1
         first, *log = errors.splitlines()
-        assert first == f"seaweedfs ended with exit status {-signal.SIGKILL}; its log:"
-        assert len(log) == 20
+        assert first == f"{engine} ended with exit status {-signal.SIGKILL}; its log:"
+        assert 0 < len(log) <= 20
 
 
 def test_the_command_fails_without_a_traceback_when_the_server_is_not_installed(tmp_path):

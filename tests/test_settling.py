@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import pytest
 from aiobotocore.session import get_session
@@ -21,9 +22,10 @@ from snapstore import (
 from snapstore.testing.proxy import Fault, recording_proxy
 
 LOCATION = SnapshotLocation.agent("s-1", "counter")
+ELSEWHERE = SnapshotLocation.agent("s-2", "counter")
 KEY = "s-1/scopes/agent/counter/snapshots/snapshot_latest.json"
-LOST = Fault(forward=True)
-NEVER_ARRIVED = Fault()
+LOST = Fault(lost=True)
+NEVER_ARRIVED = Fault(lost=True, forward=False)
 
 
 def counted(number: int) -> Snapshot:
@@ -44,16 +46,24 @@ async def save(storage: S3Storage, number: int, **condition) -> SavedSnapshot:
     )
 
 
-@pytest.fixture
-async def storages(s3_server, bucket, prefix, monkeypatch):
+@pytest.fixture(params=[True, False], ids=["direct", "generic"])
+async def storages(s3_server, bucket, prefix, monkeypatch, request):
     """Two storages on one prefix: one behind a proxy, the other not; and the proxy."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     async with (
         recording_proxy(s3_server.endpoint_url) as proxy,
-        S3Storage(bucket, prefix=prefix, endpoint_url=proxy.endpoint_url) as ours,
+        S3Storage(
+            bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, direct=request.param
+        ) as ours,
         S3Storage(bucket, prefix=prefix) as others,
     ):
+        # From now on requests are replayed.
+        await ours.save_snapshot(
+            location=ELSEWHERE, snapshot=counted(0), is_latest=True, if_none_match=True
+        )
+        await ours.load_snapshot(location=ELSEWHERE)
+        proxy.requests.clear()
         yield ours, others, proxy
 
 
@@ -244,7 +254,7 @@ async def test_a_write_over_what_an_sdk_wrote_is_settled_too(
 async def test_a_write_that_may_still_be_on_its_way_is_unknown(storages) -> None:
     ours, _, proxy = storages
     first = await save(ours, 1)
-    fail_puts(proxy, NEVER_ARRIVED, NEVER_ARRIVED, NEVER_ARRIVED)
+    fail_puts(proxy, *[NEVER_ARRIVED] * 9)
     with pytest.raises(OutcomeUnknownError):
         await save(ours, 2, if_match=first)
     fail_puts(proxy)
@@ -254,11 +264,40 @@ async def test_a_write_that_may_still_be_on_its_way_is_unknown(storages) -> None
 async def test_a_server_that_answers_no_is_unavailable_and_not_unknown(storages) -> None:
     ours, _, proxy = storages
     first = await save(ours, 1)
-    fail_puts(proxy, *[Fault(status=503, code="SlowDown")] * 3)
+    fail_puts(proxy, *[Fault.error(503, "SlowDown")] * 9)
     with pytest.raises(StorageUnavailableError):
         await save(ours, 2, if_match=first)
     fail_puts(proxy)
     assert await count_in(ours) == 1
+
+
+async def test_a_try_that_was_lost_before_the_server_answered_no_leaves_it_unknown(
+    storages,
+) -> None:
+    ours, _, proxy = storages
+    first = await save(ours, 1)
+    fail_puts(proxy, NEVER_ARRIVED, *[Fault.error(503, "SlowDown")] * 9)
+    with pytest.raises(OutcomeUnknownError, match="may yet be applied"):
+        await save(ours, 2, if_match=first)
+    assert proxy.operations[-2:] == ["PutObject", "HeadObject"]
+
+
+async def test_a_gateway_that_gives_up_leaves_it_unknown(storages) -> None:
+    ours, _, proxy = storages
+    first = await save(ours, 1)
+    fail_puts(proxy, *[Fault.error(504, "GatewayTimeout")] * 9)
+    with pytest.raises(OutcomeUnknownError, match="may yet be applied"):
+        await save(ours, 2, if_match=first)
+
+
+async def test_a_server_that_is_down_is_unavailable_and_not_unknown(
+    storages, bucket, prefix
+) -> None:
+    ours, _, _ = storages
+    first = await save(ours, 1)
+    async with S3Storage(bucket, prefix=prefix, endpoint_url="http://127.0.0.1:9") as down:
+        with pytest.raises(StorageUnavailableError):
+            await save(down, 2, if_match=first)
 
 
 async def test_where_the_object_can_not_be_looked_at_the_outcome_is_unknown(storages) -> None:
@@ -268,7 +307,7 @@ async def test_where_the_object_can_not_be_looked_at_the_outcome_is_unknown(stor
 
     async def fault(request):
         if request.operation == "HeadObject":
-            return Fault(status=403, code="AccessDenied")
+            return Fault.error(403, "AccessDenied")
         return plan.pop() if plan else None
 
     proxy.fault = fault
@@ -333,7 +372,7 @@ async def test_five_workers_that_count_to_ten_end_at_fifty_although_replies_are_
     async def fault(request):
         if request.operation != "PutObject" or chance.random() < 0.6:
             return None
-        conflict = Fault(status=409, code="ConditionalRequestConflict")
+        conflict = Fault.error(409, "ConditionalRequestConflict")
         return chance.choice([LOST, LOST, NEVER_ARRIVED, conflict])
 
     @asynccontextmanager
@@ -351,3 +390,28 @@ async def test_five_workers_that_count_to_ten_end_at_fifty_although_replies_are_
         await asyncio.gather(*(count() for _ in range(5)))
         async with worker() as storage:
             assert await count_in(storage) == 50
+
+
+@pytest.mark.parametrize(
+    "lineage", ["=?UTF-8?B?w7w=?= x", "zürich", "created created=", "=" * 1500]
+)
+async def test_metadata_that_is_not_of_our_making_is_not_carried_on(
+    storages, s3_client, bucket, prefix, lineage
+) -> None:
+    ours, _, proxy = storages
+    body = b'{"scope":"agent","schemaVersion":"1","createdAt":"t","data":{"count":1},"appData":{}}'
+    await s3_client.put_object(
+        Bucket=bucket,
+        Key=f"{prefix}/{KEY}",
+        Body=body,
+        Metadata={"snapstore-write": quote(lineage), "snapstore-lineage": quote(lineage)},
+    )
+    await ours.update_latest(location=LOCATION, update=add_one)
+    [carried] = [
+        value
+        for name, value in proxy.requests[-1].headers.items()
+        if name.lower() == "x-amz-meta-snapstore-lineage"
+    ]
+    assert carried.startswith("-:")
+    assert " " not in carried
+    assert await count_in(ours) == 2

@@ -11,7 +11,9 @@ import pytest
 
 import snapstore
 from snapstore import (
+    CheckReport,
     DeletedSession,
+    Finding,
     InvalidIdentifierError,
     SavedSnapshot,
     Snapshot,
@@ -43,6 +45,7 @@ INSTANCES = [
     SavedSnapshot("01912a3b-0000-7000-8000-0000000000ab", "etag"),
     VersionedSnapshot(snapshot(), "etag"),
     DeletedSession(3, 1),
+    CheckReport((Finding("read", "ok", "objects can be read"),)),
 ]
 EACH = pytest.mark.parametrize("instance", INSTANCES, ids=lambda each: type(each).__name__)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
-from snapstore.errors import StorageError
+from snapstore.errors import InvalidResponseError, StorageError
 
 __all__ = [
     "PAGE_SIZE",
     "UNCONFIRMED",
+    "DamagedReplyError",
+    "Finding",
+    "InspectableStore",
     "ObjectStore",
     "ObjectTooLargeError",
     "PreconditionFailedError",
@@ -37,6 +40,10 @@ class PreconditionFailedError(StorageError):
 
 class ObjectTooLargeError(StorageError):
     """An object is larger than the reader allows. Its body has not been read."""
+
+
+class DamagedReplyError(InvalidResponseError):
+    """A reply was cut short, or does not match its checksum; the next one may well be whole."""
 
 
 class Version(NamedTuple):
@@ -64,12 +71,33 @@ class StoredObject(NamedTuple):
     version: Version
 
 
+class Finding(NamedTuple):
+    """What a check has found out about one thing.
+
+    Attributes:
+        about: The thing: `"read"`, `"create-only"`, …
+        status: `"ok"`; `"failed"` if something that snapstore promises does not hold; `"warning"`
+            if it does, but something should be known; `"unknown"` if nothing can tell.
+        words: What was found, what it means, and what to do.
+    """
+
+    about: str
+    status: Literal["ok", "warning", "failed", "unknown"]
+    words: str
+
+
 class ObjectStore(Protocol):
     """Moves bytes under keys. Every failure is a `snapstore.errors.StorageError`.
 
     A store is opened once before it is used, used from one event loop, and closed; the snapshot
-    storage over it sees to that, and waits for what is in flight before it closes.
+    storage over it sees to that, waits for what is in flight before it closes, and cancels what
+    does not end by its deadline.
     """
+
+    @property
+    def name(self) -> str:
+        """What errors call the place: a bucket, a folder."""
+        ...
 
     async def open(self) -> None:
         """Get ready. What was acquired is released again if this fails or is cancelled."""
@@ -146,6 +174,19 @@ class ObjectStore(Protocol):
 
         Returns:
             The keys that were not deleted, each with the server's code, or `UNCONFIRMED`.
+        """
+        ...
+
+
+@runtime_checkable
+class InspectableStore(Protocol):
+    """What an object store is, too, that knows more about itself than its methods show."""
+
+    async def inspect(self, key: str) -> list[Finding]:
+        """Find out what `snapstore.ObjectSnapshotStorage.check` can't.
+
+        Args:
+            key: Where there is no object: one may be written here, and is removed again.
         """
         ...
 

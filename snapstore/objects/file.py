@@ -47,10 +47,12 @@ _THREADS: Final = 16
 _PATIENCE: Final = 100
 """How often a write makes its folders again that a concurrent delete has found empty."""
 _REASONS: Final = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EMFILE: "this process has too many open files",
+    errno.EACCES: "permission denied; check its owner and mode",
+    errno.EPERM: "permission denied; check its owner and mode",
+    errno.ENOSPC: "the disk is full; free some space, or choose another root",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another root",
+    errno.EROFS: "the file system is read-only; choose another root",
+    errno.EMFILE: "this process has too many open files; raise its limit (ulimit -n)",
 }
 
 
@@ -59,10 +61,13 @@ class FileObjectStore:
 
     Args:
         root: The folder. It is made by the first write.
+
+    Attributes:
+        name: The folder's absolute path.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self._root = os.path.abspath(os.fspath(root))
+        self.name: str = os.path.abspath(os.fspath(root))
         self._threads: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
@@ -117,9 +122,9 @@ class FileObjectStore:
             kind = AccessDeniedError if isinstance(error, PermissionError) else StorageError
             reason = _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
             raise kind(
-                f"{operation} of {key} in {self._root} failed: {reason}",
+                f"{operation} of {key} in {self.name} failed: {reason}",
                 operation=operation,
-                bucket=self._root,
+                bucket=self.name,
                 key=key,
                 code=errno.errorcode.get(error.errno or 0),
             ) from error
@@ -160,9 +165,12 @@ class FileObjectStore:
         raise AssertionError("unreachable")
 
     def _make_root(self) -> None:
-        if not os.path.isdir(self._root):
-            os.makedirs(self._root, exist_ok=True)
-            _sync_folder(os.path.dirname(self._root))
+        if not os.path.isdir(self.name):
+            try:
+                os.makedirs(self.name, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise self._no_folder() from error
+            _sync_folder(os.path.dirname(self.name))
 
     def _replace(self, target: int, name: str, data: bytes) -> None:
         """Write a file under a temporary name, and only then under its own."""
@@ -201,11 +209,25 @@ class FileObjectStore:
                         except OSError as error:
                             failed[key] = errno.errorcode.get(error.errno or 0, "Unknown")
                 os.fsync(descriptor)
-            emptied.update(folder[:depth] for depth in range(1, len(folder) + 1))
+            if folder:
+                self._prune(folder)
+            emptied.update(folder[:depth] for depth in range(1, len(folder)))
         for folder in sorted(emptied, key=len, reverse=True):
             self._remove_if_empty(folder)
         self._sweep()
         return failed
+
+    def _prune(self, folder: Folder) -> None:
+        """Remove a folder and those below it that hold nothing: a killed writer may leave some."""
+        try:
+            with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
+                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in below:
+            if not name.startswith("."):
+                self._prune((*folder, name))
+        self._remove_if_empty(folder)
 
     def _remove_if_empty(self, folder: Folder) -> None:
         try:
@@ -278,16 +300,16 @@ class FileObjectStore:
                 return None
             if not stat.S_ISREG(status.st_mode):
                 raise StorageError(
-                    f"{key} in {self._root} is not a regular file",
+                    f"{key} in {self.name} is not a regular file",
                     operation="get",
-                    bucket=self._root,
+                    bucket=self.name,
                     key=key,
                 )
             if max_bytes is not None and status.st_size > max_bytes:
                 raise ObjectTooLargeError(
                     f"{key} has {status.st_size:,} bytes, where {max_bytes:,} are allowed",
                     operation="get",
-                    bucket=self._root,
+                    bucket=self.name,
                     key=key,
                 )
             with open(descriptor, "rb", closefd=False) as file:
@@ -300,9 +322,9 @@ class FileObjectStore:
         """Open a folder under the root, step by step, so that no link leads out of it."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
-            descriptor = os.open(self._root, flags)
+            descriptor = os.open(self.name, flags)
         except NotADirectoryError as error:
-            raise StorageError(f"{self._root} is not a folder", bucket=self._root) from error
+            raise self._no_folder() from error
         try:
             for depth, name in enumerate(folder, 1):
                 try:
@@ -312,7 +334,9 @@ class FileObjectStore:
                         raise
                     _make_folder(name, descriptor)
                     child = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                        raise
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     if stat.S_ISLNK(status.st_mode):
                         raise self._symlink("/".join(folder[:depth])) from None
@@ -337,13 +361,16 @@ class FileObjectStore:
 
     def _precondition_failed(self, key: str, why: str) -> PreconditionFailedError:
         return PreconditionFailedError(
-            f"{key} in {self._root}: {why}", operation="put", bucket=self._root, key=key
+            f"{key} in {self.name}: {why}", operation="put", bucket=self.name, key=key
         )
+
+    def _no_folder(self) -> StorageError:
+        return StorageError(f"{self.name} is not a folder; choose another root", bucket=self.name)
 
     def _symlink(self, path: str) -> StorageError:
         return StorageError(
-            f"{path} in {self._root} is a symbolic link, which is not followed",
-            bucket=self._root,
+            f"{path} in {self.name} is a symbolic link, which is not followed",
+            bucket=self.name,
             key=path,
             code="ELOOP",
         )

@@ -21,7 +21,10 @@ class MemoryObjectStore:
 
     Attributes:
         objects: The bodies by key: to seed it and to look inside.
+        name: `"memory"`.
     """
+
+    name = "memory"
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}

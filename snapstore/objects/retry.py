@@ -1,8 +1,8 @@
 """Waiting and trying again, with full jitter.
 
-botocore's `standard` mode retries what it knows. What it does not know is retried here: 429 by any
-name, 409 on conditional writes, reads cut short, single keys of a delete, and by the storage above
-`update_latest`.
+botocore's `standard` mode retries what it knows. What it does not know is tried again here: 429 by
+any name, 409 on writes, reads that arrive damaged. The waits serve two loops elsewhere as well: the
+single keys of a delete, and `update_latest` of the storage above.
 """
 
 from __future__ import annotations

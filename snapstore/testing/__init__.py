@@ -7,6 +7,9 @@ example.
 - `VersionedSnapshotStorageTests`: these, and all that snapstore adds to them.
 - `ObjectStoreTests`: an object store, for a backend of `snapstore.ObjectSnapshotStorage`.
 
+For tests without HTTP, `FaultyObjectStore` and `LatencyObjectStore` go between a storage and its
+object store: the one fails where it is told to, the other takes its time.
+
 The suites need pytest, `pip install "snapstore[pytest]"`; what else is in this package does not.
 """
 
@@ -15,6 +18,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from snapstore.testing.doubles import (
+    FaultyObjectStore,
+    LatencyObjectStore,
+    StoreCall,
+    StoreFault,
+    faults_in_turn,
+)
 from snapstore.testing.subjects import RawObjects, StorageSubject, StoreSubject
 
 if TYPE_CHECKING:
@@ -23,12 +33,17 @@ if TYPE_CHECKING:
     from snapstore.testing.versioned_suite import VersionedSnapshotStorageTests
 
 __all__ = [
+    "FaultyObjectStore",
+    "LatencyObjectStore",
     "ObjectStoreTests",
     "RawObjects",
     "SnapshotStorageTests",
     "StorageSubject",
+    "StoreCall",
+    "StoreFault",
     "StoreSubject",
     "VersionedSnapshotStorageTests",
+    "faults_in_turn",
 ]
 
 _SUITES: Final = {

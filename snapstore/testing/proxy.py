@@ -1,24 +1,34 @@
 """An HTTP proxy in front of an S3 server that records what arrives, and fails if it is told to.
 
 It tells what a storage really sends, from the other side of the wire: how many requests, which
-headers, which bytes. And it does what no server does on demand: lose a reply, break a connection,
-answer with an error.
+headers, which bytes. And it does what no server does on demand: it loses a reply, resets a
+connection, lets it stall, cuts a body short, answers with an error.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 __all__ = ["Fault", "RecordedRequest", "RecordingProxy", "recording_proxy"]
 
-_HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
-_MAX_BODY = 128 * 2**20
+_HOP_BY_HOP: Final = ("Connection", "Keep-Alive", "Transfer-Encoding")
+_MAX_BODY: Final = 128 * 2**20
+_DROP: Final = 16
+"""Bytes of a body that drips."""
+
+_NO_LINGERING: Final = struct.pack("ii", 1, 0)
 
 
 class RecordedRequest(NamedTuple):
@@ -41,21 +51,61 @@ class RecordedRequest(NamedTuple):
     body: bytes
 
 
-class Fault(NamedTuple):
-    """What happens to a request.
-
-    `Fault()` breaks the connection, and the server never sees the request. `Fault(forward=True)`
-    breaks it when the server has answered: the reply is lost. With a status, the proxy answers.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """What is done to a request and to its reply. `Fault()` does nothing to either.
 
     Attributes:
-        forward: Whether the server gets the request.
-        status: The HTTP status of the proxy's own answer; `None` for a broken connection.
-        code: The S3 error code in it.
+        delay: Seconds before the server gets the request.
+        forward: Whether the server gets it at all. If not, the reply is an empty 200, until the
+            next fields make another of it.
+        status: The status of the reply instead of its own.
+        headers: Headers laid over those of the reply; `None` takes one away.
+        body: The body instead of its own.
+        stall: Seconds before the reply begins.
+        lost: Whether the connection is reset instead of a reply.
+        drip: Seconds before each 16 bytes of the body.
+        cut: Bytes of the body after which the connection is closed, whatever length was told.
+        length: Whether the length of the body is told. If not, the body ends with the connection.
+
+    Example:
+        ::
+
+            Fault(lost=True)                 # the server has done it, but the reply is lost
+            Fault(lost=True, forward=False)  # the connection is reset before the server hears of it
+            Fault(cut=20)                    # of a reply of any length, only 20 bytes come
+            Fault(headers={"x-amz-checksum-crc32": "AAAAAA=="})  # a reply with a wrong checksum
+            Fault.error(307, "TemporaryRedirect", headers={"Location": "http://127.0.0.1:1/"})
     """
 
-    forward: bool = False
+    delay: float = 0.0
+    forward: bool = True
     status: int | None = None
-    code: str = ""
+    headers: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    body: bytes | None = None
+    stall: float = 0.0
+    lost: bool = False
+    drip: float = 0.0
+    cut: int | None = None
+    length: bool = True
+
+    @classmethod
+    def error(
+        cls, status: int, code: str, *, headers: Mapping[str, str | None] | None = None
+    ) -> Self:
+        """An error of S3, of which the server hears nothing.
+
+        Args:
+            status: The HTTP status.
+            code: The S3 error code, in the body.
+            headers: More headers of the reply.
+        """
+        return cls(
+            forward=False,
+            status=status,
+            headers={"Content-Type": "application/xml", **(headers or {})},
+            body=f"<Error><Code>{code}</Code></Error>".encode(),
+        )
 
 
 class RecordingProxy:
@@ -88,13 +138,17 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
     Example:
         ::
 
+            async def lose_the_first_reply(request: RecordedRequest) -> Fault | None:
+                return Fault(lost=True) if len(proxy.requests) == 1 else None
+
             async with recording_proxy(server.endpoint_url) as proxy:
+                proxy.fault = lose_the_first_reply
                 async with S3Storage("bucket", endpoint_url=proxy.endpoint_url) as storage:
                     await storage.load_snapshot(location=location)
-                assert proxy.operations == ["GetObject"]
+                assert proxy.operations == ["GetObject", "GetObject"]
     """
 
-    async def forward(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         body = await request.read()
         recorded = RecordedRequest(
             operation=_operation(request),
@@ -105,35 +159,34 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
             body=body,
         )
         proxy.requests.append(recorded)
-        fault = await proxy.fault(recorded)
-        if fault is None:
-            return await pass_on(request, body)
+        fault = await proxy.fault(recorded) or Fault()
+        await asyncio.sleep(fault.delay)
         if fault.forward:
-            await pass_on(request, body)
-        if fault.status is None and request.transport is not None:
-            request.transport.close()
-        return web.Response(
-            status=fault.status or 500,
-            text=f"<Error><Code>{fault.code}</Code></Error>",
-            content_type="application/xml",
-        )
+            reply = await pass_on(request, body)
+        else:
+            reply = _Reply(200, CIMultiDict({"Content-Length": "0"}), b"")
+        await asyncio.sleep(fault.stall)
+        if fault.lost:
+            return _reset(request)
+        return await _send(request, _changed(reply, fault), fault)
 
-    async def pass_on(request: web.Request, body: bytes) -> web.Response:
+    async def pass_on(request: web.Request, body: bytes) -> _Reply:
+        headers = _end_to_end(request.headers)
+        headers.popall("Content-Length", None)
         # The signature covers the Host header, so it goes on as it came.
         async with upstream.request(
             request.method,
             URL(target + request.raw_path, encoded=True),
-            headers=_end_to_end(request.headers),
+            headers=headers,
             data=body,
             allow_redirects=False,
         ) as reply:
-            return web.Response(
-                status=reply.status, headers=_end_to_end(reply.headers), body=await reply.read()
-            )
+            return _Reply(reply.status, _end_to_end(reply.headers), await reply.read())
 
     application = web.Application(client_max_size=_MAX_BODY)
-    application.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    application.router.add_route("*", "/{path:.*}", handle)
+    # Nobody waits any more for what is delayed when the proxy is closed.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
     async with aiohttp.ClientSession(
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -154,6 +207,59 @@ async def _no_fault(_: RecordedRequest) -> None:
     """Let every request pass."""
 
 
+class _Reply(NamedTuple):
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+class _WithoutLength(web.StreamResponse):
+    """A response that is not chunked where its length is not told."""
+
+    _length_check = False
+
+
+def _changed(reply: _Reply, fault: Fault) -> _Reply:
+    status, headers, body = reply
+    if fault.body is not None:
+        body = fault.body
+        headers["Content-Length"] = str(len(body))
+    for name, value in fault.headers.items():
+        headers.popall(name, None)
+        if value is not None:
+            headers[name] = value
+    return _Reply(fault.status or status, headers, body)
+
+
+async def _send(request: web.Request, reply: _Reply, fault: Fault) -> web.StreamResponse:
+    status, headers, body = reply
+    if fault.length:
+        # Without a Content-Length from the server it becomes a chunked one.
+        response = web.StreamResponse(status=status, headers=headers)
+    else:
+        headers.popall("Content-Length", None)
+        response = _WithoutLength(status=status, headers=headers)
+        response.force_close()
+    body = b"" if request.method == "HEAD" else body[: fault.cut]
+    step = _DROP if fault.drip else max(len(body), 1)
+    with contextlib.suppress(ConnectionError):  # the client has gone
+        await response.prepare(request)
+        for start in range(0, len(body), step):
+            await asyncio.sleep(fault.drip)
+            await response.write(body[start : start + step])
+    if fault.cut is not None and request.transport is not None:
+        request.transport.close()
+    return response
+
+
+def _reset(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        request.transport.abort()
+    return web.Response()  # goes nowhere
+
+
 def _operation(request: web.Request) -> str:
     query = request.query
     # A key lies behind the bucket in the path; without one the request is about the bucket.
@@ -168,5 +274,8 @@ def _operation(request: web.Request) -> str:
     return f"{request.method.capitalize()}{kind}"
 
 
-def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    kept = CIMultiDict(headers)
+    for name in _HOP_BY_HOP:
+        kept.popall(name, None)
+    return kept

@@ -20,7 +20,7 @@ from snapstore.errors import (
     SnapshotDecodeError,
     SnapshotEncodeError,
 )
-from snapstore.storage import SnapshotStorage
+from snapstore.protocols import SnapshotStorage
 from snapstore.testing.samples import (
     APP_DATA_NAMES,
     CANARY,

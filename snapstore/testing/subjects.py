@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from snapstore.objects.base import ObjectStore
-from snapstore.storage import SnapshotStorage
+from snapstore.protocols import SnapshotStorage
 
 __all__ = ["RawObjects", "StorageSubject", "StoreSubject", "seed"]
 

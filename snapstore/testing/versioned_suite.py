@@ -21,7 +21,7 @@ from snapstore.errors import (
     SnapshotExistsError,
 )
 from snapstore.ids import validate_snapshot_id
-from snapstore.storage import VersionedSnapshotStorage
+from snapstore.protocols import VersionedSnapshotStorage
 from snapstore.testing.samples import (
     ENVELOPES,
     HISTORY,

@@ -66,15 +66,14 @@ class Theirs:
     def save_manifest(self, location, manifest):
         self._call("saveManifest", location, manifest=manifest)
 
+    def copy_history(self, location, to):
+        self._call("copyHistory", location, to=_named(to))
+
     def delete_session(self, session_id):
         self.reference.call(self.storage, "deleteSession", {"sessionId": session_id})
 
     def _call(self, call, location, **params):
-        params["location"] = {
-            "sessionId": location.session_id,
-            "scope": location.scope,
-            "scopeId": location.scope_id,
-        }
+        params["location"] = _named(location)
         return self.reference.call(self.storage, call, params)
 
 
@@ -151,6 +150,14 @@ async def sides(request):
         sides = s3_sides(request, "UnifiedStorage", "{}/session")
     async with sides as both:
         yield both
+
+
+def _named(location):
+    return {
+        "sessionId": location.session_id,
+        "scope": location.scope,
+        "scopeId": location.scope_id,
+    }
 
 
 def _given(**options):

@@ -3,6 +3,8 @@
 //   {"storage": {"kind": "FileStorage", "root": "/tmp/x"}, "call": "loadManifest", "params": {…}}
 //   {"result": {…}}  or  {"error": "SessionError: …"}
 //
+// To the calls of the SDK it adds `copyHistory`, which reads each snapshot and writes it again.
+//
 // Where S3 is, and its credentials, come from the environment. This file is run from a folder that
 // has the SDK in `node_modules`.
 
@@ -26,11 +28,20 @@ const kinds = {
     new SnapshotStorageAdapter(namespace(new UnifiedS3Storage(bucket, { prefix, s3Client }), 'session')),
 }
 
+const copyHistory = async (storage, { location, to }) => {
+  for (const snapshotId of await storage.listSnapshotIds({ location })) {
+    const snapshot = await storage.loadSnapshot({ location, snapshotId })
+    await storage.saveSnapshot({ location: to, snapshotId, isLatest: false, snapshot })
+  }
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
-  const { storage, call, params } = JSON.parse(line)
+  const { storage: options, call, params } = JSON.parse(line)
   let answer
   try {
-    answer = { result: await kinds[storage.kind](storage)[call](params) }
+    const storage = kinds[options.kind](options)
+    const run = call === 'copyHistory' ? copyHistory(storage, params) : storage[call](params)
+    answer = { result: await run }
   } catch (error) {
     answer = { error: `${error}${error.cause ? `, since ${error.cause}` : ''}` }
   }

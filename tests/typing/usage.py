@@ -13,9 +13,11 @@ import pytest_asyncio
 from aiobotocore.session import get_session
 
 from snapstore import (
+    CheckReport,
     DeletedSession,
     Dialect,
     FileStorage,
+    Finding,
     MemoryStorage,
     ObjectSnapshotStorage,
     ObjectStore,
@@ -140,6 +142,11 @@ async def backends(client: Any) -> None:
         await versioned_operations(s3)
         assert_type(await s3.delete_session(session_id="session-1"), DeletedSession)
     S3Storage("bucket", client=client, server_side_encryption="aws:kms", kms_key_id="key")
+    S3Storage("bucket", direct=False)
+    report = await s3.check()
+    assert_type(report, CheckReport)
+    assert_type(report.ok, bool)
+    assert_type(report["create-only"], Finding)
 
     files = FileStorage("snapshots", max_snapshot_bytes=2**20)
     await files.open()
@@ -204,6 +211,8 @@ class PlainStorage:
 
 class OwnStore:
     """A user's own object store."""
+
+    name = "own"
 
     async def open(self) -> None: ...
 

@@ -1,5 +1,10 @@
 """An object store in an S3 bucket.
 
-`store` is the store itself and imports nothing heavy; `client` makes the aiobotocore client and
-`errors` puts its errors into our words, both imported when a store is opened.
+- `store`: the store; it imports nothing heavy.
+- `settle`: whose write an object holds, where a reply was lost.
+- `requests`: one request each, through the aiobotocore client.
+- `direct`: the same requests replayed without it, with `signing`, `xml` and `internals`.
+- `client`: makes the aiobotocore client.
+- `errors`: puts its errors into our words.
+- `inspection`: what `check` finds out about a bucket and a client.
 """

@@ -1,7 +1,8 @@
 """The aiobotocore client that a store makes for itself: how it is made and tuned.
 
 Importing aiobotocore and making a client take some 0.3 s of CPU, so `make_client` is for a thread.
-It uses only the public interface of aiobotocore, but for the HTTP session's `_get_session`.
+It uses only public interfaces, but for the `_get_session` of aiobotocore's HTTP session and the
+`_retry_connection` of aiohttp's, which a test looks for.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import aiobotocore
 import botocore.handlers
@@ -21,7 +23,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
-__all__ = ["make_client"]
+from snapstore.objects.s3.errors import was_not_connected
+from snapstore.objects.s3.settle import TOKEN, Write
+
+__all__ = ["HTTPSession", "make_client"]
 
 
 def make_client(
@@ -31,6 +36,7 @@ def make_client(
     endpoint_url: str | None,
     config: Any,
     max_concurrency: int,
+    writes: Mapping[str, Write],
 ) -> Any:
     """Make and enter an S3 client. It blocks: call it in a thread.
 
@@ -40,6 +46,7 @@ def make_client(
         endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
         config: Whatever it sets goes before our own settings, but for a pool that is too small.
         max_concurrency: How many connections the pool must hold at least.
+        writes: The writes under way, by their tokens, in which the end of each try is noted.
 
     Returns:
         A client without any connection yet, to be used on one event loop, and closed there.
@@ -68,6 +75,7 @@ def make_client(
     # belongs to a loop.
     client = asyncio.run(context.__aenter__())
     _tune(client)
+    client.meta.events.register("needs-retry.s3.PutObject", partial(_note_try, writes))
     return client
 
 
@@ -82,6 +90,22 @@ def _tune(client: Any) -> None:
     s3: Mapping[str, Any] = client.meta.config.s3 or {}
     if client.meta.endpoint_url.startswith("https://") and "payload_signing_enabled" not in s3:
         client.meta.config.s3 = {**s3, "payload_signing_enabled": False}
+
+
+def _note_try(
+    writes: Mapping[str, Write],
+    request_dict: Mapping[str, Any],
+    response: tuple[Any, Mapping[str, Any]] | None,
+    caught_exception: Exception | None,
+    **_: Any,
+) -> None:
+    write = writes.get(request_dict["headers"].get(f"x-amz-meta-{TOKEN}", ""))
+    if write is None:
+        return
+    if response is not None:
+        write.ended(response[1]["ResponseMetadata"]["HTTPStatusCode"])
+    elif caught_exception is not None and not was_not_connected(caught_exception):
+        write.ended(None)
 
 
 def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:
@@ -106,11 +130,8 @@ class _ModelLoader:
 
 
 class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
-    """An HTTP session that follows no redirect.
-
-    aiohttp would send the body and the session token wherever a `Location` points, which botocore
-    never does (botocore #2571).
-    """
+    # aiohttp would send the body and the session token wherever a `Location` points, which botocore
+    # never does (botocore #2571).
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)
@@ -121,9 +142,19 @@ class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
         return _WithoutRedirects(session)
 
 
+HTTPSession: Final[Any] = _HTTPSession
+"""An HTTP session for aiobotocore that follows no redirect and sends nothing twice.
+
+Example:
+    For a client of your own::
+
+        session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
+"""
+
+
 class _WithoutRedirects:
     def __init__(self, session: Any) -> None:
-        self._session = session
+        self.followed = session
 
     async def request(self, *args: Any, **options: Any) -> Any:
-        return await self._session.request(*args, **options, allow_redirects=False)
+        return await self.followed.request(*args, **options, allow_redirects=False)

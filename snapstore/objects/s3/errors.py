@@ -7,6 +7,9 @@ So the errors made here have no cause; what can be said of it is in their messag
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,7 +18,10 @@ import aiohttp
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
+    EndpointConnectionError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
@@ -23,8 +29,12 @@ from botocore.exceptions import (
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
+    ProxyConnectionError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSLError,
+    SSOError,
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
@@ -39,14 +49,17 @@ from snapstore.errors import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
-from snapstore.objects.base import PreconditionFailedError
+from snapstore.objects.base import DamagedReplyError
+from snapstore.objects.s3.settle import Write
 
-__all__ = ["translate", "was_never_sent"]
+__all__ = ["note_end", "translate", "was_not_connected"]
+
+CREATE_CLIENT: Final = "CreateClient"
+"""Stands for an operation in the errors of making a client."""
 
 # Error codes: Amazon S3 API Reference, "Error responses".
 _KINDS: Final[Mapping[str, type[StorageError]]] = {
     "NoSuchBucket": BucketNotFoundError,
-    "PreconditionFailed": PreconditionFailedError,
     "ConditionalRequestConflict": StorageUnavailableError,
     "OperationAborted": StorageUnavailableError,
     "ExpiredToken": AccessDeniedError,
@@ -61,20 +74,29 @@ _STATUS_KINDS: Final[Mapping[int, type[StorageError]]] = {
     401: AccessDeniedError,
     403: AccessDeniedError,
     409: StorageUnavailableError,
-    412: PreconditionFailedError,
     429: StorageUnavailableError,
     501: UnsupportedOperationError,
 }
 _REASONS: Final[Mapping[str, str]] = {
-    "NoSuchBucket": "the bucket does not exist",
-    "InvalidBucketName": "this can't be the name of a bucket",
-    "InvalidAccessKeyId": "the access key is unknown",
-    "SignatureDoesNotMatch": "the secret key is wrong",
-    "ExpiredToken": "the session token has expired",
-    "InvalidToken": "the session token is not valid",
-    "RequestTimeTooSkewed": "this machine's clock is too far from the server's",
-    "SlowDown": "the server asks for fewer requests",
+    "NoSuchBucket": "the bucket does not exist; check its name and endpoint_url",
+    "InvalidBucketName": "this can't be the name of a bucket; check it",
+    "InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID or the "
+    "profile; a temporary key needs its session token",
+    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or the profile",
+    "ExpiredToken": "the session token has expired; renew the credentials",
+    "TokenRefreshRequired": "the session token has expired; renew the credentials",
+    "InvalidToken": "the session token is not valid; renew the credentials",
+    "RequestTimeTooSkewed": "this machine's clock is too far from the server's; set it",
+    "SlowDown": "the server asks for fewer requests; try again later",
 }
+_PERMISSIONS: Final[Mapping[str, str]] = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "DeleteObjects": "s3:DeleteObject",
+}
+_OUR_OPERATIONS: Final = frozenset({*_PERMISSIONS, "DeleteObject", "ListObjectVersions"})
 _WRONG_REGION: Final = frozenset(
     {
         "PermanentRedirect",
@@ -94,17 +116,54 @@ _NEVER_SENT: Final = (
     TokenRetrievalError,
     NoRegionError,
     ParamValidationError,
+    SSOError,
 )
 
 
-def was_never_sent(error: Exception) -> bool:
-    """Whether the client gave up before it sent anything."""
-    return isinstance(error, _NEVER_SENT)
+def note_end(write: Write, error: Exception, *, each_try_is_noted: bool) -> None:
+    """Note in a write how it ended.
+
+    Args:
+        write: The write.
+        error: What the client raised.
+        each_try_is_noted: Whether the client has noted each try as it ended; if not, what became
+            of those before the last one is unknown.
+    """
+    reply: Mapping[str, Any] | None = (getattr(error, "response", None) or {}).get(
+        "ResponseMetadata"
+    )
+    if reply is not None:
+        write.ended(reply.get("HTTPStatusCode"))
+        if reply.get("RetryAttempts") and not each_try_is_noted:
+            write.ended(None)
+    elif (
+        isinstance(error, _NEVER_SENT)
+        or _is_expired(error)
+        or (each_try_is_noted and was_not_connected(error))
+    ):
+        return
+    else:
+        write.ended(None)
 
 
-def translate(
-    error: Exception, *, operation: str, bucket: str, key: str | None, expired: bool = False
-) -> StorageError:
+def was_not_connected(error: Exception) -> bool:
+    """Whether there was no connection to send a request on."""
+    if isinstance(error, EndpointConnectionError):
+        # It stands for a connection that broke, too.
+        return isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorError | socket.gaierror)
+    if type(error) is HTTPClientError:
+        # A header that can't be sent, a file of certificates that does not exist, a closed client.
+        cause = getattr(error, "kwargs", {}).get("error")
+        return isinstance(cause, AttributeError | FileNotFoundError | RuntimeError | ValueError)
+    return isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError)
+
+
+def _is_expired(error: Exception) -> bool:
+    """Whether botocore has renewed the credentials and got expired ones."""
+    return isinstance(error, RuntimeError) and "credentials are still expired" in str(error)
+
+
+def translate(error: Exception, *, operation: str, bucket: str, key: str | None) -> StorageError:
     """Put an error of the client into our words.
 
     Args:
@@ -112,40 +171,120 @@ def translate(
         operation: The S3 operation, `"PutObject"`.
         bucket: The bucket.
         key: The full key or prefix.
-        expired: Whether our own deadline is what ended the request.
     """
     if isinstance(error, StorageError):
         return error
     facts: dict[str, Any] = {"operation": operation, "bucket": bucket, "key": key}
     where = f"{operation} of {bucket}" if key is None else f"{operation} of {bucket}/{key}"
-    if expired:
-        return StorageTimeoutError(f"{where}: the deadline passed", **facts)
     if isinstance(error, ClientError):
+        if error.operation_name not in {operation, *_OUR_OPERATIONS}:
+            return _without_credentials(error, where, facts)
         return _from_reply(error, where, facts)
+    kind, why = _explain(error, operation, bucket)
+    return kind(f"{where}: {why}", **facts)
+
+
+def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[StorageError], str]:
+    """What an error without a reply is, what has happened, and what to do about it."""
+    details: Mapping[str, Any] = getattr(error, "kwargs", {})
+    cause = details.get("error")
+    server = _origin(details.get("endpoint_url") or details.get("proxy_url"))
     if isinstance(error, ReadTimeoutError | TimeoutError):
-        return StorageTimeoutError(f"{where}: the server did not answer in time", **facts)
+        return StorageTimeoutError, "the server did not answer within the client's read_timeout"
     if isinstance(error, FlexibleChecksumError):
-        return InvalidResponseError(f"{where}: the reply does not match its checksum", **facts)
-    if isinstance(error, ResponseStreamingError | IncompleteReadError | aiohttp.ClientPayloadError):
-        facts["code"] = "Truncated"
-        return InvalidResponseError(f"{where}: the reply ended before its end", **facts)
+        return DamagedReplyError, "the reply does not match its checksum"
+    if isinstance(cause, aiohttp.ClientPayloadError) or isinstance(
+        error, ResponseStreamingError | IncompleteReadError | aiohttp.ClientPayloadError
+    ):
+        return DamagedReplyError, "the reply ended before its end"
     if isinstance(error, ResponseParserError):
-        return InvalidResponseError(f"{where}: the reply is not one of S3", **facts)
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return AccessDeniedError(f"{where}: no credentials were found ({error})", **facts)
-    if isinstance(error, CredentialRetrievalError | TokenRetrievalError):
-        return AccessDeniedError(f"{where}: the credentials could not be had", **facts)
-    if isinstance(error, NoRegionError):
-        return StorageError(f"{where}: no region is configured; pass region=…", **facts)
-    if isinstance(error, ParamValidationError):
-        return StorageError(f"{where}: {_one_line(error)}", **facts)
-    if isinstance(error, BotoConnectionError | HTTPClientError | aiohttp.ClientError | OSError):
-        return StorageUnavailableError(
-            f"{where}: {_server(error)} could not be reached ({type(error).__name__})", **facts
+        return InvalidResponseError, "the reply is not one of S3; check endpoint_url"
+    if isinstance(error, NoCredentialsError):
+        return AccessDeniedError, (
+            "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE, or pass session=…"
         )
+    if isinstance(error, PartialCredentialsError):
+        return AccessDeniedError, (
+            f"the credentials from {details['provider']} are incomplete; set {details['cred_var']}"
+        )
+    if isinstance(error, CredentialRetrievalError):
+        return AccessDeniedError, (
+            f"the credentials could not be had from {details['provider']}; check the profile, or "
+            "log in again"
+        )
+    if isinstance(error, SSOError | TokenRetrievalError):
+        return AccessDeniedError, "nobody is logged in, or no longer; use: aws sso login"
+    if _is_expired(error):
+        return AccessDeniedError, "the credentials have expired; renew them"
+    if isinstance(error, ProfileNotFound):
+        return StorageError, (
+            f"the profile {details['profile']!r} does not exist; check AWS_PROFILE"
+        )
+    if isinstance(error, NoRegionError):
+        return StorageError, "no region is configured; pass region=… or set AWS_REGION"
+    if isinstance(error, ParamValidationError) and "Invalid bucket name" in str(error):
+        return StorageError, f"{bucket!r} can't be the name of a bucket; check it"
+    if isinstance(error, ProxyConnectionError):
+        return StorageUnavailableError, (
+            f"the proxy {server} could not be reached: {_reason(cause)}; "
+            "check HTTP_PROXY and HTTPS_PROXY"
+        )
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        return StorageUnavailableError, (
+            f"the certificate of {server} is not trusted: {_reason(cause.certificate_error)}; "
+            "check endpoint_url, or name a file with the certificate in AWS_CA_BUNDLE"
+        )
+    if isinstance(error, SSLError):
+        return StorageUnavailableError, (
+            f"no TLS with {server}; if it speaks plain HTTP, begin endpoint_url with http://"
+        )
+    if isinstance(error, ConnectionClosedError):
+        hint = "; if it speaks TLS, begin endpoint_url with https://"
+        plain = server.startswith("http://")
+        return StorageUnavailableError, (
+            f"{server} closed the connection without an answer{hint if plain else ''}"
+        )
+    if isinstance(error, BotoConnectionError):
+        return StorageUnavailableError, (
+            f"{server} could not be reached: {_reason(cause)}; check endpoint_url"
+        )
+    if isinstance(error, HTTPClientError) and isinstance(cause, ValueError):
+        return StorageError, ("a header can't be sent; is there a line break in the credentials?")
+    if isinstance(error, HTTPClientError) and isinstance(cause, RuntimeError | AttributeError):
+        return StorageError, (
+            "the client can't be used; was it closed, or entered on another event loop?"
+        )
+    if isinstance(error, HTTPClientError) and isinstance(cause, FileNotFoundError):
+        return StorageError, "a file of certificates does not exist; check AWS_CA_BUNDLE"
+    if operation == CREATE_CLIENT and isinstance(error, OSError):
+        return StorageError, f"{error.filename}: {_reason(error)}; check the AWS configuration"
+    if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
+        return StorageUnavailableError, f"{server} could not be reached ({type(error).__name__})"
     if isinstance(error, BotoCoreError):
-        return StorageError(f"{where}: {_one_line(error)}", **facts)
-    return StorageError(f"{where}: {type(error).__name__}", **facts)
+        return StorageError, _one_line(error)
+    if operation == CREATE_CLIENT:
+        return StorageError, f"{type(error).__name__}; check the AWS configuration"
+    return StorageError, type(error).__name__
+
+
+def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
+    """The error of a request that was made only to have credentials for another."""
+    code, status, what = _summary(error)
+    facts |= {"code": code or None, "status": status}
+    kind = AccessDeniedError if status is not None and status < 500 else StorageUnavailableError
+    return kind(
+        f"{where}: the credentials could not be had: {error.operation_name} was refused ({what}); "
+        "check the role and the profile",
+        **facts,
+    )
+
+
+def _summary(error: ClientError) -> tuple[str, int | None, str]:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    what = " ".join(dict.fromkeys(filter(None, (str(status or ""), code)))) or "without a code"
+    return code, status, what
 
 
 def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
@@ -153,14 +292,13 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
     details: Mapping[str, Any] = reply.get("Error", {})
     metadata: Mapping[str, Any] = reply.get("ResponseMetadata", {})
     headers: Mapping[str, str] = metadata.get("HTTPHeaders", {})
-    code, status = str(details.get("Code", "")), metadata.get("HTTPStatusCode")
+    code, status, what = _summary(error)
     facts |= {
         "code": code or None,
         "status": status,
         "request_id": metadata.get("RequestId"),
         "retry_after": _seconds(headers.get("retry-after")),
     }
-    what = " ".join(dict.fromkeys(filter(None, (str(status or ""), code)))) or "without a code"
     if code in _WRONG_REGION:
         region = details.get("Region") or headers.get("x-amz-bucket-region")
         hint = f"pass region={region!r}" if region else "check region and endpoint_url"
@@ -170,12 +308,17 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
         unavailable = status is not None and status >= 500
         kind = StorageUnavailableError if unavailable else StorageError
     reason = _REASONS.get(code)
-    if reason is None and kind is AccessDeniedError and where.startswith("GetObject"):
-        reason = (
-            "access denied; without the permission s3:ListBucket this can also mean that "
-            "the object does not exist"
-        )
-    return kind(f"{where}: {reason} ({what})" if reason else f"{where}: {what}", **facts)
+    if reason is None and kind is AccessDeniedError:
+        operation = str(facts["operation"])
+        reason = f"access denied; the permission needed is {_PERMISSIONS.get(operation, 's3:*')}"
+        if operation == "GetObject":
+            reason += ", and s3:ListBucket, or an object that does not exist is refused too"
+    if reason is None and kind is StorageUnavailableError:
+        reason = "the server can't do it now; try again later"
+    if reason is None and (kind is UnsupportedOperationError or not code or code.isdigit()):
+        reason = "this is not what an S3 server says; check endpoint_url"
+    reason = reason or "the server refuses it"
+    return kind(f"{where}: {reason} ({what})", **facts)
 
 
 def _seconds(header: str | None) -> float | None:
@@ -185,10 +328,20 @@ def _seconds(header: str | None) -> float | None:
     return None
 
 
-def _server(error: Exception) -> str:
-    """The server that a botocore error is about, without what else is in its URL."""
-    url = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+def _origin(url_of_request: str | None) -> str:
+    """The server in a URL, without what else is in it."""
+    url = urlsplit(url_of_request or "")
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "the server"
+
+
+def _reason(error: Any) -> str:
+    """What the system says of a connection that could not be made, without addresses."""
+    failure = getattr(error, "os_error", error)
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return failure.verify_message.rstrip(".")
+    if isinstance(failure, OSError) and (failure.errno or 0) > 0:
+        return os.strerror(failure.errno or 0).lower()
+    return getattr(failure, "strerror", None) or type(error).__name__
 
 
 def _one_line(error: Exception) -> str:

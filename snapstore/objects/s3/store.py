@@ -1,47 +1,53 @@
-"""The store: five S3 operations, each by its deadline and in its turn."""
+"""The store: what an object store promises, made of single S3 requests."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import inspect
-import zlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from snapstore.errors import (
-    InvalidResponseError,
-    OutcomeUnknownError,
-    StorageError,
-    StorageTimeoutError,
-)
+from snapstore.errors import InvalidResponseError, OutcomeUnknownError, StorageError
 from snapstore.objects.base import (
     PAGE_SIZE,
     UNCONFIRMED,
-    ObjectTooLargeError,
+    DamagedReplyError,
+    Finding,
     PreconditionFailedError,
     StoredObject,
     Version,
 )
 from snapstore.objects.retry import full_jitter, retrying
-from snapstore.objects.s3.settle import Verdict, Write, version_of
+from snapstore.objects.s3.requests import DELETED, Page, Requests
+from snapstore.objects.s3.settle import Verdict, Write
+
+if TYPE_CHECKING:
+    from snapstore.objects.s3.direct import DirectRequests
 
 __all__ = ["S3ObjectStore"]
 
 T = TypeVar("T")
 
-_CONTENT_TYPE: Final = "application/json"
-_CHUNK: Final = 256 * 1024
-_DELETED: Final = "Deleted"
+logger: Final = logging.getLogger("snapstore")
+
 _DELETE_ATTEMPTS: Final = 4
-_PASSING: Final = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"})
-"""Codes of a key in a delete that pass (Amazon S3 API Reference, "Error responses")."""
+_PASSING: Final = frozenset(
+    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "UnknownError"}
+)
+"""Codes of a key in a delete that pass (Amazon S3 API Reference, "Error responses"); the last one
+is Ceph's, for whatever has failed inside."""
 
 
 class S3ObjectStore:
     """Objects in a bucket.
 
     Args: as `snapstore.S3Storage`, which see.
+
+    Attributes:
+        name: The bucket.
 
     Raises:
         TypeError: `client` is not an entered aiobotocore client, or comes with what is for a
@@ -58,20 +64,17 @@ class S3ObjectStore:
         session: Any = None,
         config: Any = None,
         client: Any = None,
-        timeout: float | None = 60.0,
         max_concurrency: int = 128,
         server_side_encryption: str | None = None,
         kms_key_id: str | None = None,
         expected_bucket_owner: str | None = None,
+        direct: bool = True,
     ) -> None:
-        if not bucket:
-            raise ValueError("bucket must be the name of a bucket")
-        if timeout is not None and not timeout > 0:
-            raise ValueError("timeout must be more than 0 seconds, or None")
+        _refuse_more_than_a_name(bucket)
         if max_concurrency < 1:
             raise ValueError("max_concurrency must be at least 1")
-        if endpoint_url is not None and not endpoint_url.startswith(("http://", "https://")):
-            raise ValueError("endpoint_url must begin with http:// or https://")
+        if endpoint_url is not None:
+            _refuse_no_endpoint(endpoint_url, bucket)
         if kms_key_id is not None and not (server_side_encryption or "").startswith("aws:kms"):
             raise ValueError("kms_key_id needs server_side_encryption='aws:kms' or 'aws:kms:dsse'")
         own = {"region": region, "endpoint_url": endpoint_url, "session": session, "config": config}
@@ -82,17 +85,21 @@ class S3ObjectStore:
                     raise TypeError(
                         f"client and {name} exclude each other: {name} is for a client of our own"
                     )
-        self._bucket = bucket
+        self.name = bucket
         self._own_client_options = {**own, "max_concurrency": max_concurrency}
         self._borrowed = client
-        self._timeout = timeout
         self._max_concurrency = max_concurrency
-        owner = {"ExpectedBucketOwner": expected_bucket_owner}
-        encryption = {"ServerSideEncryption": server_side_encryption, "SSEKMSKeyId": kms_key_id}
-        self._common = _given({"Bucket": bucket, **owner})
-        self._encryption = _given(encryption)
+        self._common = _given({"ExpectedBucketOwner": expected_bucket_owner})
+        self._encryption = _given(
+            {"ServerSideEncryption": server_side_encryption, "SSEKMSKeyId": kms_key_id}
+        )
         self._client: Any = None
         self._slots: asyncio.Semaphore
+        self._may_be_direct = direct
+        self._direct: DirectRequests | None = None
+        self._requests: Requests | DirectRequests
+        # The conditional writes under way, by token: each try of one is noted in it.
+        self._writes: dict[str, Write] = {}
 
     async def open(self) -> None:
         """Make the client, in a thread, or take the borrowed one.
@@ -100,33 +107,48 @@ class S3ObjectStore:
         Raises:
             StorageError: The session or the configuration gives no usable client.
         """
-        self._slots = asyncio.Semaphore(self._max_concurrency)
         if self._borrowed is not None:
             self._client = self._borrowed
-            return
-        try:
-            self._client = await asyncio.to_thread(_make_client, self._own_client_options)
-        except Exception as error:
-            # No snapshot has been seen yet, so the cause may be shown.
-            raise self._translated(error, "CreateClient", None) from error
+            from snapstore.objects.s3.inspection import of_client
+
+            finding = of_client(self._client, True, self._max_concurrency)
+            if finding.status != "ok":
+                logger.warning("the S3 client is %s", finding.words)
+        else:
+            options = {**self._own_client_options, "writes": self._writes}
+            failure: StorageError | None = None
+            try:
+                self._client = await asyncio.to_thread(_make_client, options)
+            except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
+                failure = self._translated(error, "CreateClient", None)
+            # Outside of the handler: what a program for credentials has printed is in the chain.
+            if failure is not None:
+                raise failure
+        # More requests at once than connections would only wait for each other unseen.
+        pool = self._client.meta.config.max_pool_connections
+        self._slots = asyncio.Semaphore(min(self._max_concurrency, pool))
+        self._requests = Requests(
+            self._client, self.name, common=self._common, encryption=self._encryption
+        )
+        if self._may_be_direct:
+            from snapstore.objects.s3.direct import DirectRequests
+
+            self._direct = DirectRequests(self._client, self.name, self._requests)
+            self._requests = self._direct
 
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
         client, self._client = self._client, None
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         if self._borrowed is None and client is not None:
             await client.close()
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`. One request; the length is checked before the body is read."""
-
-        async def request() -> StoredObject | None:
-            response = await self._client.get_object(Key=key, **self._common)
-            async with response["Body"] as body:
-                version = _version(response, "GetObject", key)
-                return StoredObject(await self._read(body, response, key, max_bytes), version)
-
         try:
-            return await self._run("GetObject", key, request)
+            return await self._run("GetObject", key, lambda: self._requests.get(key, max_bytes))
         except StorageError as error:
             if error.code != "NoSuchKey":
                 raise
@@ -145,57 +167,43 @@ class S3ObjectStore:
         A conditional write whose reply was lost is settled by one request more: see `settle`.
         """
         write = Write(if_match, create=if_none_match)
-        condition = {"IfMatch": if_match.etag} if if_match is not None else {}
-        if if_none_match:
-            condition["IfNoneMatch"] = "*"
-        # Given as a header it spares botocore's chunked trailer, which not every server knows.
-        checksum = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
-        at_once = True
-
-        async def request() -> Version:
-            nonlocal at_once
-            try:
-                response = await self._client.put_object(
-                    Key=key,
-                    Body=data,
-                    ContentType=_CONTENT_TYPE,
-                    ChecksumCRC32=checksum,
-                    Metadata=write.metadata,
-                    **self._common,
-                    **self._encryption,
-                    **condition,
-                )
-                return write.version(_etag(response, "PutObject", key))
-            except Exception as error:
-                at_once = at_once and self._was_refused_at_once(error)
-                raise
-
-        deadline = self._deadline()
+        if write.condition is None:
+            return await self._run("PutObject", key, lambda: self._requests.put(key, data, write))
         try:
-            return await self._run("PutObject", key, request, deadline)
+            return await self._put_conditionally(key, data, write)
         except StorageError as error:
             failure = error
-        if not condition:
-            raise failure
         refused = _is_refusal(failure)
         # Through a borrowed client, aiohttp may have sent it twice without a word (aiohttp #10790).
-        if not at_once or (refused and self._borrowed is not None):
-            version = await self._settle(key, write, failure, deadline, lost=not at_once)
+        if write.in_doubt or (refused and self._borrowed is not None):
+            version = await self._settle(key, write, failure)
             if version is not None:
                 return version
         raise _precondition_failed(failure) if refused else failure
 
-    async def _settle(
-        self, key: str, write: Write, failure: StorageError, deadline: float | None, *, lost: bool
-    ) -> Version | None:
+    async def _put_conditionally(self, key: str, data: bytes, write: Write) -> Version:
+        from snapstore.objects.s3.errors import note_end
+
+        async def request() -> Version:
+            try:
+                return await self._requests.put(key, data, write)
+            except Exception as error:
+                note_end(write, error, each_try_is_noted=self._borrowed is None)
+                raise
+
+        self._writes[write.token] = write
+        try:
+            return await self._run("PutObject", key, request)
+        finally:
+            del self._writes[write.token]
+
+    async def _settle(self, key: str, write: Write, failure: StorageError) -> Version | None:
         """Find out from the object as it is now what became of a write.
 
         Args:
             key: The object's key.
             write: The write.
             failure: How its last request ended.
-            deadline: When the whole of it must end.
-            lost: Whether the reply to an earlier request is known to be lost.
 
         Returns:
             The version that was written; `None` if none was, and `failure` tells why.
@@ -204,14 +212,9 @@ class S3ObjectStore:
             PreconditionFailedError: Another write came first.
             OutcomeUnknownError: Nothing can tell.
         """
-
-        async def request() -> Version:
-            response = await self._client.head_object(Key=key, **self._common)
-            return _version(response, "HeadObject", key)
-
         found, seen = None, True
         try:
-            found = await self._run("HeadObject", key, request, deadline)
+            found = await self._run("HeadObject", key, lambda: self._requests.head(key))
         except StorageError as error:
             seen = error.status == 404
         verdict = write.judge(found) if seen else Verdict.UNKNOWN
@@ -221,35 +224,33 @@ class S3ObjectStore:
             raise _precondition_failed(failure)
         if found is None and _is_refusal(failure):
             verdict = Verdict.UNKNOWN  # there was an object: perhaps ours, and deleted since
-        if lost and not isinstance(failure, StorageTimeoutError):
-            if verdict is Verdict.UNKNOWN:
-                raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
-            if failure.status is None:
-                raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
+        if verdict is Verdict.UNKNOWN and write.in_doubt:
+            raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
+        if write.pending:
+            raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
         return None
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[list[str], None]:
         """See `ObjectStore.scan`. A broken chain of pages is an error, never an early end."""
-        position = _given({"StartAfter": start_after})
+        token: str | None = None
+        seen: set[str | None] = {None, ""}
 
-        async def request() -> Any:
-            return await self._client.list_objects_v2(
-                Prefix=prefix, MaxKeys=page_size, **self._common, **position
-            )
+        async def request() -> Page:
+            return await self._requests.list(prefix, page_size, start_after, token)
 
         while True:
             page = await self._run("ListObjectsV2", prefix, request)
-            truncated, token = page.get("IsTruncated"), page.get("NextContinuationToken")
-            if truncated is None:
+            if page.truncated is None:
                 raise self._broken_listing(prefix, "it does not say whether it goes on")
-            if truncated and (not token or token == position.get("ContinuationToken")):
+            if page.truncated and page.token in seen:
                 raise self._broken_listing(prefix, "it goes on, but does not say where")
-            yield [found["Key"] for found in page.get("Contents", ())]
-            if not truncated:
+            seen.add(page.token)
+            yield page.keys
+            if not page.truncated:
                 return
-            position = {"ContinuationToken": token}
+            token = page.token
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`. One request, whose reply must name every key.
@@ -258,41 +259,39 @@ class S3ObjectStore:
         """
         failed = dict.fromkeys(keys, UNCONFIRMED)
         again = list(keys)
-        deadline = self._deadline()
+
+        async def request() -> dict[str, str]:
+            return await self._requests.delete(again)
+
         for attempt in range(_DELETE_ATTEMPTS):
             if not again:
                 break
             if attempt:
                 await asyncio.sleep(full_jitter(attempt))
-            failed |= await self._delete(again, deadline)
+            failed |= await self._run("DeleteObjects", again[0], request)
             again = [key for key in again if failed[key] in _PASSING]
-        return {key: code for key, code in failed.items() if code != _DELETED}
+        return {key: code for key, code in failed.items() if code != DELETED}
 
-    async def _delete(self, keys: Sequence[str], deadline: float | None) -> dict[str, str]:
-        """Delete objects by one request, and say of each key what became of it."""
-        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
+    async def inspect(self, key: str) -> list[Finding]:
+        """See `InspectableStore.inspect`: versioning, encryption, the client, the direct path."""
+        from snapstore.objects.s3 import inspection
 
-        async def request() -> Any:
-            return await self._client.delete_objects(Delete=wanted, **self._common)
+        borrowed = self._borrowed is not None
+        findings = [inspection.of_client(self._client, borrowed, self._max_concurrency)]
+        findings.append(inspection.of_direct_path(self._direct))
+        written = {"Bucket": self.name, "Key": key, **self._common}
 
-        reply = await self._run("DeleteObjects", keys[0], request, deadline)
-        outcome = dict.fromkeys(keys, UNCONFIRMED)
-        found = [(deleted.get("Key"), _DELETED) for deleted in reply.get("Deleted", ())]
-        found += [(error.get("Key"), error.get("Code")) for error in reply.get("Errors", ())]
-        return outcome | {key: code or UNCONFIRMED for key, code in found if key in outcome}
+        async def request() -> list[Finding]:
+            return await inspection.of_bucket(self._client, written, self._encryption)
 
-    def _deadline(self) -> float | None:
-        """When an operation that begins now must end, on the loop's clock."""
-        return None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+        try:
+            return await self._run("PutObject", key, request) + findings
+        except StorageError as error:
+            words = f"can't be told: {error}"
+            return [Finding(about, "unknown", words) for about in inspection.OF_BUCKET] + findings
 
-    async def _run(
-        self,
-        operation: str,
-        key: str,
-        request: Callable[[], Awaitable[T]],
-        until: float | None = None,
-    ) -> T:
-        """Make a request in its turn and by its deadline, again where that is worth it."""
+    async def _run(self, operation: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request in its turn, again where that is worth it."""
 
         async def once() -> T:
             try:
@@ -302,63 +301,27 @@ class S3ObjectStore:
             # Outside of the handler: what was caught must not be in the chain, see errors.py.
             raise failure
 
-        deadline = asyncio.timeout_at(until or self._deadline())
-        try:
-            async with deadline, self._slots:
-                return await retrying(once, attempts=_attempts)
-        except TimeoutError as error:
-            failure = self._translated(error, operation, key, expired=deadline.expired())
-        raise failure
+        async with self._slots:
+            return await retrying(once, attempts=_attempts)
 
-    def _translated(
-        self, error: Exception, operation: str, key: str | None, *, expired: bool = False
-    ) -> StorageError:
+    def _translated(self, error: Exception, operation: str, key: str | None) -> StorageError:
         # Imported where it is needed, since it imports botocore; by then a client has done so.
         from snapstore.objects.s3.errors import translate
 
-        return translate(error, operation=operation, bucket=self._bucket, key=key, expired=expired)
-
-    def _was_refused_at_once(self, error: Exception) -> bool:
-        """Whether a request was not sent at all, or was refused the first time it was sent."""
-        from snapstore.objects.s3.errors import was_never_sent
-
-        response: Mapping[str, Any] = getattr(error, "response", None) or {}
-        reply = response.get("ResponseMetadata", {})
-        refused = reply.get("HTTPStatusCode", 500) < 500 and not reply.get("RetryAttempts")
-        return refused or was_never_sent(error)
-
-    async def _read(
-        self, body: Any, response: Mapping[str, Any], key: str, max_bytes: int
-    ) -> bytes:
-        length = response.get("ContentLength")
-        if length is not None and length <= max_bytes:
-            return bytes(await body.read())
-        read = bytearray()
-        while length is None or length <= max_bytes:
-            chunk = await body.read(_CHUNK)
-            if not chunk:
-                return bytes(read)
-            read += chunk
-            if len(read) > max_bytes:
-                break
-        raise ObjectTooLargeError(
-            f"{key} has {length or len(read):,} bytes or more, where {max_bytes:,} are allowed",
-            operation="GetObject",
-            bucket=self._bucket,
-            key=key,
-        )
+        return translate(error, operation=operation, bucket=self.name, key=key)
 
     def _broken_listing(self, prefix: str, why: str) -> InvalidResponseError:
         return InvalidResponseError(
-            f"ListObjectsV2 of {self._bucket}/{prefix}: the listing is broken: {why}",
+            f"ListObjectsV2 of {self.name}/{prefix}: the listing is broken: {why}",
             operation="ListObjectsV2",
-            bucket=self._bucket,
+            bucket=self.name,
             key=prefix,
         )
 
 
 def _make_client(options: dict[str, Any]) -> Any:
-    # Slow to import, so in the thread that this runs in; it brings all that `errors` needs.
+    # Slow to import, so in the thread that this runs in: with all that is imported later on.
+    import_module("snapstore.objects.s3.direct")
     from snapstore.objects.s3.client import make_client
 
     return make_client(**options)
@@ -370,7 +333,7 @@ def _attempts(error: StorageError) -> int:
         return 5
     if error.status == 409 and error.operation == "PutObject":
         return 8
-    if error.code == "Truncated" and error.operation == "GetObject":
+    if isinstance(error, DamagedReplyError) and error.operation == "GetObject":
         return 3
     return 1
 
@@ -384,21 +347,30 @@ def _precondition_failed(error: StorageError) -> PreconditionFailedError:
     return PreconditionFailedError(str(error), **error.facts)
 
 
-def _version(response: Mapping[str, Any], operation: str, key: str) -> Version:
-    return version_of(_etag(response, operation, key), response.get("Metadata", {}))
-
-
-def _etag(response: Mapping[str, Any], operation: str, key: str) -> str:
-    etag: str = response.get("ETag", "").strip('"')
-    if not etag:
-        raise InvalidResponseError(
-            f"{operation} of {key}: the reply has no ETag", operation=operation, key=key
-        )
-    return etag
-
-
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _refuse_more_than_a_name(bucket: str) -> None:
+    if not bucket:
+        raise ValueError("bucket must be the name of a bucket")
+    # An access point is named by an ARN that has slashes in it.
+    if bucket.startswith(("s3:", "arn:aws:s3:::")) or ("/" in bucket and bucket[:4] != "arn:"):
+        raise ValueError(
+            f"bucket must be the name alone, not {bucket!r}; what keys begin with is prefix=…"
+        )
+
+
+def _refuse_no_endpoint(endpoint_url: str, bucket: str) -> None:
+    url = urlsplit(endpoint_url)
+    if url.scheme not in ("http", "https"):
+        raise ValueError("endpoint_url must begin with http:// or https://")
+    if not url.hostname:
+        raise ValueError("endpoint_url must have a host, as in https://s3.example.com")
+    if url.username is not None or url.password is not None:
+        raise ValueError("endpoint_url must not hold a password; credentials come from AWS_*")
+    if url.path.strip("/").rpartition("/")[2] == bucket:
+        raise ValueError("endpoint_url must not end with the bucket, which is added to it")
 
 
 def _refuse_unusable(client: Any) -> None:

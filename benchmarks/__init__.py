@@ -1,0 +1,1 @@
+"""What snapstore costs beside its peers. `run.py` is the entrance; `nox -s bench` runs it."""

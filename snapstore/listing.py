@@ -1,0 +1,65 @@
+"""Listings, page by page: complete and in order, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from snapstore.errors import InvalidResponseError
+from snapstore.layout import Layout
+
+__all__ = ["iter_keys", "iter_snapshot_ids"]
+
+
+async def iter_keys(
+    scan: AsyncGenerator[list[str], None],
+    prefix: str,
+    fetch: Callable[[AsyncGenerator[list[str], None]], Awaitable[list[str] | None]],
+) -> AsyncGenerator[list[str], None]:
+    """Walk the pages of a listing, each of them checked.
+
+    Args:
+        scan: What an object store's `scan` returned for `prefix`. It is closed at the end.
+        prefix: What all keys must begin with.
+        fetch: Fetches the next page of `scan`; `None` after the last one.
+
+    Raises:
+        InvalidResponseError: A key is not under the prefix.
+    """
+    async with aclosing(scan):
+        while (page := await fetch(scan)) is not None:
+            if not all(key.startswith(prefix) for key in page):
+                raise InvalidResponseError(
+                    f"the listing of {prefix} has a key that is not under it",
+                    operation="scan",
+                    key=prefix,
+                )
+            yield page
+
+
+async def iter_snapshot_ids(
+    pages: AsyncGenerator[list[str], None], prefix: str, *, start_after: str
+) -> AsyncGenerator[str, None]:
+    """Walk the ids of the snapshots in a history, oldest first.
+
+    Args:
+        pages: The keys under `prefix`. It is closed at the end.
+        prefix: The history's prefix.
+        start_after: The id that all must be greater than; `""` for all.
+
+    Raises:
+        InvalidResponseError: The ids are out of order, or one is not after `start_after`.
+    """
+    last = start_after
+    async with aclosing(pages):
+        async for page in pages:
+            for key in page:
+                snapshot_id = Layout.snapshot_id(key, prefix)
+                if snapshot_id is None:
+                    continue
+                if snapshot_id <= last:
+                    raise InvalidResponseError(
+                        f"the listing of {prefix} is out of order", operation="scan", key=prefix
+                    )
+                last = snapshot_id
+                yield snapshot_id

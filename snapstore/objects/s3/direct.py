@@ -1,0 +1,416 @@
+"""The direct path: learn a request from aiobotocore, then replay it.
+
+A generic call resolves endpoints, builds parameters, headers and a signing key, and parses what it
+never shows, each time anew. For the four requests that a store makes all day, only the key, the
+body, a handful of headers and the signature change. So the first request of each kind goes through
+the client, while a `before-send` hook looks at it; what was sent is the template for those that
+follow, which are signed here and sent on the client's own HTTP session.
+
+Whatever is not as expected, a redirect or a broken connection as much as an unusual reply, is
+handed to the generic call, which owns retries and the mapping of errors. Where the client is not
+one to be bypassed (see `internals`) every call is generic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from botocore.exceptions import ClientError
+from yarl import URL
+
+from snapstore.objects.base import StoredObject, Version
+from snapstore.objects.s3 import xml
+from snapstore.objects.s3.internals import Internals, UnfitError
+from snapstore.objects.s3.requests import Page, Requests, crc32, too_large
+from snapstore.objects.s3.settle import LINEAGE, TOKEN, Write, version_of
+from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Signer
+
+__all__ = ["DirectRequests"]
+
+T = TypeVar("T")
+
+logger: Final = logging.getLogger("snapstore")
+
+_META: Final = "x-amz-meta-"
+_CRC32: Final = "x-amz-checksum-crc32"
+_MADE_ANEW: Final = frozenset(
+    {
+        *("authorization", "host", "content-length", "x-amz-date", "x-amz-content-sha256"),
+        *("x-amz-security-token", "if-match", "if-none-match", "user-agent", _CRC32),
+        *(_META + TOKEN, _META + LINEAGE),
+        # What these tell the server is optional, and true only of a request of botocore's.
+        *("amz-sdk-invocation-id", "amz-sdk-request", "expect", "x-amzn-trace-id"),
+    }
+)
+"""Headers of a learned request that are of this request alone, or not signed."""
+
+_REPEATED: Final = frozenset(
+    {
+        *("content-type", "x-amz-checksum-mode", "x-amz-sdk-checksum-algorithm"),
+        *("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"),
+        *("x-amz-expected-bucket-owner", "x-amz-request-payer"),
+    }
+)
+"""Headers of a learned request that are sent each time. With any other, nothing is replayed."""
+
+_AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
+_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+_CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
+"""Statuses that, with a code in the body, the generic call would not make anything else of."""
+
+_LARGE: Final = 2**20
+"""From here on aiohttp warns of a body that is given as bytes."""
+
+_PATIENCE: Final = 5
+_PAUSE: Final = 60.0
+
+_NEVER_SENT: Final = (AttributeError, RuntimeError, ValueError)
+"""What comes of a client that its owner has closed, and of a header that can't be sent."""
+
+_BROKEN: Final = (OSError, TimeoutError, aiohttp.ClientError, *_NEVER_SENT)
+_NOTHING: Final[Mapping[str, str]] = {}
+_HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-direct", "unique_id_uses_count": True}
+
+_lesson: ContextVar[list[Any] | None] = ContextVar("snapstore_lesson", default=None)
+"""Where the requests of the generic call under way are to be noted."""
+
+
+class Template(NamedTuple):
+    """What is known of each request of a kind.
+
+    Attributes:
+        url: The URL before the key, or the whole of it but the query.
+        path: Its path, percent-encoded.
+        headers: The headers that are the same each time, to be signed.
+        unsigned: Those that are not signed.
+        signs_body: Whether the body is part of the signature.
+        signer: Signs for the region of the bucket.
+    """
+
+    url: str
+    path: str
+    headers: dict[str, str]
+    unsigned: dict[str, str]
+    signs_body: bool
+    signer: Signer
+
+    @classmethod
+    def of(cls, request: Any, key: str) -> Template:
+        """Take a request apart.
+
+        Args:
+            request: An `AWSPreparedRequest`, as it was sent.
+            key: The key that it was about; `""` if it was about the bucket.
+
+        Raises:
+            UnfitError: It has something that can't be repeated.
+        """
+        headers = {name.lower(): _as_text(value) for name, value in request.headers.items()}
+        authorization = _AUTHORIZATION.match(headers.get("authorization", ""))
+        if authorization is None:
+            raise UnfitError("requests are not signed by Signature V4 for S3")
+        unknown = headers.keys() - _MADE_ANEW - _REPEATED
+        if unknown:
+            raise UnfitError(f"requests have the header {min(unknown)}")
+        url = urlsplit(request.url)
+        tail = quote(key, safe="/~")
+        if not url.path.endswith(tail) or (key and url.query):
+            raise UnfitError("the URL of an object does not end with its key")
+        path = url.path.removesuffix(tail)
+        repeated = {name: value for name, value in headers.items() if name in _REPEATED}
+        default_port = {"http": 80, "https": 443}[url.scheme]
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
+        host = host if url.port in (None, default_port) else f"{host}:{url.port}"
+        return cls(
+            url=f"{url.scheme}://{url.netloc}{path}",
+            path=path,
+            headers={"host": host, **repeated},
+            # aiobotocore adds the second one as it sends.
+            unsigned={"user-agent": headers["user-agent"], "accept-encoding": "identity"},
+            signs_body=headers["x-amz-content-sha256"] != UNSIGNED_PAYLOAD,
+            signer=Signer(authorization[1]),
+        )
+
+
+class DirectRequests:
+    """The requests of a store, replayed where that is possible.
+
+    Args:
+        client: An entered aiobotocore client. A hook of ours is registered on it, until `close`.
+        bucket: The bucket.
+        generic: The generic calls, for everything else.
+
+    Attributes:
+        off: Why no request is replayed, for as long as this client is used; `None` if they may be.
+    """
+
+    def __init__(self, client: Any, bucket: str, generic: Requests) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._generic = generic
+        self._templates: dict[str, Template] = {}
+        self._failures: Counter[str] = Counter()
+        self._resting_until = 0.0
+        self.off: str | None = None
+        client.meta.events.register("before-send.s3", _note, **_HOOK)
+        self._look_inside()
+
+    @property
+    def rests(self) -> bool:
+        """Whether requests are generic for a while, since too many could not be replayed."""
+        return time.monotonic() < self._resting_until
+
+    def close(self) -> None:
+        """Take the hook away again."""
+        self._client.meta.events.unregister("before-send.s3", _note, **_HOOK)
+
+    async def get(self, key: str, max_bytes: int) -> StoredObject:
+        """See `Requests.get`."""
+        template = self._template("GetObject")
+        if template is None:
+            return await self._learn("GetObject", key, self._generic.get(key, max_bytes))
+        try:
+            async with await self._send(template, "GET", key=key) as reply:
+                length, etag = reply.content_length, _etag(reply)
+                if reply.status == 200 and length is not None and etag:
+                    if length > max_bytes:
+                        raise too_large(self._bucket, key, length, max_bytes)
+                    data = await reply.read()
+                    if len(data) == length and _is_intact(data, reply.headers.get(_CRC32)):
+                        del self._failures["GetObject"]
+                        return StoredObject(data, version_of(etag, _metadata(reply)))
+                await self._raise_if_conclusive(reply, "GetObject")
+                why = f"an answer of {reply.status} that is not a whole object"
+        except _BROKEN as error:
+            why = type(error).__name__
+        self._fell_back("GetObject", why)
+        return await self._generic.get(key, max_bytes)
+
+    async def head(self, key: str) -> Version:
+        """See `Requests.head`. It is rare, and always generic."""
+        return await self._generic.head(key)
+
+    async def put(self, key: str, data: bytes, write: Write) -> Version:
+        """See `Requests.put`."""
+        template = self._template("PutObject")
+        if template is None:
+            return await self._learn("PutObject", key, self._generic.put(key, data, write))
+        headers = {_META + name: value for name, value in write.metadata.items()}
+        headers[_CRC32] = crc32(data)
+        if write.condition is not None:
+            headers["if-none-match" if write.condition == "*" else "if-match"] = write.condition
+        try:
+            async with await self._send(template, "PUT", key, headers=headers, body=data) as reply:
+                etag = _etag(reply)
+                if reply.status == 200 and etag and not await reply.read():
+                    del self._failures["PutObject"]
+                    return write.version(etag)
+                await self._raise_if_conclusive(reply, "PutObject")
+                # After a good status that is not as expected, it has most likely been applied.
+                write.ended(reply.status if reply.status >= 300 else None)
+                why = f"an answer of {reply.status}"
+        except (aiohttp.ClientConnectorError, *_NEVER_SENT) as error:
+            why = type(error).__name__
+        except _BROKEN as error:
+            write.ended(None)
+            why = type(error).__name__
+        self._fell_back("PutObject", why)
+        return await self._generic.put(key, data, write)
+
+    async def list(
+        self, prefix: str, page_size: int, start_after: str | None, token: str | None
+    ) -> Page:
+        """See `Requests.list`. The keys are taken out of the XML as it comes."""
+
+        def generic() -> Awaitable[Page]:
+            return self._generic.list(prefix, page_size, start_after, token)
+
+        template = self._template("ListObjectsV2")
+        if template is None:
+            return await self._learn("ListObjectsV2", "", generic())
+        position = {"start-after": start_after} if token is None else {"continuation-token": token}
+        wanted = {
+            "encoding-type": "url",
+            "list-type": "2",
+            "max-keys": str(page_size),
+            "prefix": prefix,
+            **position,
+        }
+        query = "&".join(
+            f"{name}={quote(value, safe='-_.~')}"
+            for name, value in sorted(wanted.items())
+            if value is not None
+        )
+        sent = self._send(template, "GET", query=query)
+        page = await self._read("ListObjectsV2", sent, xml.read_page)
+        return await generic() if page is None else page
+
+    async def delete(self, keys: Sequence[str]) -> dict[str, str]:
+        """See `Requests.delete`."""
+        template, body = self._template("DeleteObjects"), xml.delete_body(keys)
+        if template is None:
+            return await self._learn("DeleteObjects", "", self._generic.delete(keys))
+        if body is None:
+            return await self._generic.delete(keys)
+        headers = {_CRC32: crc32(body)}
+        sent = self._send(template, "POST", query="delete=", headers=headers, body=body)
+        outcome = await self._read("DeleteObjects", sent, lambda text: xml.read_deleted(text, keys))
+        return await self._generic.delete(keys) if outcome is None else outcome
+
+    async def _send(
+        self,
+        template: Template,
+        method: str,
+        key: str = "",
+        *,
+        query: str = "",
+        headers: Mapping[str, str] = _NOTHING,
+        body: bytes = b"",
+    ) -> aiohttp.ClientResponse:
+        internals = self._internals
+        tail = quote(key, safe="/~")
+        payload = UNSIGNED_PAYLOAD
+        if template.signs_body:
+            payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
+        signed = template.signer.sign(
+            await internals.credentials(),
+            method=method,
+            path=template.path + tail,
+            query=query,
+            headers={**template.headers, **headers},
+            payload=payload,
+        )
+        session = await internals.session()
+        return await session.request(
+            method,
+            URL(f"{template.url}{tail}{'?' if query else ''}{query}", encoded=True),
+            headers={**signed, **template.unsigned},
+            # Empty bytes would be sent as a body of length 0.
+            data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
+            allow_redirects=False,
+        )
+
+    async def _read(
+        self,
+        operation: str,
+        sent: Awaitable[aiohttp.ClientResponse],
+        read: Callable[[str], T | None],
+    ) -> T | None:
+        """What is read out of a good reply; `None` if that can't be done."""
+        try:
+            async with await sent as reply:
+                if reply.status == 200:
+                    found = read((await reply.read()).decode())
+                    if found is not None:
+                        del self._failures[operation]
+                        return found
+                await self._raise_if_conclusive(reply, operation)
+                why = f"an answer of {reply.status}"
+        except _BROKEN as error:
+            why = type(error).__name__
+        self._fell_back(operation, why)
+        return None
+
+    async def _raise_if_conclusive(self, reply: aiohttp.ClientResponse, operation: str) -> None:
+        if reply.status not in _CONCLUSIVE:
+            return
+        code = xml.error_code((await reply.read()).decode(errors="replace"))
+        if not code:
+            return
+        del self._failures[operation]
+        headers = {name.lower(): value for name, value in reply.headers.items()}
+        metadata = {
+            "HTTPStatusCode": reply.status,
+            "HTTPHeaders": headers,
+            "RequestId": headers.get("x-amz-request-id"),
+        }
+        error = {"Code": code, "Message": ""}
+        raise ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
+
+    def _template(self, operation: str) -> Template | None:
+        if self.off is not None or self.rests:
+            return None
+        if not self._internals.same_hooks:
+            self._look_inside()
+        return self._templates.get(operation)
+
+    def _look_inside(self) -> None:
+        try:
+            self._internals = Internals(self._client)
+        except UnfitError as error:
+            self._switch_off(str(error))
+
+    async def _learn(self, operation: str, key: str, call: Awaitable[T]) -> T:
+        """Make a generic call, and take what it sent for a template if it was understood."""
+        requests: list[Any] = []
+        token = _lesson.set(requests)
+        try:
+            result = await call
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _CONCLUSIVE:
+                self._take(operation, key, requests)
+            raise
+        finally:
+            _lesson.reset(token)
+        self._take(operation, key, requests)
+        return result
+
+    def _take(self, operation: str, key: str, requests: Sequence[Any]) -> None:
+        if self.off is not None or not requests:
+            return
+        try:
+            template = Template.of(requests[-1], key)
+        except UnfitError as error:
+            self._switch_off(str(error))
+            return
+        if self._internals.proxy_of(template.url) is None:
+            self._templates[operation] = template
+        else:
+            self._switch_off("requests go through a proxy")
+
+    def _fell_back(self, operation: str, why: str) -> None:
+        logger.debug("%s of %s falls back to a generic call: %s", operation, self._bucket, why)
+        self._failures[operation] += 1
+        if self._failures[operation] >= _PATIENCE:
+            self._failures.clear()
+            self._resting_until = time.monotonic() + _PAUSE
+            logger.debug("the direct path to %s rests for %g s", self._bucket, _PAUSE)
+
+    def _switch_off(self, why: str) -> None:
+        self.off = why
+        self._templates.clear()
+        logger.debug("the direct path to %s is off: %s", self._bucket, why)
+
+
+def _note(request: Any, **_: Any) -> None:
+    """Look at a request as it is sent, and leave it as it is."""
+    lesson = _lesson.get()
+    if lesson is not None:
+        lesson.append(request)
+
+
+def _etag(reply: aiohttp.ClientResponse) -> str:
+    return reply.headers.get("ETag", "").strip('"')
+
+
+def _metadata(reply: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name: reply.headers.get(_META + name, "") for name in (TOKEN, LINEAGE)}
+
+
+def _is_intact(data: bytes, checksum: str | None) -> bool:
+    """Whether a body matches its CRC-32. One of several parts, with their number, is none of it."""
+    return checksum is None or "-" in checksum or checksum == crc32(data)
+
+
+def _as_text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,139 @@
+"""What the direct path needs of an aiobotocore client that is not public: here, and only here.
+
+Each attribute is looked for before it is used. Where one is missing, or the client is not as
+aiobotocore makes it, there is no direct path, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+import aiobotocore
+import botocore
+from aiobotocore.client import AioBaseClient
+from aiobotocore.endpoint import AioEndpoint
+from aiobotocore.httpsession import AIOHTTPSession
+
+from snapstore.objects.s3.client import HTTPSession
+from snapstore.objects.s3.signing import Credentials
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["Internals", "UnfitError"]
+
+_TRUSTED: Final = tuple(
+    str(Path(module.__file__ or "").parent) + "/" for module in (aiobotocore, botocore)
+)
+_OUR_ROOM: Final = str(Path(__file__).parent) + "/"
+_STUBS: Final = ("botocore/stub.py", "aiobotocore/stub.py")
+_EVENTS: Final = (
+    *("provide-client-params", "before-parameter-build", "before-endpoint-resolution"),
+    *("before-call", "request-created", "choose-signer", "before-sign", "before-send"),
+    *("response-received", "before-parse", "needs-retry", "after-call", "after-call-error"),
+)
+_OPERATIONS: Final = ("PutObject", "GetObject", "ListObjectsV2", "DeleteObjects")
+_CREDENTIALS_ARE_GOOD_FOR: Final = 1.0  # seconds
+
+
+class UnfitError(Exception):
+    """The client is not one that the direct path may be used with; the message says why."""
+
+
+class Internals:
+    """The inside of a client.
+
+    Args:
+        client: An entered aiobotocore client.
+
+    Raises:
+        UnfitError: It can't be used, or must not be, since somebody has changed what it does.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        try:
+            self._http_session = client._endpoint.http_session  # noqa: SLF001
+            self._get_session = self._http_session._get_session  # noqa: SLF001
+            self._proxy_url_for = self._http_session._proxy_config.proxy_url_for  # noqa: SLF001
+            self._credentials = client._request_signer._credentials  # noqa: SLF001
+            self._emitter = client.meta.events._emitter  # noqa: SLF001
+            self._lookups = self._emitter._lookup_cache  # noqa: SLF001
+            self._handlers_of = self._emitter._handlers.prefix_search  # noqa: SLF001
+            self._call = type(client)._make_api_call  # noqa: SLF001
+        except AttributeError as error:
+            raise UnfitError(f"this version of aiobotocore has no {error.name}") from None
+        if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
+            raise UnfitError("the client's endpoint is not aiobotocore's")
+        if type(self._http_session) not in (AIOHTTPSession, HTTPSession):
+            raise UnfitError(f"its HTTP session is a {type(self._http_session).__name__}")
+        if self._credentials is None:
+            raise UnfitError("the client has no credentials")
+        for function in (self._call, AioEndpoint.make_request, type(self._http_session).send):
+            _refuse_patch(function)
+        if "_make_api_call" in vars(client):
+            raise UnfitError("somebody has patched the client's _make_api_call")
+        if not isinstance(client, AioBaseClient):
+            raise UnfitError(f"the client is a {type(client).__name__}")
+        self._refuse_foreign_handlers()
+        self._frozen = Credentials("", "", None)
+        self._frozen_until = 0.0
+
+    @property
+    def same_hooks(self) -> bool:
+        """Whether nobody has patched `_make_api_call` or registered a handler since."""
+        return (
+            self._emitter._lookup_cache is self._lookups  # noqa: SLF001
+            and type(self._client)._make_api_call is self._call  # noqa: SLF001
+            and "_make_api_call" not in vars(self._client)
+        )
+
+    def proxy_of(self, url: str) -> str | None:
+        """The proxy that a URL is reached through."""
+        return self._proxy_url_for(url=url)  # type: ignore[no-any-return]
+
+    async def session(self) -> aiohttp.ClientSession:
+        """The client's own HTTP session."""
+        session: Any = await self._get_session(None)
+        unwrapped: aiohttp.ClientSession = getattr(session, "followed", session)
+        return unwrapped
+
+    async def credentials(self) -> Credentials:
+        """The client's credentials, refreshed as botocore does. They are read once a second."""
+        if time.monotonic() >= self._frozen_until:
+            frozen = await self._credentials.get_frozen_credentials()
+            self._frozen = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            self._frozen_until = time.monotonic() + _CREDENTIALS_ARE_GOOD_FOR
+        return self._frozen
+
+    def _refuse_foreign_handlers(self) -> None:
+        for operation in _OPERATIONS:
+            for event in _EVENTS:
+                for handler in self._handlers_of(f"{event}.s3.{operation}") or ():
+                    place = _file_of(handler)
+                    known = place.startswith((*_TRUSTED, _OUR_ROOM)) and not place.endswith(_STUBS)
+                    if not known:
+                        name = getattr(handler, "__qualname__", type(handler).__qualname__)
+                        raise UnfitError(f"{name} is registered for {event}")
+
+
+def _refuse_patch(function: Any) -> None:
+    name = getattr(function, "__name__", "a method")
+    while function is not None:
+        # A proxy for a function, as tracing libraries make them, would show the file of what it is
+        # a proxy for.
+        if type(function) is not FunctionType or not _file_of(function).startswith(_TRUSTED):
+            raise UnfitError(f"somebody has patched aiobotocore's {name}")
+        function = getattr(function, "__wrapped__", None)
+
+
+def _file_of(handler: Any) -> str:
+    """The file with the code of an event handler; `""` where it has none."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return "" if code is None else str(code.co_filename)

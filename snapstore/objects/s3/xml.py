@@ -1,0 +1,84 @@
+"""The XML of listings and deletes, where it has its usual shape; of any other, nothing is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import unescape
+from typing import Final
+from urllib.parse import unquote_plus
+from xml.sax.saxutils import escape
+
+from snapstore.objects.base import UNCONFIRMED
+from snapstore.objects.s3.requests import DELETED, Page
+
+__all__ = ["delete_body", "error_code", "read_deleted", "read_page"]
+
+_DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
+_PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
+_RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", re.DOTALL)
+_OUTCOME = re.compile(r"<(Deleted|Error)>(.*?)</\1>", re.DOTALL)
+_KEY = re.compile(r"<Key>([^<]*)</Key>")
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_TRUNCATED = re.compile(r"<IsTruncated>(true|false)</IsTruncated>")
+_TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+_NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def error_code(text: str) -> str:
+    """The code in an error; `""` if there is none."""
+    found = _CODE.search(text)
+    return unescape(found[1]) if found else ""
+
+
+def read_page(text: str) -> Page | None:
+    """Read a page of ListObjectsV2.
+
+    Returns:
+        The page; `None` if the text has another shape than such a page has.
+    """
+    truncated, token = _TRUNCATED.search(text), _TOKEN.search(text)
+    keys = _KEY.findall(text)
+    # With an attribute, a comment or CDATA it would have to be parsed.
+    is_usual = 2 * len(keys) == text.count("Contents>") and "<!" not in text
+    if truncated is None or not is_usual or not _PAGE.fullmatch(text):
+        return None
+    joined = "".join(keys)
+    if "&#" in joined:
+        return None
+    if "&" in joined:
+        keys = [unescape(key) for key in keys]
+    if "<EncodingType>url</EncodingType>" in text and ("%" in joined or "+" in joined):
+        keys = [unquote_plus(key) for key in keys]
+    return Page(keys, truncated[1] == "true", unescape(token[1]) if token else None)
+
+
+def delete_body(keys: Sequence[str]) -> bytes | None:
+    """The body of DeleteObjects; `None` if a key has a character that XML can't carry as it is."""
+    objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+    if _NOT_FOR_XML.search(objects):
+        return None
+    namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<Delete xmlns="{namespace}">{objects}<Quiet>false</Quiet></Delete>'.encode()
+
+
+def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
+    """Read the reply to DeleteObjects.
+
+    Args:
+        text: The reply.
+        keys: What was to be deleted.
+
+    Returns:
+        What became of each key; `None` if the text has another shape, or other keys.
+    """
+    if "<!" in text or not _RESULT.fullmatch(text):
+        return None
+    outcome: dict[str, str] = {}
+    for kind, content in _OUTCOME.findall(text):
+        key = _KEY.search(content)
+        if key is None or "&#" in key[1]:
+            return None
+        code = DELETED if kind == "Deleted" else error_code(content) or UNCONFIRMED
+        outcome[unescape(key[1])] = code
+    return outcome if outcome.keys() == set(keys) else None
