@@ -269,7 +269,7 @@ async def test_after_five_failures_in_a_row_the_generic_path_is_taken_for_a_whil
 
         async def fail(request):
             direct = BY_BOTOCORE not in request.headers
-            return Fault.error(500, "InternalError") if direct else None
+            return Fault.error(400, "BadRequest") if direct else None
 
         proxy.fault = fail
         for _ in range(7):
@@ -295,13 +295,29 @@ async def test_a_success_in_between_starts_the_count_again(storage, proxy) -> No
             if BY_BOTOCORE in request.headers:
                 return None
             asked += 1
-            return Fault.error(500, "InternalError") if asked % 5 else None
+            return Fault.error(400, "BadRequest") if asked % 5 else None
 
         proxy.fault = fail
         proxy.requests.clear()
         for _ in range(15):
             await load(storage)
         assert [direct for _, direct in replayed(proxy)][-1] is True
+
+
+async def test_a_server_in_trouble_is_no_reason_to_stop_replaying(storage, proxy) -> None:
+    async with storage:
+        await save(storage)
+        await load(storage)
+
+        async def fail(request):
+            return None if BY_BOTOCORE in request.headers else Fault.error(503, "SlowDown")
+
+        proxy.fault = fail
+        proxy.requests.clear()
+        for _ in range(7):
+            await load(storage)
+        assert [direct for _, direct in replayed(proxy)] == [True, False] * 7
+        assert (await storage.check())["direct path"].status == "ok"
 
 
 async def test_it_is_off_where_it_is_not_wanted(bucket, prefix, proxy) -> None:
@@ -501,7 +517,8 @@ async def test_where_aiobotocore_lacks_what_is_needed_it_is_off_and_says_so(
 async def test_with_this_version_of_aiobotocore_it_is_on(storage) -> None:
     async with storage:
         await save(storage)
-        assert (await storage.check())["direct path"].status == "ok"
+        finding = (await storage.check())["direct path"]
+        assert finding.status == "ok", finding.words
 
 
 @pytest.mark.ceph

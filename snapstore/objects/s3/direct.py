@@ -71,6 +71,9 @@ _CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
 _LARGE: Final = 2**20
 """From here on aiohttp warns of a body that is given as bytes."""
 
+_UNWELL: Final = frozenset({500, 502, 503, 504})
+"""Statuses of a server in trouble, which the generic call would have met as well."""
+
 _PATIENCE: Final = 5
 _PAUSE: Final = 60.0
 
@@ -190,9 +193,9 @@ class DirectRequests:
                         del self._failures["GetObject"]
                         return StoredObject(data, version_of(etag, _metadata(reply)))
                 await self._raise_if_conclusive(reply, "GetObject")
-                why = f"an answer of {reply.status} that is not a whole object"
+                why: object = reply.status
         except _BROKEN as error:
-            why = type(error).__name__
+            why = error
         self._fell_back("GetObject", why)
         return await self._generic.get(key, max_bytes)
 
@@ -218,12 +221,12 @@ class DirectRequests:
                 await self._raise_if_conclusive(reply, "PutObject")
                 # After a good status that is not as expected, it has most likely been applied.
                 write.ended(reply.status if reply.status >= 300 else None)
-                why = f"an answer of {reply.status}"
+                why: object = reply.status
         except (aiohttp.ClientConnectorError, *_NEVER_SENT) as error:
-            why = type(error).__name__
+            why = error
         except _BROKEN as error:
             write.ended(None)
-            why = type(error).__name__
+            why = error
         self._fell_back("PutObject", why)
         return await self._generic.put(key, data, write)
 
@@ -315,9 +318,9 @@ class DirectRequests:
                         del self._failures[operation]
                         return found
                 await self._raise_if_conclusive(reply, operation)
-                why = f"an answer of {reply.status}"
+                why: object = reply.status
         except _BROKEN as error:
-            why = type(error).__name__
+            why = error
         self._fell_back(operation, why)
         return None
 
@@ -378,8 +381,12 @@ class DirectRequests:
         else:
             self._switch_off("requests go through a proxy")
 
-    def _fell_back(self, operation: str, why: str) -> None:
-        logger.debug("%s of %s falls back to a generic call: %s", operation, self._bucket, why)
+    def _fell_back(self, operation: str, why: object) -> None:
+        """Note that a replay was of no use: for what it raised, or for the status of its reply."""
+        reason = f"an answer of {why}" if isinstance(why, int) else type(why).__name__
+        logger.debug("%s of %s falls back to a generic call: %s", operation, self._bucket, reason)
+        if isinstance(why, int) and why in _UNWELL:
+            return
         self._failures[operation] += 1
         if self._failures[operation] >= _PATIENCE:
             self._failures.clear()
