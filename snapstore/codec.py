@@ -214,7 +214,7 @@ class _Unencodable(Exception):  # noqa: N818 -- it carries the path up and is ne
 def _check(fields: dict[str, Any], max_bytes: int) -> None:
     """Refuse whatever would not load as it was saved."""
     try:
-        _walk(fields, 1, [max_bytes])
+        _walk(fields, 1, max_bytes)
     except _Unencodable as found:
         path = "".join(reversed(found.path)).removeprefix(".")
         if len(path) > 200:
@@ -236,29 +236,36 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
     return data
 
 
-def _walk(node: Any, depth: int, room: list[int]) -> None:
-    # Exact types only: a subclass of str, int or dict would load as another type.
+def _walk(node: Any, depth: int, room: int) -> int:
+    """Look at each value; return how many members more there is room for.
+
+    It is by far the costliest part of a save, and written for speed: exact types, the common ones
+    first. A subclass of str, int or dict would load as another type.
+    """
     if depth > MAX_DEPTH:
         raise _Unencodable(f"more than {MAX_DEPTH} objects and lists deep")
     # What occurs many times is written many times, and each member takes a byte at least.
-    room[0] -= len(node)
-    if room[0] < 0:
+    room -= len(node)
+    if room < 0:
         raise SnapshotEncodeError("too large: more members than bytes are allowed")
-    is_object = type(node) is dict
-    if is_object:
+    values = node
+    if type(node) is dict:
         for key in node:
             if type(key) is not str:
                 raise _Unencodable.at(node, key, f"a key that is a {type(key).__name__}, not a str")
-    for value in node.values() if is_object else node:
+        values = node.values()
+    for value in values:
         kind = type(value)
-        if kind is str or kind is bool or value is None:
+        if kind is str:
             continue
         if kind is dict or kind is list or kind is tuple:
             try:
-                _walk(value, depth + 1, room)
+                room = _walk(value, depth + 1, room)
             except _Unencodable as found:
                 found.path.append(_step(node, _place_of(value, node)))
                 raise
+        elif value is None or kind is bool:
+            continue
         elif kind is int:
             if not -_INT_BOUND < value < _INT_BOUND:
                 why = "an integer of more than 4,300 digits"
@@ -269,6 +276,7 @@ def _walk(node: Any, depth: int, room: list[int]) -> None:
                 raise _Unencodable.at(node, _place_of(value, node), why)
         else:
             raise _Unencodable.at(node, _place_of(value, node), f"a {kind.__qualname__}")
+    return room
 
 
 def _place_of(value: Any, node: Any) -> Any:
@@ -397,18 +405,22 @@ def _finite(number: str) -> float:
 
 
 def _is_too_deep(document: Any, depth: int = 1) -> bool:
-    """Whether objects and lists in it lie too deep, if it is itself at this depth."""
+    """Whether objects and lists in it lie too deep, if it is itself at this depth.
+
+    The garbage collector tracks no texts and numbers, so it tells what may hold more at less cost
+    than the types would. It may leave out objects that hold only texts and numbers (Python
+    documentation, `gc.is_tracked`), which count only where no level is left for them.
+    """
     level = [document]
-    for _ in range(depth, MAX_DEPTH + 1):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if type(node) is dict else node)
-            if type(child) is dict or type(child) is list
-        ]
+    for _ in range(depth, MAX_DEPTH):
+        level = [child for node in level for child in _values(node) if gc.is_tracked(child)]
         if not level:
             return False
-    return True
+    return any(type(child) in (dict, list) for node in level for child in _values(node))
+
+
+def _values(node: Any) -> Iterable[Any]:
+    return node.values() if type(node) is dict else node
 
 
 def _take(document: dict[str, Any], name: str, kind: type, key: str, what: str) -> Any:
