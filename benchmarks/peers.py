@@ -341,7 +341,6 @@ class Snapstore(Peer):
             region=REGION,
             endpoint_url=endpoint,
             max_concurrency=POOL,
-            timeout=TIMEOUT,
             **options,
         )
         self.locations = [SnapshotLocation.agent(f"session-{slot}", AGENT) for slot in range(POOL)]

@@ -86,6 +86,7 @@ class S3Storage(ObjectSnapshotStorage):
             kms_key_id=kms_key_id,
             expected_bucket_owner=expected_bucket_owner,
             direct=direct,
+            timeout=timeout,
         )
         super().__init__(
             store, prefix=prefix, max_snapshot_bytes=max_snapshot_bytes, timeout=timeout

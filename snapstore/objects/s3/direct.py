@@ -50,13 +50,14 @@ _MADE_ANEW: Final = frozenset(
         *(_META + TOKEN, _META + LINEAGE),
         # What these tell the server is optional, and true only of a request of botocore's.
         *("amz-sdk-invocation-id", "amz-sdk-request", "expect", "x-amzn-trace-id"),
+        "x-amz-sdk-checksum-algorithm",
     }
 )
 """Headers of a learned request that are of this request alone, or not signed."""
 
 _REPEATED: Final = frozenset(
     {
-        *("content-type", "x-amz-checksum-mode", "x-amz-sdk-checksum-algorithm"),
+        *("content-type", "x-amz-checksum-mode"),
         *("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"),
         *("x-amz-expected-bucket-owner", "x-amz-request-payer"),
     }
@@ -130,7 +131,9 @@ class Template(NamedTuple):
         if not url.path.endswith(tail) or (key and url.query):
             raise UnfitError("the URL of an object does not end with its key")
         path = url.path.removesuffix(tail)
-        repeated = {name: value for name, value in headers.items() if name in _REPEATED}
+        repeated = {
+            name: " ".join(value.split()) for name, value in headers.items() if name in _REPEATED
+        }
         default_port = {"http": 80, "https": 443}[url.scheme]
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
         host = host if url.port in (None, default_port) else f"{host}:{url.port}"
@@ -152,13 +155,17 @@ class DirectRequests:
         client: An entered aiobotocore client. A hook of ours is registered on it, until `close`.
         bucket: The bucket.
         generic: The generic calls, for everything else.
+        timeout: Seconds after which whoever calls gives up; `None` if that is not known.
 
     Attributes:
         off: Why no request is replayed, for as long as this client is used; `None` if they may be.
     """
 
-    def __init__(self, client: Any, bucket: str, generic: Requests) -> None:
+    def __init__(
+        self, client: Any, bucket: str, generic: Requests, *, timeout: float | None
+    ) -> None:
         self._client = client
+        self._timeout = timeout
         self._bucket = bucket
         self._generic = generic
         self._templates: dict[str, Template] = {}
@@ -215,7 +222,7 @@ class DirectRequests:
         try:
             async with await self._send(template, "PUT", key, headers=headers, body=data) as reply:
                 etag = _etag(reply)
-                if reply.status == 200 and etag and not await reply.read():
+                if reply.status == 200 and etag and await _is_empty(reply):
                     del self._failures["PutObject"]
                     return write.version(etag)
                 await self._raise_if_conclusive(reply, "PutObject")
@@ -280,20 +287,19 @@ class DirectRequests:
         headers: Mapping[str, str] = _NOTHING,
         body: bytes = b"",
     ) -> aiohttp.ClientResponse:
-        internals = self._internals
+        session, times, credentials = await self._internals.current()
         tail = quote(key, safe="/~")
         payload = UNSIGNED_PAYLOAD
         if template.signs_body:
             payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
         signed = template.signer.sign(
-            await internals.credentials(),
+            credentials,
             method=method,
             path=template.path + tail,
             query=query,
             headers={**template.headers, **headers},
             payload=payload,
         )
-        session = await internals.session()
         return await session.request(
             method,
             URL(f"{template.url}{tail}{'?' if query else ''}{query}", encoded=True),
@@ -301,6 +307,7 @@ class DirectRequests:
             # Empty bytes would be sent as a body of length 0.
             data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
             allow_redirects=False,
+            timeout=times,
         )
 
     async def _read(
@@ -349,7 +356,7 @@ class DirectRequests:
 
     def _look_inside(self) -> None:
         try:
-            self._internals = Internals(self._client)
+            self._internals = Internals(self._client, self._timeout)
         except UnfitError as error:
             self._switch_off(str(error))
 
@@ -408,6 +415,10 @@ def _note(request: Any, **_: Any) -> None:
 
 def _etag(reply: aiohttp.ClientResponse) -> str:
     return reply.headers.get("ETag", "").strip('"')
+
+
+async def _is_empty(reply: aiohttp.ClientResponse) -> bool:
+    return reply.content_length == 0 or not await reply.read()
 
 
 def _metadata(reply: aiohttp.ClientResponse) -> dict[str, str]:

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiobotocore
 import botocore
@@ -37,11 +37,25 @@ _EVENTS: Final = (
     *("response-received", "before-parse", "needs-retry", "after-call", "after-call-error"),
 )
 _OPERATIONS: Final = ("PutObject", "GetObject", "ListObjectsV2", "DeleteObjects")
-_CREDENTIALS_ARE_GOOD_FOR: Final = 1.0  # seconds
+_GOOD_FOR: Final = 1.0  # seconds
 
 
 class UnfitError(Exception):
     """The client is not one that the direct path may be used with; the message says why."""
+
+
+class Current(NamedTuple):
+    """What the client has at present.
+
+    Attributes:
+        session: Its HTTP session.
+        times: How long a request on it may take.
+        credentials: Its credentials.
+    """
+
+    session: aiohttp.ClientSession
+    times: aiohttp.ClientTimeout
+    credentials: Credentials
 
 
 class Internals:
@@ -49,13 +63,15 @@ class Internals:
 
     Args:
         client: An entered aiobotocore client.
+        timeout: Seconds after which whoever calls gives up; `None` if that is not known.
 
     Raises:
         UnfitError: It can't be used, or must not be, since somebody has changed what it does.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, timeout: float | None) -> None:
         self._client = client
+        self._timeout = timeout
         try:
             self._http_session = client._endpoint.http_session  # noqa: SLF001
             self._get_session = self._http_session._get_session  # noqa: SLF001
@@ -80,8 +96,8 @@ class Internals:
         if not isinstance(client, AioBaseClient):
             raise UnfitError(f"the client is a {type(client).__name__}")
         self._refuse_foreign_handlers()
-        self._frozen = Credentials("", "", None)
-        self._frozen_until = 0.0
+        self._current: Current
+        self._good_until = 0.0
 
     @property
     def same_hooks(self) -> bool:
@@ -96,19 +112,28 @@ class Internals:
         """The proxy that a URL is reached through."""
         return self._proxy_url_for(url=url)  # type: ignore[no-any-return]
 
-    async def session(self) -> aiohttp.ClientSession:
-        """The client's own HTTP session."""
-        session: Any = await self._get_session(None)
-        unwrapped: aiohttp.ClientSession = getattr(session, "followed", session)
-        return unwrapped
+    async def current(self) -> Current:
+        """The client's HTTP session, and its credentials, refreshed as botocore does.
 
-    async def credentials(self) -> Credentials:
-        """The client's credentials, refreshed as botocore does. They are read once a second."""
-        if time.monotonic() >= self._frozen_until:
+        They are asked for once a second.
+        """
+        if time.monotonic() >= self._good_until:
             frozen = await self._credentials.get_frozen_credentials()
-            self._frozen = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-            self._frozen_until = time.monotonic() + _CREDENTIALS_ARE_GOOD_FOR
-        return self._frozen
+            credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            session: Any = await self._get_session(None)
+            session = getattr(session, "followed", session)
+            self._current = Current(session, self._times_of(session), credentials)
+            self._good_until = time.monotonic() + _GOOD_FOR
+        return self._current
+
+    def _times_of(self, session: aiohttp.ClientSession) -> aiohttp.ClientTimeout:
+        """Those of the session, without a watch over each read that would end no request sooner."""
+        times = session.timeout
+        if self._timeout is None or times.sock_read is None or times.sock_read < self._timeout:
+            return times
+        return type(times)(
+            total=times.total, connect=times.connect, sock_connect=times.sock_connect
+        )
 
     def _refuse_foreign_handlers(self) -> None:
         for operation in _OPERATIONS:

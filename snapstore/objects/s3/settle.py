@@ -84,7 +84,7 @@ class Write:
         self.condition: str | None = "*" if create else None if over is None else over.etag
         self.in_doubt: bool = False
         self.pending: bool = False
-        lineage = [_CREATED] if create else []
+        lineage: list[str] = [_CREATED] if create else []
         if over is not None:
             last, *before = (over.lineage or _entry(_UNKNOWN, over.etag)).split()
             recent = list(takewhile(_is_recent, before))
@@ -93,6 +93,7 @@ class Write:
             lineage = [last, *recent[: sum(length <= room for length in lengths)]]
         if lineage:
             self.metadata[LINEAGE] = " ".join(lineage)
+        self._lineage = lineage
         self._under = lineage[0] if lineage else None
 
     def ended(self, status: int | None) -> None:
@@ -108,7 +109,7 @@ class Write:
 
     def version(self, etag: str) -> Version:
         """The version that this write has made."""
-        return version_of(etag, self.metadata)
+        return Version(etag, " ".join([_entry(self.token, etag), *self._lineage]))
 
     def judge(self, found: Version | None) -> Version | Verdict:
         """Judge by the object as it is now what became of this write.

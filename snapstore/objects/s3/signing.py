@@ -66,7 +66,8 @@ class Signer:
             method: The HTTP method.
             path: The path, percent-encoded as it is sent.
             query: The query, percent-encoded and sorted by name; `""` for none.
-            headers: The headers to sign, names in lower case, `host` among them.
+            headers: The headers to sign, `host` among them: names in lower case, values without
+                blanks around them or two in a row.
             payload: The SHA-256 of the body in hexadecimal, or `UNSIGNED_PAYLOAD`.
             at: Seconds since the epoch; `None` for now.
 
@@ -78,7 +79,7 @@ class Signer:
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
         names = sorted(signed)
-        lines = "".join(f"{name}:{' '.join(signed[name].split())}\n" for name in names)
+        lines = "".join([f"{name}:{signed[name]}\n" for name in names])
         of = ";".join(names)
         request = f"{method}\n{path}\n{query}\n{lines}\n{of}\n{payload}"
         scope = f"{now[:8]}/{self._region}/s3/aws4_request"

@@ -44,7 +44,8 @@ is Ceph's, for whatever has failed inside."""
 class S3ObjectStore:
     """Objects in a bucket.
 
-    Args: as `snapstore.S3Storage`, which see.
+    Args: as `snapstore.S3Storage`, which see; but `timeout` is only told here, and kept by whoever
+    calls.
 
     Attributes:
         name: The bucket.
@@ -69,6 +70,7 @@ class S3ObjectStore:
         kms_key_id: str | None = None,
         expected_bucket_owner: str | None = None,
         direct: bool = True,
+        timeout: float | None = None,
     ) -> None:
         _refuse_more_than_a_name(bucket)
         if max_concurrency < 1:
@@ -96,6 +98,7 @@ class S3ObjectStore:
         self._client: Any = None
         self._slots: asyncio.Semaphore
         self._may_be_direct = direct
+        self._timeout = timeout
         self._direct: DirectRequests | None = None
         self._requests: Requests | DirectRequests
         # The conditional writes under way, by token: each try of one is noted in it.
@@ -133,7 +136,9 @@ class S3ObjectStore:
         if self._may_be_direct:
             from snapstore.objects.s3.direct import DirectRequests
 
-            self._direct = DirectRequests(self._client, self.name, self._requests)
+            self._direct = DirectRequests(
+                self._client, self.name, self._requests, timeout=self._timeout
+            )
             self._requests = self._direct
 
     async def aclose(self) -> None:
