@@ -352,21 +352,53 @@ def _decode_in_slices(part: Any, depth: int) -> Generator[None, None, Any]:
         RecursionError: It is too deep.
     """
     kind = bytes(memoryview(part)[:1])
-    if memoryview(part).nbytes <= _SLICE or kind not in (b"{", b"["):
-        value = _decode_json(part)
-        if depth > MAX_DEPTH or (kind in (b"{", b"[") and _is_too_deep(value, depth)):
-            raise RecursionError
-        return value
-    parts: Any = (_decode_parts_of_object if kind == b"{" else _decode_parts_of_list)(part)
+    if len(part) <= _SLICE or kind not in (b"{", b"["):
+        return _decode_slice(part, depth)
+    if kind == b"{":
+        members: dict[str, Any] = _decode_parts_of_object(part)
+        yield
+        taken = 0
+        for name, inner in members.items():
+            members[name] = yield from _decode_in_slices(inner, depth + 1)
+            taken += len(inner)
+            if taken > _SLICE:
+                taken = 0
+                yield
+        return members
+    values: list[Any] = []
+    parts = _decode_parts_of_list(part)
     yield
-    taken = 0
-    for step, inner in parts.items() if kind == b"{" else enumerate(parts):
-        parts[step] = yield from _decode_in_slices(inner, depth + 1)
-        taken += memoryview(inner).nbytes
-        if taken > _SLICE:
-            taken = 0
-            yield
-    return parts
+    for run in _runs(parts):
+        if len(run) == 1:
+            values.append((yield from _decode_in_slices(run[0], depth + 1)))
+        else:
+            # A call for each of many short ones would cost as much as decoding them.
+            values += _decode_slice(b"[%b]" % b",".join(run), depth)
+        yield
+    return values
+
+
+def _decode_slice(part: Any, depth: int) -> Any:
+    value = _decode_json(part)
+    is_container = type(value) is dict or type(value) is list
+    if is_container and (depth > MAX_DEPTH or _is_too_deep(value, depth)):
+        raise RecursionError
+    return value
+
+
+def _runs(parts: Iterable[msgspec.Raw]) -> Iterator[list[msgspec.Raw]]:
+    """Put consecutive parts together until they are a slice."""
+    run: list[msgspec.Raw] = []
+    length = 0
+    for part in parts:
+        more = len(part)
+        if run and length + more > _SLICE:
+            yield run
+            run, length = [], 0
+        run.append(part)
+        length += more
+    if run:
+        yield run
 
 
 @contextmanager

@@ -651,6 +651,23 @@ async def test_what_is_large_and_no_snapshot_is_refused_in_slices_too(before, do
         await decode_snapshot_in_slices(before + document + b" " * 1_000_000, key="key-1")
 
 
+@pytest.mark.parametrize(
+    "layout", [{"separators": (",", ":")}, {"indent": 2}], ids=["short", "long"]
+)
+async def test_slices_are_put_together_as_they_were(layout):
+    lengths = [1, 70_000, 70_000, 3, 0, 200_000, 5, 131_069, 131_070, 131_071, 131_072, 2]
+    texts = [f"{number}:{'x' * length}" for number, length in enumerate(lengths)]
+    lists = [[text] * (number % 3) for number, text in enumerate(texts)]
+    many = {str(number): [number, None, -0.5, {}] for number in range(30_000)}
+    data = {"texts": texts, "lists": lists, "many": many, "values": list(many.values())}
+    body = json.dumps({**TYPESCRIPT, "data": data}, **layout).encode()
+
+    found = await decode_snapshot_in_slices(body, key=KEY)
+
+    assert found == decode_snapshot(body, key=KEY)
+    assert same(found.data, data)
+
+
 @pytest.mark.parametrize("before", [b"", b"\n"])
 @pytest.mark.parametrize("deep", [197, 240])
 async def test_slices_keep_the_depth_limit(before, deep):
