@@ -40,6 +40,7 @@ from snapstore.storage import ObjectSnapshotStorage
 from snapstore.types import (
     DeletedSession,
     Dialect,
+    RawSnapshot,
     SavedSnapshot,
     Snapshot,
     SnapshotLocation,
@@ -65,6 +66,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PartialDeleteError",
     "PreconditionFailedError",
+    "RawSnapshot",
     "S3Storage",
     "SavedSnapshot",
     "Scope",

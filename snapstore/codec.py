@@ -20,11 +20,12 @@ import msgspec
 
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
 from snapstore.ids import SCOPES
-from snapstore.types import Dialect, Snapshot, SnapshotManifest
+from snapstore.types import Dialect, RawSnapshot, Snapshot, SnapshotManifest
 
 __all__ = [
     "MAX_DEPTH",
     "decode_manifest",
+    "decode_raw_snapshot",
     "decode_snapshot",
     "decode_snapshot_in_slices",
     "encode_manifest",
@@ -72,23 +73,28 @@ _decode_parts_of_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _SLICE: Final = 128 * 1024
 """Bytes of JSON that are decoded in one go; a millisecond or two."""
 
+_EMPTY: Final[dict[bytes, type]] = {b"{": dict, b"[": list}
+"""What stands for an object or a list that nobody looks into, by the bracket it begins with."""
+
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 
 
-def encode_snapshot(snapshot: Snapshot, *, max_bytes: int) -> bytes:
+def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> bytes:
     """Write a snapshot as compact JSON, in its own dialect's envelope.
 
     Args:
-        snapshot: The snapshot. Tuples in it are written as lists.
+        snapshot: The snapshot. Tuples in it are written as lists; a raw one is written as it is.
         max_bytes: How many bytes the document may have.
 
     Raises:
         SnapshotEncodeError: It holds a value that JSON can't carry exactly, is more than
             `MAX_DEPTH` deep, or larger than `max_bytes`.
     """
+    if isinstance(snapshot, RawSnapshot):
+        return _refuse_large(snapshot.document, max_bytes)
     if not isinstance(snapshot, Snapshot):
         raise SnapshotEncodeError(f"a Snapshot is needed, not a {type(snapshot).__name__}")
     for name, kind in _KINDS.items():
@@ -145,6 +151,28 @@ async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
     if type(document) is not dict:
         return decode_snapshot(data, key=key)
     return _snapshot_of(document, key)
+
+
+def decode_raw_snapshot(data: bytes, *, key: str) -> RawSnapshot:
+    """Read the envelope of a snapshot, and of the rest no more than that it is JSON in UTF-8.
+
+    Args and errors: as `decode_snapshot`, but what is too deep inside of `data` is not noticed.
+    """
+    text = data.removeprefix(_UTF8_BOM)
+    document: dict[str, Any] | None = None
+    # Whatever is wrong, or is not read by msgspec, is found out again by reading all of it.
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        text.decode()
+        document = {
+            name: _EMPTY[bracket]()
+            if (bracket := bytes(part)[:1]) in _EMPTY
+            else _decode_json(part)
+            for name, part in _decode_parts_of_object(text).items()
+        }
+    snapshot = decode_snapshot(data, key=key) if document is None else _snapshot_of(document, key)
+    return RawSnapshot(
+        text, snapshot.scope, snapshot.schema_version, snapshot.created_at, snapshot.dialect
+    )
 
 
 def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
@@ -229,6 +257,10 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
         data = _encode_json(document)
     if data is None:
         data = _encode_with_surrogates(document)
+    return _refuse_large(data, max_bytes)
+
+
+def _refuse_large(data: bytes, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise SnapshotEncodeError(
             f"too large: {len(data):,} bytes of JSON, where {max_bytes:,} are allowed"

@@ -90,6 +90,7 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         snapshot: Snapshot,
         snapshot_id: str | None = None,
         if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
     ) -> SavedSnapshot:
         """Save a snapshot in history, then as the latest one."""
         ...

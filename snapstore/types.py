@@ -13,6 +13,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "DeletedSession",
     "Dialect",
+    "RawSnapshot",
     "SavedSnapshot",
     "Snapshot",
     "SnapshotLocation",
@@ -118,6 +119,50 @@ class Snapshot(msgspec.Struct, frozen=True):
         ]
 
 
+class RawSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot as JSON that nobody has looked into, to be moved as it is.
+
+    `load_raw` makes one; whatever takes a snapshot to save takes it too. Of what was read only the
+    envelope is decoded, so it costs a small part of a `Snapshot`, and what is saved are the bytes
+    that were loaded.
+
+    Args:
+        document: The whole snapshot as JSON in UTF-8, valid, but perhaps too deep to be loaded.
+        scope: As in `Snapshot`, as are the others.
+        schema_version: The envelope's.
+        created_at: The envelope's.
+        dialect: The SDK whose spelling the envelope has.
+
+    Example:
+        Copy the latest snapshot from one storage to another::
+
+            raw = await source.load_raw(location=location)
+            if raw is not None:
+                await target.save_snapshot(location=location, snapshot=raw, is_latest=True)
+    """
+
+    document: bytes
+    scope: Scope
+    schema_version: str
+    created_at: str
+    dialect: Dialect
+
+    # As of a Snapshot, nothing of what it holds is shown.
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"RawSnapshot({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            ("document", _Counted(self.document)),
+            ("scope", self.scope),
+            ("schema_version", self.schema_version),
+            ("created_at", self.created_at),
+            ("dialect", self.dialect),
+        ]
+
+
 class SnapshotManifest(msgspec.Struct, frozen=True):
     """The manifest of a location.
 
@@ -194,6 +239,8 @@ class _Counted:
     def __init__(self, value: object) -> None:
         if isinstance(value, dict):
             self._shown = f"<{len(cast('dict[str, Any]', value))} fields>"
+        elif isinstance(value, bytes):
+            self._shown = f"<{len(value)} bytes>"
         else:
             self._shown = f"<{type(value).__name__}>"
 
