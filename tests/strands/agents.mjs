@@ -137,7 +137,7 @@ async function orchestrate(run, make) {
   const result = await orchestrator.invoke(run.input)
   return {
     status: result.status,
-    ran: result.results.map(({ nodeId, status }) => [nodeId, status]),
+    interrupts: result.interrupts,
     asked: Object.fromEntries(made.map(({ agent, model }) => [agent.id, model.asked])),
   }
 }

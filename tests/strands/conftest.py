@@ -38,7 +38,6 @@ class Outcome:
     system_prompt: Any = None
     model_state: dict[str, Any] | None = None
     interrupt_state: dict[str, Any] | None = None
-    ran: list[list[str]] | None = None
     asked: dict[str, list[Any]] = field(default_factory=dict)
     """For each agent, what its model was given, call by call."""
 
@@ -207,7 +206,7 @@ async def run_agent(manager, agents, input=None, save=False):  # noqa: A002 -- i
     return Outcome(
         status=result and result.stop_reason,
         text=result and str(result),
-        interrupts=[vars(interrupt) for interrupt in (result and result.interrupts) or []],
+        interrupts=[vars(interrupt) for interrupt in (result and result.interrupts) or ()],
         messages=data["messages"],
         state=data["state"],
         system_prompt=data["system_prompt"],
@@ -225,16 +224,14 @@ async def run_orchestrator(manager, kind, id, agents, input, edges=()):  # noqa:
             builder.add_node(agent, agent.agent_id)
         for edge in edges:
             builder.add_edge(*edge)
-        orchestrator = builder.set_entry_point(made[0].agent_id).build()
+        builder.set_entry_point(made[0].agent_id).set_max_node_executions(10)
+        orchestrator = builder.build()
     else:
         orchestrator = Swarm(made, id=id, session_manager=manager)
     result = await orchestrator.invoke_async(input)
-    order = result.execution_order if kind == "graph" else result.node_history
     return Outcome(
         status=result.status.value,
-        ran=[[node.node_id, node.execution_status.value] for node in order]
-        if kind == "graph"
-        else [[node.node_id] for node in order],
+        interrupts=[vars(interrupt) for interrupt in result.interrupts],
         asked={agent.agent_id: agent.model.asked for agent in made},
     )
 
