@@ -352,7 +352,9 @@ def test_an_interrupt_has_an_id_in_each_sdk(typescript, python, name):
     assert convert_interrupt_id(typescript, name, to="typescript") == typescript
 
 
-@pytest.mark.parametrize("interrupt_id", ["", "a", "tool:a", "tool:t-1:b", "hook:beforeTools:ba", "v1:tool_call:t-1:a"])
+@pytest.mark.parametrize(
+    "interrupt_id", ["", "a", "tool:a", "tool:t-1:b", "hook:beforeTools:ba", "v1:tool_call:t-1:a"]
+)
 def test_an_id_of_another_kind_stays(interrupt_id):
     for to in OTHER:
         assert convert_interrupt_id(interrupt_id, "a", to=to) == interrupt_id
