@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type
 
 from strands import Agent
 from strands.session import SnapshotSessionManager
 from strands.storage import LocalFileStorage
-from strands.types.interrupt import InterruptResponseContent
 
 from snapstore import Dialect, SnapshotDecodeError
 from snapstore.integrations.strands import (
@@ -16,6 +15,9 @@ from snapstore.integrations.strands import (
     convert_snapshot,
     is_snapshot_key,
 )
+
+if TYPE_CHECKING:
+    from strands.types.interrupt import InterruptResponseContent
 
 
 def a_session_of_one_sdk_becomes_one_of_the_other(folder: Path, to: Dialect) -> list[Path]:
