@@ -81,7 +81,8 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
         to: The SDK that is to read it.
 
     Returns:
-        The snapshot in that dialect; the same bytes if they are in that dialect already.
+        The snapshot in that dialect; the same bytes, not looked into, if they have that dialect's
+        envelope already.
 
     Raises:
         ValueError: `to` is neither `"typescript"` nor `"python"`.
