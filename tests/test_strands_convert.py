@@ -161,6 +161,10 @@ BLOCKS = {
             }
         },
     ),
+    "an image that is neither bytes nor known": (
+        {"image": {"format": "png", "source": {"bytes": None}}},
+        {"image": {"format": "png", "source": {"bytes": None}}},
+    ),
     "one that is not known yet": ({"hologram": {"a": 1}}, {"hologram": {"a": 1}}),
 }
 """Each block in TypeScript, and the same in Python."""
