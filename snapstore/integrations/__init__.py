@@ -1,0 +1,1 @@
+"""What snapstore plugs into; each package here needs the extra of its name."""

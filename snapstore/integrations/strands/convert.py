@@ -1,0 +1,181 @@
+"""One session, both SDKs: a snapshot that the one wrote becomes one that the other reads.
+
+What both know under different names is renamed, and what they shape differently is reshaped. What
+only one of them knows stays where it is, under its own name, which the other does not look at; on
+the way back it is found again. Times need nothing: both SDKs keep them as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from snapstore.codec import decode_snapshot, encode_snapshot
+from snapstore.errors import SnapshotDecodeError
+from snapstore.integrations.strands.interrupts import (
+    interrupts_to_python,
+    interrupts_to_typescript,
+)
+from snapstore.integrations.strands.messages import content_to, message_to, renamed
+from snapstore.types import Dialect, Snapshot
+
+__all__ = ["convert_snapshot", "is_snapshot_key"]
+
+_SNAPSHOT_KEY = re.compile(
+    r"(?:.*/)?scopes/(?:agent|multiAgent)/[^/]+/snapshots/"
+    r"(?:snapshot_latest|immutable_history/snapshot_[^/]+)\.json",
+    re.DOTALL,
+)
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# A surrogate pair, half of one, or any other escape: each backslash belongs to one of them.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+_AGENT_FIELDS: Final = {"systemPrompt": "system_prompt", "modelState": "model_state"}
+_MODEL_STATE_FIELDS: Final = {"responseId": "response_id"}
+_ORCHESTRATOR_FIELDS: Final = {"orchestratorId": "orchestrator_id"}
+
+
+class _Envelope(msgspec.Struct):
+    """Just enough of a document to tell whose it is."""
+
+    createdAt: str | None = None  # noqa: N815 -- its name there
+    created_at: str | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def is_snapshot_key(key: str) -> bool:
+    """Whether a key is that of a snapshot, latest or in history, and may be translated.
+
+    Args:
+        key: The key, with or without the prefixes of storages.
+    """
+    return _SNAPSHOT_KEY.fullmatch(key) is not None
+
+
+def convert_snapshot(document: bytes, to: Dialect) -> bytes:
+    """Translate a snapshot of one Strands SDK for the other.
+
+    Messages with all their blocks, state, system prompt, model state and pending interrupts are
+    translated. Whatever has no counterpart is carried along: there and back again, the document
+    holds the same values. The other SDK ignores it, and leaves it out when it saves.
+
+    An orchestrator's progress has no counterpart: TypeScript's does not tell which nodes follow
+    which, and Python's not which there are. A graph or a swarm of the other SDK starts anew.
+
+    Half of a surrogate pair, as of an emoji cut in two, is U+FFFD for Python, whose SDK could read
+    but not save it.
+
+    Args:
+        document: A snapshot as an SDK wrote it, in either dialect.
+        to: The SDK that is to read it.
+
+    Returns:
+        The snapshot in that dialect; the same bytes, not looked into, if they have that dialect's
+        envelope already.
+
+    Raises:
+        ValueError: `to` is neither `"typescript"` nor `"python"`.
+        SnapshotDecodeError: The document is not a snapshot as an SDK writes it. No text of it is
+            in the error.
+        SnapshotEncodeError: It is too deep for the other dialect's shapes.
+
+    Example:
+        Give what a TypeScript agent saved to the SDK for Python::
+
+            document = convert_snapshot(saved, to="python")
+    """
+    if to not in ("typescript", "python"):
+        raise ValueError("to must be 'typescript' or 'python'")
+    if _is_in(to, document):
+        return document
+    text = document
+    if to == "python" and _ESCAPED_SURROGATE.search(text):
+        text = _ESCAPE.sub(_whole, text)
+    changed, problem = None, ""
+    try:
+        snapshot = decode_snapshot(text, key="the document")
+        data = _data_to(snapshot, to)
+        changed = msgspec.structs.replace(snapshot, data=data, dialect=to)
+    except SnapshotDecodeError as error:
+        problem = str(error)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        problem = "the document is not a snapshot: its data is not as an SDK writes it"
+    # Raised here, since an error in its chain could hold the text that was failed on.
+    if changed is None:
+        raise SnapshotDecodeError(problem)
+    return encode_snapshot(changed, max_bytes=sys.maxsize)
+
+
+def _is_in(dialect: Dialect, document: bytes) -> bool:
+    """Whether a document has this dialect's envelope, and not the other's."""
+    try:
+        envelope = _decode_envelope(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Python's SDK writes and reads NaN, which is no JSON. It stays as it is.
+        try:
+            found = json.loads(document)
+        except (ValueError, RecursionError):
+            return False
+        if type(found) is not dict:
+            return False
+        envelope = _Envelope(found.get("createdAt"), found.get("created_at"))
+    spelled = (envelope.createdAt is not None, envelope.created_at is not None)
+    return spelled == (dialect == "typescript", dialect == "python")
+
+
+def _whole(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
+
+
+def _data_to(snapshot: Snapshot, to: Dialect) -> dict[str, Any]:
+    change = _agent_to if snapshot.scope == "agent" else _orchestrator_to
+    return change(snapshot.data, to)
+
+
+def _agent_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    data = renamed(data, _AGENT_FIELDS, to)
+    there = to == "python"
+    prompt, model = ("system_prompt", "model_state") if there else ("systemPrompt", "modelState")
+    if type(data.get(prompt)) is list:
+        data[prompt] = content_to(data[prompt], to)
+    if type(data.get(model)) is dict:
+        data[model] = renamed(data[model], _MODEL_STATE_FIELDS, to)
+    messages = data.get("messages")
+    if messages is not None:
+        messages = [message_to(message, to) for message in messages]
+    # TypeScript's null says that nothing is known, and stays.
+    if there and data.get("interrupts") is not None:
+        state, messages = interrupts_to_python(data.pop("interrupts"), messages)
+        data["interrupt_state"] = state
+    elif not there and "interrupt_state" in data:
+        state, messages = interrupts_to_typescript(data.pop("interrupt_state"), messages)
+        data["interrupts"] = state
+    if messages is not None:
+        data["messages"] = messages
+    return data
+
+
+def _orchestrator_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    """Put the progress of one SDK aside, and take out what was put aside of the other's."""
+    data = renamed(data, _ORCHESTRATOR_FIELDS, to)
+    progress = data.pop("state", None)
+    if progress:
+        data["typescript_state" if to == "python" else "python_state"] = progress
+    found = data.pop(f"{to}_state", None)
+    if found is not None:
+        data["state"] = found
+    elif to == "python":
+        # It must have one there; an empty one is a start.
+        data["state"] = {}
+    return data

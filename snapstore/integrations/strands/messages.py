@@ -1,0 +1,143 @@
+"""Messages: what they are made of, from the one SDK's shapes to the other's.
+
+Only shapes that the SDKs give a meaning to are changed, each where it has that meaning. What tools
+were asked and what they answered in JSON is never looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from snapstore.types import Dialect
+
+__all__ = ["content_to", "message_to", "renamed"]
+
+_MARKER: Final = "__bytes_encoded__"
+
+_MESSAGE_FIELDS: Final = {"trackingId": "tracking_id"}
+_CACHE_POINT_FIELDS: Final = {"cacheType": "type"}
+_MEDIA: Final = ("image", "video", "audio", "document")
+_LOCATIONS: Final = {
+    "documentChar": "documentChar",
+    "documentPage": "documentPage",
+    "documentChunk": "documentChunk",
+    "searchResult": "searchResultLocation",
+    "web": "web",
+}
+"""Where a citation points to: the `type` in TypeScript, the only key in Python."""
+
+
+def renamed(node: dict[str, Any], names: dict[str, str], to: Dialect) -> dict[str, Any]:
+    """The same fields in the same order, those that have two names under the one asked for.
+
+    Args:
+        node: An object.
+        names: Its fields that have two names: TypeScript's to Python's.
+        to: Whose names are wanted.
+    """
+    if to == "typescript":
+        names = {python: typescript for typescript, python in names.items()}
+    return {names.get(name, name): value for name, value in node.items()}
+
+
+def message_to(message: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    """One message of a conversation."""
+    return renamed(message, _MESSAGE_FIELDS, to) | {"content": content_to(message["content"], to)}
+
+
+def content_to(content: list[dict[str, Any]], to: Dialect) -> list[dict[str, Any]]:
+    """A list of content blocks: of a message, of a tool's result, or of a system prompt."""
+    return [_block_to(block, to) for block in content]
+
+
+def _block_to(block: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for kind, value in block.items():
+        if kind in _MEDIA:
+            changed[kind] = _media_to(value, to)
+        elif kind in _BLOCKS[to]:
+            name, change = _BLOCKS[to][kind]
+            changed[name] = change(value, to)
+        else:
+            changed[kind] = value
+    return changed
+
+
+def _media_to(media: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    source = media["source"]
+    if "bytes" not in source:
+        return media
+    return media | {"source": source | {"bytes": _bytes_to(source["bytes"], to)}}
+
+
+def _bytes_to(value: Any, to: Dialect) -> Any:
+    """Base64 as it is in TypeScript; in Python an object says that it is bytes."""
+    if to == "python" and type(value) is str:
+        return {_MARKER: True, "data": value}
+    if to == "typescript" and type(value) is dict and value.get(_MARKER) is True:
+        return value["data"]
+    return value
+
+
+def _tool_result_to(result: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    return result | {"content": content_to(result["content"], to)}
+
+
+def _cache_point_to(point: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    return renamed(point, _CACHE_POINT_FIELDS, to)
+
+
+def _guard_to(guard: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    return guard | {"image": _media_to(guard["image"], to)} if "image" in guard else guard
+
+
+def _reasoning_to(reasoning: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    """Text and signature lie beside redacted content in TypeScript, and in Python apart from it."""
+    changed = dict(reasoning)
+    if "redactedContent" in changed:
+        changed["redactedContent"] = _bytes_to(changed["redactedContent"], to)
+    if to == "typescript":
+        text = changed.pop("reasoningText", {})
+        return {**text, **changed}
+    text = {name: changed.pop(name) for name in ("text", "signature") if name in changed}
+    return {"reasoningText": text, **changed} if text else changed
+
+
+def _citations_to(block: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    return block | {"citations": [_citation_to(citation, to) for citation in block["citations"]]}
+
+
+def _citation_to(citation: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    location = citation.get("location")
+    if type(location) is not dict:
+        return citation
+    if to == "python" and location.get("type") in _LOCATIONS:
+        fields = {name: value for name, value in location.items() if name != "type"}
+        return citation | {"location": {_LOCATIONS[location["type"]]: fields}}
+    if to == "typescript" and len(location) == 1:
+        for kind, name in _LOCATIONS.items():
+            if name in location:
+                return citation | {"location": {"type": kind, **location[name]}}
+    return citation
+
+
+_Change = Callable[[dict[str, Any], Dialect], dict[str, Any]]
+
+_BLOCKS: Final[dict[Dialect, dict[str, tuple[str, _Change]]]] = {
+    "python": {
+        "toolResult": ("toolResult", _tool_result_to),
+        "cachePoint": ("cachePoint", _cache_point_to),
+        "guardContent": ("guardContent", _guard_to),
+        "reasoning": ("reasoningContent", _reasoning_to),
+        "citations": ("citationsContent", _citations_to),
+    },
+    "typescript": {
+        "toolResult": ("toolResult", _tool_result_to),
+        "cachePoint": ("cachePoint", _cache_point_to),
+        "guardContent": ("guardContent", _guard_to),
+        "reasoningContent": ("reasoning", _reasoning_to),
+        "citationsContent": ("citations", _citations_to),
+    },
+}
+"""By its kind, what a block is called in a dialect, and how its inside is changed."""
