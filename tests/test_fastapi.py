@@ -24,6 +24,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
 from starlette.websockets import WebSocketDisconnect
 
 import snapstore
@@ -627,11 +628,13 @@ def test_settings_come_from_the_environment(environment):
 
 
 def test_settings_have_another_prefix_or_more_fields(environment):
-    class Settings(StorageSettings):
+    class ChatSettings(StorageSettings):
+        model_config = SettingsConfigDict(env_prefix="CHAT_")
+
         model: str
 
-    environment(CHAT_BUCKET="chats", CHAT_MODEL="small")
-    settings = Settings(_env_prefix="CHAT_")
+    environment(CHAT_BUCKET="chats", CHAT_MODEL="small", SNAPSTORE_BUCKET="others")
+    settings = ChatSettings()
 
     assert (settings.bucket, settings.model) == ("chats", "small")
     assert isinstance(settings.storage(), S3Storage)
@@ -642,7 +645,7 @@ def test_without_a_bucket_the_app_does_not_start(environment, variables):
     environment(**variables)
 
     with (
-        pytest.raises(ValidationError, match=r"SNAPSTORE_… in the environment\nbucket\n"),
+        pytest.raises(ValidationError, match=r"SNAPSTORE_BUCKET(.*)\nbucket\n"),
         TestClient(FastAPI(lifespan=storage_lifespan)),
     ):
         pass

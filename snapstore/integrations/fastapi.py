@@ -22,7 +22,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from snapstore.backends import S3Storage
 from snapstore.codec import encode_json
@@ -44,10 +44,10 @@ try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection
     from starlette.types import Receive, Scope, Send
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         'snapstore.integrations.fastapi needs FastAPI: pip install "snapstore[fastapi]"'
-    ) from error
+    ) from _error
 
 __all__ = [
     "SnapshotJSONResponse",
@@ -72,15 +72,21 @@ class StorageSettings(BaseSettings):
         pydantic.ValidationError: The bucket is missing, or a value is not of its type.
 
     Example:
-        Another prefix of the variables, and a file::
+        Another prefix of the variables, a file beside them, and more settings::
 
-            storage = StorageSettings(_env_prefix="CHAT_", _env_file=".env").storage()
+            class ChatSettings(StorageSettings):
+                model_config = SettingsConfigDict(env_prefix="CHAT_", env_file=".env")
+
+                model: str = "small"
+
+            storage = ChatSettings().storage()
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix="SNAPSTORE_",
         env_ignore_empty=True,
-        title="StorageSettings, from SNAPSTORE_… in the environment",
+        # Errors begin with it, and name the fields as they are spelled here.
+        title="StorageSettings (SNAPSTORE_BUCKET and so on, unless it has another env_prefix)",
     )
 
     # Required, although type checkers must not miss the argument that the environment gives.
