@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import re
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from math import isfinite, isnan
@@ -28,6 +29,7 @@ __all__ = [
     "decode_raw_snapshot",
     "decode_snapshot",
     "decode_snapshot_in_slices",
+    "encode_json",
     "encode_manifest",
     "encode_snapshot",
 ]
@@ -227,6 +229,16 @@ def decode_manifest(data: bytes, *, key: str) -> SnapshotManifest:
     )
 
 
+def encode_json(content: Any) -> bytes:
+    """Write any content as compact JSON, by the rules for what is in a snapshot.
+
+    Raises:
+        SnapshotEncodeError: As `encode_snapshot`, but for the size.
+    """
+    _check({"content": content}, sys.maxsize)
+    return _encode(content, sys.maxsize)
+
+
 class _Unencodable(Exception):  # noqa: N818 -- it carries the path up and is never seen outside
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -250,7 +262,7 @@ def _check(fields: dict[str, Any], max_bytes: int) -> None:
         raise SnapshotEncodeError(f"{path}: {found}") from None
 
 
-def _encode(document: dict[str, Any], max_bytes: int) -> bytes:
+def _encode(document: Any, max_bytes: int) -> bytes:
     data = None
     # A UnicodeEncodeError holds the text, and must not be in the chain of what is raised next.
     with suppress(UnicodeEncodeError):
@@ -326,7 +338,7 @@ def _step(node: Any, step: Any) -> str:
     return f"[key {list(node).index(step)}]"
 
 
-def _encode_with_surrogates(document: dict[str, Any]) -> bytes:
+def _encode_with_surrogates(document: Any) -> bytes:
     r"""Write lone surrogates as JavaScript does, as `\udXXX`, and join the pairs.
 
     A text cut in the middle of an emoji has one (ECMA-262, "QuoteJSONString").

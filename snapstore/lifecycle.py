@@ -114,6 +114,7 @@ class Lifecycle:
         if _running_loop(self._name) is not self._loop:
             raise WrongEventLoopError(
                 f"{self._name} is used from another event loop than the one it was opened on; "
+                "await it on that one (in a web app, from an 'async def' endpoint), or "
                 "open one storage for each loop"
             )
 

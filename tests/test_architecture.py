@@ -128,6 +128,16 @@ def test_the_command_line_uses_public_names_only(module):
     assert own_imports_of(module) <= {"snapstore", "snapstore.demo", "snapstore.testing.server"}
 
 
+def test_nothing_imports_an_integration():
+    importers = {
+        module
+        for module in MODULES
+        if any(room_of(name) == "snapstore.integrations" for name in own_imports_of(module))
+    }
+
+    assert {name for name in importers if room_of(name) != "snapstore.integrations"} == set()
+
+
 @EACH_MODULE
 def test_what_is_slow_to_import_is_imported_when_a_store_opens(module):
     eager = {
@@ -173,6 +183,13 @@ def test_the_testing_package_is_imported_only_by_its_users():
     loaded = modules_loaded_by("import snapstore")
 
     assert {name for name in loaded if name.startswith(("snapstore.testing", "pytest"))} == set()
+
+
+def test_a_framework_is_imported_only_by_the_users_of_its_integration():
+    frameworks = {"fastapi", "pydantic", "pydantic_settings", "starlette"}
+
+    assert modules_loaded_by("import snapstore, snapstore.integrations") & frameworks == set()
+    assert modules_loaded_by("import snapstore.integrations.fastapi") >= frameworks
 
 
 def test_the_package_says_that_it_is_typed():

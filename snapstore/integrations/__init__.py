@@ -1,1 +1,1 @@
-"""What snapstore plugs into; each package here needs the extra of its name."""
+"""snapstore inside other frameworks: a module or package each, and an extra of its name."""
