@@ -22,3 +22,8 @@ async def test_the_first_example_runs(s3_server, bucket, prefix, monkeypatch) ->
     names = await scope["example"]()
     assert names["snapshot"] == names["earlier"]
     assert names["ids"] == [names["saved"].snapshot_id]
+
+
+def test_the_fastapi_example_is_the_tested_app() -> None:
+    tested = README.parent / "tests" / "examples" / "fastapi_chat.py"
+    assert tested.read_text() in examples()

@@ -20,6 +20,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
@@ -179,6 +180,13 @@ class DirectRequests:
     def rests(self) -> bool:
         """Whether requests are generic for a while, since too many could not be replayed."""
         return time.monotonic() < self._resting_until
+
+    async def warm(self) -> None:
+        """Do beforehand what the first request would have to wait for."""
+        if self.off is None:
+            # What fails here fails again with that request, whose errors are put into words.
+            with suppress(Exception):
+                await self._internals.warm()
 
     def close(self) -> None:
         """Take the hook away again."""

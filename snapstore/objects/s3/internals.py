@@ -112,6 +112,10 @@ class Internals:
         """The proxy that a URL is reached through."""
         return self._proxy_url_for(url=url)  # type: ignore[no-any-return]
 
+    async def warm(self) -> None:
+        """Make the HTTP session with its TLS context, which takes a thread some 30 ms."""
+        await self._get_session(None)
+
     async def current(self) -> Current:
         """The client's HTTP session, and its credentials, refreshed as botocore does.
 

@@ -140,6 +140,8 @@ class S3ObjectStore:
                 self._client, self.name, self._requests, timeout=self._timeout
             )
             self._requests = self._direct
+            if self._borrowed is None:
+                await self._direct.warm()
 
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
