@@ -28,7 +28,8 @@ from snapstore import (
     new_snapshot_id,
 )
 from snapstore.objects.s3.client import HTTPSession
-from snapstore.objects.s3.direct import Template
+from snapstore.objects.s3.direct import DirectRequests, Template
+from snapstore.objects.s3.requests import Requests
 from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
 from snapstore.testing.proxy import Fault, recording_proxy
 
@@ -331,6 +332,21 @@ async def test_it_is_off_where_it_is_not_wanted(bucket, prefix, proxy) -> None:
         assert not any(direct for _, direct in replayed(proxy))
         finding = (await storage.check())["direct path"]
         assert (finding.status, finding.words) == ("ok", "off: direct=False")
+
+
+@pytest.mark.parametrize(
+    ("bucket", "why"),
+    [
+        ("arn:aws:s3:us-east-1:123456789012:accesspoint/sessions", "ARN"),
+        ("sessions--use1-az4--x-s3", "directory bucket"),
+    ],
+)
+async def test_it_is_off_for_buckets_of_a_special_kind(bucket, why) -> None:
+    async with get_session().create_client(
+        "s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    ) as client:
+        generic = Requests(client, bucket, common={}, encryption={})
+        assert why in (DirectRequests(client, bucket, generic, timeout=None).off or "")
 
 
 class FunctionProxy:

@@ -175,6 +175,11 @@ class DirectRequests:
         self.off: str | None = None
         client.meta.events.register("before-send.s3", _note, **_HOOK)
         self._look_inside()
+        # Their requests are addressed and signed in ways of their own.
+        if bucket.startswith("arn:"):
+            self._switch_off("the bucket is named by an ARN")
+        elif bucket.endswith("--x-s3"):
+            self._switch_off("the bucket is a directory bucket")
 
     @property
     def rests(self) -> bool:
