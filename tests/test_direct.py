@@ -25,6 +25,7 @@ from snapstore import (
     Snapshot,
     SnapshotLocation,
     StorageError,
+    StorageTimeoutError,
     new_snapshot_id,
 )
 from snapstore.objects.s3.client import HTTPSession
@@ -259,6 +260,43 @@ async def test_what_is_not_as_expected_is_handed_to_the_generic_path(
         assert kinds == ([True] if harmless else [True, False])
         if operation == "GetObject":
             assert result == SNAPSHOT
+
+
+async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
+    bucket, prefix, proxy
+) -> None:
+    config = AioConfig(read_timeout=0.3)
+    async with S3Storage(
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, config=config, timeout=30
+    ) as storage:
+        await save(storage)
+        await load(storage)
+        proxy.requests.clear()
+
+        async def stall(request):
+            return None if BY_BOTOCORE in request.headers else Fault(stall=20)
+
+        proxy.fault = stall
+        async with asyncio.timeout(5):
+            assert await load(storage) == SNAPSHOT
+        assert [direct for _, direct in replayed(proxy)] == [True, False]
+
+
+async def test_a_longer_one_leaves_it_to_the_deadline(bucket, prefix, proxy) -> None:
+    async with S3Storage(
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=0.5
+    ) as storage:
+        await save(storage)
+        await load(storage)
+        proxy.requests.clear()
+
+        async def stall(_):
+            return Fault(stall=20)
+
+        proxy.fault = stall
+        with pytest.raises(StorageTimeoutError, match="did not end by its deadline"):
+            await load(storage)
+        assert [direct for _, direct in replayed(proxy)] == [True]
 
 
 async def test_after_five_failures_in_a_row_the_generic_path_is_taken_for_a_while(
