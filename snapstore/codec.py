@@ -136,6 +136,8 @@ async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
     Args and errors: as `decode_snapshot`.
     """
     document, ended = None, False
+    # To put a large body together has taken a while, too.
+    await asyncio.sleep(0)
     # Whatever is wrong is found out again, and put into words, without slices.
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = data.removeprefix(_UTF8_BOM).lstrip(b" \t\r\n")

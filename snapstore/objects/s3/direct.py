@@ -13,6 +13,7 @@ one to be bypassed (see `internals`) every call is generic.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import logging
@@ -71,7 +72,7 @@ _CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
 """Statuses that, with a code in the body, the generic call would not make anything else of."""
 
 _LARGE: Final = 2**20
-"""From here on aiohttp warns of a body that is given as bytes."""
+"""A body of so many bytes keeps the event loop busy; and given as bytes, aiohttp warns of it."""
 
 _UNWELL: Final = frozenset({500, 502, 503, 504})
 """Statuses of a server in trouble, which the generic call would have met as well."""
@@ -209,6 +210,9 @@ class DirectRequests:
                     if length > max_bytes:
                         raise too_large(self._bucket, key, length, max_bytes)
                     data = await reply.read()
+                    if length >= _LARGE:
+                        # To put it together took milliseconds, and so will the checksum.
+                        await asyncio.sleep(0)
                     if len(data) == length and _is_intact(data, reply.headers.get(_CRC32)):
                         del self._failures["GetObject"]
                         return StoredObject(data, version_of(etag, _metadata(reply)))
