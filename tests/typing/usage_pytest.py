@@ -84,7 +84,7 @@ def snapstore_server() -> Iterator[S3Server]:
 def factories(factory: StorageFactory) -> None:
     assert_type(factory(), ObjectSnapshotStorage)
     # The ignored errors are the point: a checker that finds none there says so.
-    factory("by-position")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    factory("by-position")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     factory(timeout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
