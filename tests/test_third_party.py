@@ -16,18 +16,18 @@ IGNORED = shutil.ignore_patterns("__pycache__")
 # What its author might have got wrong: (what is written there, what could be, what catches it).
 MISTAKES = {
     "a prefix in LIKE, where _ and % stand for anything": (
-        "substr(key, 1, length(?1)) = ?1",
-        "key LIKE ?1 || '%'",
+        "substr(key, 1, length(:prefix)) = :prefix",
+        "key LIKE :prefix || '%'",
         ["test_a_prefix_is_no_pattern_either"],
     ),
     "a prefix in GLOB, where * and ? do": (
-        "substr(key, 1, length(?1)) = ?1",
-        "key GLOB ?1 || '*'",
+        "substr(key, 1, length(:prefix)) = :prefix",
+        "key GLOB :prefix || '*'",
         ["test_a_prefix_is_no_pattern_either", "test_a_key_is_any_text"],
     ),
     "the prefix anywhere in the key": (
-        "substr(key, 1, length(?1)) = ?1",
-        "instr(key, ?1)",
+        "substr(key, 1, length(:prefix)) = :prefix",
+        "instr(key, :prefix)",
         [
             "test_a_scan_of_nothing_has_no_keys",
             "test_a_prefix_is_text_and_no_folder",
@@ -35,8 +35,8 @@ MISTAKES = {
         ],
     ),
     "an inclusive cursor": (
-        "AND key > ?2",
-        "AND key >= ?2",
+        "AND key > :after",
+        "AND key >= :after",
         ["test_start_after_is_exclusive_and_need_not_exist", "test_a_cursor_is_exclusive"],
     ),
     "keys in no order": (
@@ -68,8 +68,8 @@ MISTAKES = {
         ],
     ),
     "pages of any size": (
-        "after, page_size)",
-        "after, 10_000)",
+        "size=page_size",
+        "size=10_000",
         ["test_every_page_size_and_start_gives_its_part_of_the_whole"],
     ),
     "an empty body is none": (
@@ -100,16 +100,16 @@ MISTAKES = {
         ],
     ),
     "if_none_match is not told that it failed": (
-        "if written == 0:",
-        "if written == 0 and not if_none_match:",
+        "**values) == 0:",
+        "**values) == 0 and not if_none_match:",
         [
             "test_of_five_that_create_an_object_one_wins",
             "test_if_none_match_is_a_conflict_where_there_is_one_and_changes_nothing",
         ],
     ),
     "if_match compares nothing": (
-        "WHERE key = ?1 AND etag(body) = ?3",
-        "WHERE key = ?1 OR etag(body) = ?3",
+        "WHERE key = :key AND etag(body) = :expected",
+        "WHERE key = :key OR etag(body) = :expected",
         [
             "test_if_match_writes_only_over_the_version_it_names",
             "test_of_five_that_replace_a_version_one_wins",
@@ -117,8 +117,8 @@ MISTAKES = {
         ],
     ),
     "if_match forgets which object": (
-        "WHERE key = ?1 AND etag(body) = ?3",
-        "WHERE etag(body) = ?3",
+        "WHERE key = :key AND etag(body) = :expected",
+        "WHERE etag(body) = :expected",
         ["test_if_match_looks_at_no_other_object"],
     ),
     "an etag is a body's length": (

@@ -21,9 +21,9 @@ SCHEMA = """
 """
 PAGE = """
     SELECT key FROM objects
-    WHERE substr(key, 1, length(?1)) = ?1 AND key > ?2
+    WHERE substr(key, 1, length(:prefix)) = :prefix AND key > :after
     ORDER BY key
-    LIMIT ?3
+    LIMIT :size
 """
 
 
@@ -50,7 +50,7 @@ class ShoeboxStore:
         self.thread.shutdown()
 
     async def get(self, key, *, max_bytes):
-        found = await self._rows("SELECT body FROM objects WHERE key = ?", key)
+        found = await self._rows("SELECT body FROM objects WHERE key = :key", key=key)
         if not found:
             return None
         [[body]] = found
@@ -59,37 +59,38 @@ class ShoeboxStore:
         return StoredObject(body, Version(etag(body)))
 
     async def put(self, key, data, *, if_match=None, if_none_match=False):
+        values = {"key": key, "body": data, "expected": if_match and if_match.etag}
         if if_none_match:
-            written = await self._count("INSERT OR IGNORE INTO objects VALUES (?, ?)", key, data)
+            statement = "INSERT OR IGNORE INTO objects VALUES (:key, :body)"
         elif if_match is not None:
-            written = await self._count(
-                "UPDATE objects SET body = ?2 WHERE key = ?1 AND etag(body) = ?3",
-                *(key, data, if_match.etag),
+            statement = (
+                "UPDATE objects SET body = :body WHERE key = :key AND etag(body) = :expected"
             )
         else:
-            written = await self._count("INSERT OR REPLACE INTO objects VALUES (?, ?)", key, data)
-        if written == 0:
+            statement = "INSERT OR REPLACE INTO objects VALUES (:key, :body)"
+        if await self._count(statement, **values) == 0:
             raise PreconditionFailedError(f"{key} is not as expected", key=key)
         return Version(etag(data))
 
     async def scan(self, prefix, *, start_after=None, page_size=1000):
         after = start_after or ""
         while True:
-            keys = [key for [key] in await self._rows(PAGE, prefix, after, page_size)]
-            if not keys:
+            page = await self._rows(PAGE, prefix=prefix, after=after, size=page_size)
+            if not page:
                 return
+            keys = [key for [key] in page]
             yield keys
             after = keys[-1]
 
     async def delete(self, keys):
-        named = "SELECT value FROM json_each(?)"
-        await self._count(f"DELETE FROM objects WHERE key IN ({named})", json.dumps(keys))
+        named = "SELECT value FROM json_each(:keys)"
+        await self._count(f"DELETE FROM objects WHERE key IN ({named})", keys=json.dumps(keys))
         return {}
 
-    async def _rows(self, statement, *values):
+    async def _rows(self, statement, **values):
         return await self._run(lambda: self.connection.execute(statement, values).fetchall())
 
-    async def _count(self, statement, *values):
+    async def _count(self, statement, **values):
         return await self._run(lambda: self.connection.execute(statement, values).rowcount)
 
     async def _run(self, function):
