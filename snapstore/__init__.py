@@ -1,52 +1,59 @@
 """Agent session snapshots in S3, on asyncio.
 
 Start with `S3Storage`; `FileStorage` and `MemoryStorage` behave the same without a server.
+
+A name is imported when it is first asked for: the plugin for pytest lies in this package, and runs
+that don't use it should not wait for what they don't need.
 """
 
-from snapstore.backends import FileStorage, MemoryStorage, S3Storage
-from snapstore.check import CheckReport
-from snapstore.errors import (
-    AccessDeniedError,
-    BucketNotFoundError,
-    InvalidIdentifierError,
-    InvalidResponseError,
-    LifecycleError,
-    OutcomeUnknownError,
-    PartialDeleteError,
-    ScopeMismatchError,
-    SnapshotConflictError,
-    SnapshotDecodeError,
-    SnapshotEncodeError,
-    SnapshotExistsError,
-    SnapstoreError,
-    StorageClosedError,
-    StorageError,
-    StorageTimeoutError,
-    StorageUnavailableError,
-    UnsupportedOperationError,
-    WrongEventLoopError,
-)
-from snapstore.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
-from snapstore.objects.base import (
-    Finding,
-    ObjectStore,
-    ObjectTooLargeError,
-    PreconditionFailedError,
-    StoredObject,
-    Version,
-)
-from snapstore.protocols import SnapshotStorage, VersionedSnapshotStorage
-from snapstore.storage import ObjectSnapshotStorage
-from snapstore.types import (
-    DeletedSession,
-    Dialect,
-    RawSnapshot,
-    SavedSnapshot,
-    Snapshot,
-    SnapshotLocation,
-    SnapshotManifest,
-    VersionedSnapshot,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from snapstore.backends import FileStorage, MemoryStorage, S3Storage
+    from snapstore.check import CheckReport
+    from snapstore.errors import (
+        AccessDeniedError,
+        BucketNotFoundError,
+        InvalidIdentifierError,
+        InvalidResponseError,
+        LifecycleError,
+        OutcomeUnknownError,
+        PartialDeleteError,
+        ScopeMismatchError,
+        SnapshotConflictError,
+        SnapshotDecodeError,
+        SnapshotEncodeError,
+        SnapshotExistsError,
+        SnapstoreError,
+        StorageClosedError,
+        StorageError,
+        StorageTimeoutError,
+        StorageUnavailableError,
+        UnsupportedOperationError,
+        WrongEventLoopError,
+    )
+    from snapstore.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
+    from snapstore.objects.base import (
+        Finding,
+        ObjectStore,
+        ObjectTooLargeError,
+        PreconditionFailedError,
+        StoredObject,
+        Version,
+    )
+    from snapstore.protocols import SnapshotStorage, VersionedSnapshotStorage
+    from snapstore.storage import ObjectSnapshotStorage
+    from snapstore.types import (
+        DeletedSession,
+        Dialect,
+        RawSnapshot,
+        SavedSnapshot,
+        Snapshot,
+        SnapshotLocation,
+        SnapshotManifest,
+        VersionedSnapshot,
+    )
 
 __all__ = [
     "AccessDeniedError",
@@ -94,3 +101,29 @@ __all__ = [
     "snapshot_id_at",
     "snapshot_time",
 ]
+
+_MODULES: Final = (
+    "errors",
+    "ids",
+    "types",
+    "protocols",
+    "objects.base",
+    "check",
+    "storage",
+    "backends",
+)
+"""Where the names come from, lowest first: none is imported for a name that lies below it."""
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            for module in _MODULES:
+                home = import_module(f"{__name__}.{module}")
+                if name in home.__all__:
+                    return globals().setdefault(name, getattr(home, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,6 @@ def modules_loaded_by(statements):
 @pytest.mark.parametrize(
     "statements",
     [
-        "import snapstore",
         "from snapstore import *",
         "import snapstore; snapstore.S3Storage('bucket', region='eu-central-1')",
         "import snapstore; snapstore.MemoryStorage(); snapstore.FileStorage('/nowhere')",
@@ -179,8 +179,56 @@ def test_no_client_is_imported_before_a_store_is_opened(statements):
     assert loaded & IMPORTED_WHEN_A_STORE_OPENS == set()
 
 
+@pytest.mark.parametrize("module", ["snapstore", "snapstore.pytest_plugin"])
+def test_what_every_run_of_pytest_imports_is_next_to_nothing(module):
+    loaded = modules_loaded_by(f"import pytest; import {module}") - modules_loaded_by(
+        "import pytest"
+    )
+
+    assert loaded == {"snapstore", module}
+
+
+def names_for_type_checkers():
+    """The module that type checkers are told of for each public name."""
+    [block] = filter(is_for_type_checkers, ast.walk(ast.parse(MODULES["snapstore"].read_text())))
+    return {alias.name: node.module for node in block.body for alias in node.names}
+
+
+def test_the_public_names_are_those_that_type_checkers_see():
+    assert snapstore.__all__ == sorted(names_for_type_checkers())
+
+
+@pytest.mark.parametrize(("name", "module"), names_for_type_checkers().items())
+def test_a_public_name_is_what_type_checkers_take_it_for(name, module):
+    assert getattr(snapstore, name) is getattr(import_module(module), name)
+
+
+def test_all_public_names_are_imported_by_a_star_and_shown_by_dir():
+    loaded = {}
+    exec("from snapstore import *", loaded)
+
+    assert set(snapstore.__all__) <= loaded.keys()
+    assert set(snapstore.__all__) <= set(dir(snapstore))
+
+
+def test_an_error_is_imported_without_the_rest():
+    loaded = modules_loaded_by("from snapstore import StorageError")
+
+    assert {name for name in loaded if name.startswith("snapstore")} == {
+        "snapstore",
+        "snapstore.errors",
+    }
+
+
+def test_a_name_that_is_not_public_is_none():
+    with pytest.raises(AttributeError, match="'snapstore' has no attribute 'Probes'"):
+        _ = snapstore.Probes
+    with pytest.raises(ImportError, match="NoSuchName"):
+        from snapstore import NoSuchName  # noqa: F401
+
+
 def test_the_testing_package_is_imported_only_by_its_users():
-    loaded = modules_loaded_by("import snapstore")
+    loaded = modules_loaded_by("from snapstore import *")
 
     assert {name for name in loaded if name.startswith(("snapstore.testing", "pytest"))} == set()
 

@@ -155,9 +155,59 @@ def test_a_bucket_can_be_created_while_a_loop_runs(s3_server):
     assert put_and_get(s3_server.client_options, "from-a-loop")[1] == b"text"
 
 
-def test_a_bucket_is_created_whatever_profile_this_machine_names(s3_server, monkeypatch):
-    monkeypatch.setenv("AWS_PROFILE", "not-configured")
-    create_bucket(s3_server, "any-profile")
+RUBBISH = (
+    "AWS_ACCOUNT_ID_ENDPOINT_MODE",
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_DEFAULTS_MODE",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_REQUEST_MIN_COMPRESSION_SIZE_BYTES",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "AWS_RETRY_MODE",
+    "AWS_S3_DISABLE_EXPRESS_SESSION_AUTH",
+    "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_STS_REGIONAL_ENDPOINTS",
+    "REQUESTS_CA_BUNDLE",
+)
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_a_bucket_is_created_whatever_is_set_on_this_machine(s3_server, monkeypatch, name):
+    monkeypatch.setenv(name, "rubbish of this machine")
+    create_bucket(s3_server, f"any-{name.lower().replace('_', '-')}")
+
+
+def test_nothing_of_this_machine_is_read_when_everything_is_rubbish(s3_server, tmp_path):
+    (tmp_path / ".aws" / "models" / "s3" / "2006-03-01").mkdir(parents=True)
+    for name in ("config", "credentials", "models/s3/2006-03-01/service-2.json"):
+        (tmp_path / ".aws" / name).write_text("[rubbish")
+    program = """
+import asyncio
+from snapstore import S3Storage
+from snapstore.testing.server import S3Server, create_bucket
+server = S3Server(*{}, 0, None)
+create_bucket(server, "rubbish")
+
+async def check():
+    async with S3Storage("rubbish", **server.storage_options) as storage:
+        assert (await storage.check()).ok
+
+asyncio.run(check())
+"""
+    reached = (s3_server.endpoint_url, s3_server.access_key, s3_server.secret_key, s3_server.region)
+    proxies = dict.fromkeys(["HTTP_PROXY", "http_proxy", "ALL_PROXY"], "http://127.0.0.1:1")
+    # The two files can't be found by their variables: then they are looked for at home.
+    rubbish = dict.fromkeys({*RUBBISH} - {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"}, "[")
+    hidden = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")}
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", program.format(reached)],
+        env=hidden | rubbish | proxies | {"HOME": str(tmp_path), "AWS_ENDPOINT_URL_S3": "["},
+        check=True,
+    )
 
 
 @pytest.mark.seaweedfs  # the others let the owner create it again

@@ -1,6 +1,7 @@
 """The published suites: they run under every async framework, and catch what is broken."""
 
 import asyncio
+import copy
 import inspect
 import json
 import re
@@ -21,6 +22,7 @@ from snapstore import (
     ScopeMismatchError,
     SnapshotDecodeError,
     SnapshotManifest,
+    Version,
     new_snapshot_id,
 )
 from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, encode_snapshot
@@ -457,6 +459,154 @@ class LosesUpdates(BrokenStorage):
         return await self.save_snapshot(location=location, snapshot=updated, is_latest=True)
 
 
+class MissingIsTheLatest(BrokenStorage):
+    caught_by = ("test_a_missing_snapshot_is_none",)
+
+    async def load_snapshot(self, *, location, snapshot_id=None):
+        loaded = await super().load_snapshot(location=location, snapshot_id=snapshot_id)
+        return await super().load_snapshot(location=location) if loaded is None else loaded
+
+
+class LoadsFromMemory(BrokenStorage):
+    caught_by = ("test_what_another_worker_writes_is_seen",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def save_snapshot(self, *, location, snapshot, is_latest, **what):
+        self.known.pop((location, None), None)
+        return await super().save_snapshot(
+            location=location, snapshot=snapshot, is_latest=is_latest, **what
+        )
+
+    async def load_snapshot(self, *, location, snapshot_id=None):
+        where = (location, snapshot_id)
+        if self.known.get(where) is None:
+            self.known[where] = await super().load_snapshot(
+                location=location, snapshot_id=snapshot_id
+            )
+        return copy.deepcopy(self.known[where])
+
+
+class SharesWhatItLoaded(BrokenStorage):
+    caught_by = ("test_what_was_loaded_belongs_to_the_caller",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def load_snapshot(self, **where):
+        loaded = await super().load_versioned(**where)
+        return loaded and self.known.setdefault(loaded.etag, loaded.snapshot)
+
+
+class ListsFromMemory(BrokenStorage):
+    caught_by = ("test_what_another_worker_writes_is_seen",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def save_snapshot(self, *, location, snapshot, is_latest, **what):
+        self.known.pop(location, None)
+        return await super().save_snapshot(
+            location=location, snapshot=snapshot, is_latest=is_latest, **what
+        )
+
+    async def list_snapshot_ids(self, *, location, limit=None, start_after=None):
+        if location not in self.known:
+            self.known[location] = await super().list_snapshot_ids(location=location)
+        ids = [found for found in self.known[location] if found > (start_after or "").lower()]
+        return ids if limit is None else ids[: max(limit, 0)]
+
+
+class DeletesByAnyId(BrokenStorage):
+    caught_by = ("test_deleting_by_an_id_that_is_none_is_refused",)
+
+    async def delete_session(self, *, session_id):
+        for key in [key for key in self.objects if key.startswith(str(session_id))]:
+            del self.objects[key]
+        return DeletedSession(0, 0)
+
+
+class DeletesSnapshotsOnly(BrokenStorage):
+    caught_by = ("test_deleting_a_session_deletes_all_that_lies_under_it",)
+
+    async def delete_session(self, *, session_id):
+        prefix = LAYOUT.session_prefix(session_id)
+        others = {key: self.objects[key] for key in self.objects if "snapshot_" not in key}
+        deleted = await super().delete_session(session_id=session_id)
+        self.objects.update({key: others[key] for key in others if key.startswith(prefix)})
+        return deleted
+
+
+class KeysBecomeText(BrokenStorage):
+    caught_by = (
+        "test_a_key_that_is_no_text_is_refused",
+        "test_what_json_cannot_carry_is_refused_by_its_path",
+    )
+
+    async def save_snapshot(self, *, snapshot, **where):
+        data = json.loads(json.dumps(snapshot.data, default=str))
+        snapshot = msgspec.structs.replace(snapshot, data=data)
+        return await super().save_snapshot(snapshot=snapshot, **where)
+
+
+class RewritesTimes(BrokenStorage):
+    caught_by = ("test_times_and_versions_are_text_that_nobody_rewrites",)
+
+    async def save_snapshot(self, *, snapshot, **where):
+        snapshot = msgspec.structs.replace(snapshot, created_at=now())
+        return await super().save_snapshot(snapshot=snapshot, **where)
+
+
+class ForgetsWhatItDoesNotKnow(BrokenStorage):
+    caught_by = (
+        "test_fields_that_nobody_knows_survive_a_load_and_a_save",
+        "test_fields_of_a_manifest_that_nobody_knows_survive",
+    )
+
+    async def load_snapshot(self, **where):
+        loaded = await super().load_snapshot(**where)
+        return None if loaded is None else msgspec.structs.replace(loaded, extra={})
+
+    async def load_manifest(self, **where):
+        return msgspec.structs.replace(await super().load_manifest(**where), extra={})
+
+
+class StoresTheDefaultManifest(BrokenStorage):
+    caught_by = ("test_a_missing_manifest_is_a_default_one_stamped_now_and_not_stored",)
+
+    async def load_manifest(self, *, location):
+        manifest = await super().load_manifest(location=location)
+        await self.save_manifest(location=location, manifest=manifest)
+        return manifest
+
+
+class TakesAnyScope(BrokenStorage):
+    caught_by = ("test_a_snapshot_of_another_scope_than_its_location_is_refused",)
+
+    async def save_snapshot(self, *, location, snapshot, **what):
+        snapshot = msgspec.structs.replace(snapshot, scope=location.scope)
+        return await super().save_snapshot(location=location, snapshot=snapshot, **what)
+
+
+class UpdatesWhatItReadFirst(BrokenStorage):
+    caught_by = (
+        "test_an_update_is_made_again_on_what_another_writer_has_written_meanwhile",
+        "test_an_update_that_loses_every_time_is_a_conflict",
+    )
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        read = await self.load_snapshot(location=location)
+        result = update(read)
+        updated = await result if inspect.isawaitable(result) else result
+        return await super().update_latest(
+            location=location, update=lambda _: updated, max_attempts=max_attempts
+        )
+
+
 class BrokenStore(MemoryObjectStore):
     def __init__(self, objects):
         self.objects = objects
@@ -486,6 +636,26 @@ class ChecksThenWrites(BrokenStore):
             raise PreconditionFailedError("not so", key=key)
         await asyncio.sleep(0)
         return await super().put(key, data)
+
+
+class CountsVersionsAnew(BrokenStore):
+    caught_by = ("test_a_version_is_not_that_of_an_object_created_since",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.writes = {}
+
+    async def put(self, key, data, *, if_match=None, if_none_match=False):
+        if if_match and (key not in self.objects or f"v{self.writes[key]}" != if_match.etag):
+            raise PreconditionFailedError("not so", key=key)
+        await super().put(key, data, if_none_match=if_none_match)
+        self.writes[key] = self.writes.get(key, 0) + 1
+        return Version(f"v{self.writes[key]}")
+
+    async def delete(self, keys):
+        for key in keys:
+            self.writes.pop(key, None)
+        return await super().delete(keys)
 
 
 class PrefixesAreFolders(BrokenStore):

@@ -52,17 +52,18 @@ _SUITES: Final = {
     "VersionedSnapshotStorageTests": "snapstore.testing.versioned_suite",
 }
 
+if not TYPE_CHECKING:  # type checkers would take any name for one of ours
 
-def __getattr__(name: str) -> Any:
-    """Import a suite when it is asked for, so that the rest needs no pytest."""
-    if name not in _SUITES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        import pytest
-    except ImportError as error:
-        raise ImportError(
-            'the conformance suites need pytest: pip install "snapstore[pytest]"'
-        ) from error
-    # Before the import, or a failing assertion would not show its values.
-    pytest.register_assert_rewrite(*_SUITES.values())
-    return getattr(import_module(_SUITES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """Import a suite when it is asked for, so that the rest needs no pytest."""
+        if name not in _SUITES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            import pytest
+        except ImportError as error:
+            raise ImportError(
+                'the conformance suites need pytest: pip install "snapstore[pytest]"'
+            ) from error
+        # Before the import, or a failing assertion would not show its values.
+        pytest.register_assert_rewrite(*_SUITES.values())
+        return getattr(import_module(_SUITES[name]), name)

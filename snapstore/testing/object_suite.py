@@ -242,6 +242,24 @@ class ObjectStoreTests:
                 await subject.store.put(key, b"body", if_match=version)
         assert await subject.raw.keys() == []
 
+    async def test_if_match_looks_at_no_other_object(self, subject: StoreSubject) -> None:
+        version = await subject.store.put("folder/key", b"first")
+        await subject.store.put("folder/another", b"first")
+        await subject.store.put("folder/key", b"second", if_match=version)
+        assert await subject.raw.get("folder/another") == b"first"
+        with pytest.raises(PreconditionFailedError):
+            await subject.store.put("folder/key", b"third", if_match=version)
+
+    async def test_a_version_is_not_that_of_an_object_created_since(
+        self, subject: StoreSubject
+    ) -> None:
+        version = await subject.store.put("folder/key", b"first")
+        await subject.store.delete(["folder/key"])
+        await subject.store.put("folder/key", b"second", if_none_match=True)
+        with pytest.raises(PreconditionFailedError):
+            await subject.store.put("folder/key", b"third", if_match=version)
+        assert await subject.raw.get("folder/key") == b"second"
+
     async def test_of_five_that_create_an_object_one_wins(self, subject: StoreSubject) -> None:
         bodies = [f"writer {n}".encode() for n in range(5)]
         results = await asyncio.gather(
@@ -281,9 +299,14 @@ class ObjectStoreTests:
     async def test_a_prefix_is_text_and_no_folder(self, subject: StoreSubject) -> None:
         keys = ["a/b", "a/bc", "a/b-d/e", "a/c", "ab/b", "b"]
         await seed(subject.raw, dict.fromkeys(keys, b""))
-        for prefix in ("", "a", "a/", "a/b", "a/b-", "a/b-d", "a/b-d/", "a/b-d/e", "b", "c", "A/b"):
+        for prefix in ("", "a", "a/", "a/b", "a/b-", "a/b-d", "a/b-d/", "a/b-d/e", "b", "c"):
             expected = sorted(key for key in keys if key.startswith(prefix))
             assert sorted(await scanned(subject, prefix)) == expected, prefix
+
+    async def test_a_prefix_is_no_pattern_either(self, subject: StoreSubject) -> None:
+        await seed(subject.raw, dict.fromkeys(["a/b", "a/bc", "ab/b"], b""))
+        for prefix in ("A/b", "a_b", "a/_", "a%", "%", "a?b", "*", "a/*", "a.b", "a/[b]", "a/b$"):
+            assert await scanned(subject, prefix) == [], prefix
 
     async def test_keys_of_one_folder_come_in_ascending_order(self, subject: StoreSubject) -> None:
         names = ["-", "0", "10", "9", "A", "Z", "_", "a", "a-b", "a.b", "a0", "aa", "b", "ü", "你"]
@@ -340,12 +363,12 @@ class ObjectStoreTests:
         seen: list[str] = []
         async with aclosing(subject.store.scan("folder/", page_size=7)) as pages:
             async for page in pages:
+                assert not set(page).intersection(seen)
                 seen += page
                 # Of those that were seen and those that were not, every second goes.
                 await subject.store.delete([key for key in keys if int(key[-1]) % 2])
         staying = [key for key in keys if not int(key[-1]) % 2]
         assert [key for key in seen if key in staying] == staying
-        assert len(seen) == len(set(seen))
 
     async def test_a_scan_may_be_left_early(self, subject: StoreSubject) -> None:
         keys = [f"folder/{n}" for n in range(9)]
@@ -407,8 +430,10 @@ async def scanned(
     async with aclosing(scan) as pages:
         async for page in pages:
             assert len(page) <= page_size
+            assert len(page) == len(set(page))
+            # Now and not at the end: a scan that goes in circles has none.
+            assert not set(page).intersection(keys)
             keys += page
-    assert len(keys) == len(set(keys))
     return keys
 
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from snapstore.testing.engines import ENGINES, HOST, Launch, ServerUnavailableError
+from snapstore.testing.session import isolated_session
 
 __all__ = ["S3Server", "ServerUnavailableError", "create_bucket", "running_server"]
 
@@ -77,6 +78,15 @@ class S3Server:
             "aws_access_key_id": self.access_key,
             "aws_secret_access_key": self.secret_key,
         }
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What an `S3Storage` needs: `S3Storage("my-bucket", **server.storage_options)`.
+
+        The settings of this machine have no say in it: the session reads none.
+        """
+        session = isolated_session(self.access_key, self.secret_key, self.region)
+        return {"endpoint_url": self.endpoint_url, "session": session}
 
     def environment(self) -> dict[str, str]:
         """The variables by which the AWS SDKs and tools of other programs use this server.
@@ -134,6 +144,8 @@ def running_server(
 def create_bucket(server: S3Server, name: str) -> None:
     """Create a bucket and wait for it; may be called where an event loop is running.
 
+    The settings of this machine have no say in it.
+
     Args:
         server: The server, from `running_server`.
         name: The bucket's name, of 3 to 63 characters.
@@ -144,21 +156,15 @@ def create_bucket(server: S3Server, name: str) -> None:
     Example:
         >>> create_bucket(server, "my-bucket")
     """
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import get_session
+    options = server.storage_options
+    session = options.pop("session")
 
-    # Without its profile and configuration file, the machine has no say in what is sent.
-    session = get_session(
-        {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
-    )
-
-    async def create(session: Any) -> None:
-        direct = AioConfig(proxies={})
-        async with session.create_client("s3", config=direct, **server.client_options) as client:
+    async def create() -> None:
+        async with session.create_client("s3", **options) as client:
             await client.create_bucket(Bucket=name)
 
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(create(session))).result()
+        thread.submit(lambda: asyncio.run(create())).result()
 
 
 @contextlib.contextmanager

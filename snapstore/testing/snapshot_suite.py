@@ -375,6 +375,44 @@ class SnapshotStorageTests:
         await saving
         assert await load(subject) == make_snapshot({"messages": [{"text": "first"}]})
 
+    async def test_what_was_loaded_belongs_to_the_caller(self, subject: Subject) -> None:
+        [snapshot_id] = snapshot_ids(1)
+        await save(subject, make_snapshot({"messages": []}))
+        await save_in_history(subject, make_snapshot({"messages": []}), snapshot_id)
+        for wanted in (None, snapshot_id):
+            for _ in range(2):
+                loaded = await load(subject, wanted)
+                assert loaded is not None
+                assert loaded == make_snapshot({"messages": []})
+                # It stays with the caller.
+                loaded.data["messages"].append("changed")
+
+    async def test_what_another_worker_writes_is_seen(self, subject: Subject) -> None:
+        first, second = snapshot_ids(2)
+        await save(subject, make_snapshot({"n": 1}))
+        await save_in_history(subject, make_snapshot({"n": 1}), first)
+        await subject.storage.save_manifest(
+            location=LOCATION, manifest=SnapshotManifest("1.0", "earlier")
+        )
+        assert await load(subject) == make_snapshot({"n": 1})
+        assert await load(subject, second) is None
+        assert await list_ids(subject) == [first]
+        theirs = to_json({**ENVELOPES["typescript"], "data": {"n": 2}})
+        await seed(
+            subject.raw,
+            {
+                LATEST: theirs,
+                history_key(second): theirs,
+                MANIFEST: to_json({"schemaVersion": "1.0", "updatedAt": "later"}),
+            },
+        )
+        assert await load(subject) == make_snapshot({"n": 2})
+        assert await load(subject, second) == make_snapshot({"n": 2})
+        assert await list_ids(subject) == [first, second]
+        assert await subject.storage.load_manifest(location=LOCATION) == SnapshotManifest(
+            "1.0", "later"
+        )
+
     async def test_saving_the_latest_snapshot_again_replaces_it(self, subject: Subject) -> None:
         await save(subject, make_snapshot({"text": "long " * 1_000}))
         await save(subject, make_snapshot({"text": "short"}))
@@ -388,6 +426,8 @@ class SnapshotStorageTests:
         assert await load(subject, missing) is None
         await save_in_history(subject, make_snapshot(), present)
         assert await load(subject) is None
+        assert await load(subject, missing) is None
+        await save(subject, make_snapshot())
         assert await load(subject, missing) is None
 
     @pytest.mark.parametrize("body", CORRUPT_BODIES.values(), ids=CORRUPT_BODIES.keys())
