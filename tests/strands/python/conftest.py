@@ -1,7 +1,9 @@
 """Agents of the SDK for Python whose model repeats what it is told, and storages for them."""
 
+import asyncio
 import gc
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from strands import Agent
@@ -77,10 +79,22 @@ def storage(make_storage):
 
 
 @pytest.fixture
-async def proxy(s3_server):
-    """A proxy before the server; on another loop than the storages' own."""
-    async with recording_proxy(s3_server.endpoint_url) as proxy:
+def proxy(s3_server):
+    """A proxy before the server, in a thread: agents block the loop that they are made on."""
+    started = Future()
+
+    async def serve():
+        async with recording_proxy(s3_server.endpoint_url) as proxy:
+            end = asyncio.Event()
+            started.set_result((proxy, asyncio.get_running_loop(), end))
+            await end.wait()
+
+    with ThreadPoolExecutor(1) as executor:
+        serving = executor.submit(asyncio.run, serve())
+        proxy, loop, end = started.result(10)
         yield proxy
+        loop.call_soon_threadsafe(end.set)
+        serving.result(10)
 
 
 @pytest.fixture
