@@ -2,7 +2,8 @@
 
 The SDK promises its users that a storage raises `strands.types.exceptions.StorageError`, snapstore
 that it raises a `SnapstoreError` that tells what is wrong. So each error that leaves a storage for
-the SDK is of a class that derives from both: `except` with either catches it.
+the SDK is of a class that derives from both: `except` with either catches it. Of a session that
+can't be restored its session manager promises a `SnapshotException`, so that is one of those too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from snapstore.errors import SnapstoreError
+from strands.types.exceptions import SnapshotException
+
+from snapstore.errors import SnapshotDecodeError, SnapstoreError
 from snapstore.integrations.strands.sdk import SDKStorageError
 
 __all__ = ["for_strands"]
@@ -38,7 +41,10 @@ def for_strands(error: SnapstoreError) -> SnapstoreError:
 def _of_both(kind: type[SnapstoreError]) -> type[SnapstoreError]:
     # Its name is its own class's, which is what people know and look up.
     names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce__": _reduce}
-    return type(kind.__name__, (kind, SDKStorageError), names)
+    theirs = [SDKStorageError]
+    if issubclass(kind, SnapshotDecodeError):
+        theirs.append(SnapshotException)
+    return type(kind.__name__, (kind, *theirs), names)
 
 
 def _reduce(error: SnapstoreError) -> tuple[Any, ...]:
