@@ -181,8 +181,8 @@ def servers(session: nox.Session) -> None:
 def install_typescript_sdk(session: nox.Session) -> Path:
     """Install the TypeScript SDK, and beside it what the tests run on Node; return the folder."""
     folder = Path(session.create_tmp()).resolve()
-    for name in ("package.json", "reference.mjs"):
-        shutil.copy(ROOT / "tests" / "reference" / name, folder)
+    for file in ("reference/package.json", "reference/reference.mjs", "strands/agents.mjs"):
+        shutil.copy(ROOT / "tests" / file, folder)
     session.run("node", "--version", external=True)
     with session.chdir(folder):
         session.run(
@@ -193,12 +193,11 @@ def install_typescript_sdk(session: nox.Session) -> Path:
 
 @nox.session(python=NEWEST)
 def reference(session: nox.Session) -> None:
-    """Check that both Strands SDKs read what snapstore writes, and the other way round."""
+    """Run both Strands SDKs on what snapstore writes, and agents of both in one session."""
     folder = install_typescript_sdk(session)
     session.install("-e", ".", *dependencies("reference"))
-    session.run(
-        "pytest", "tests/reference", *session.posargs, env={"SNAPSTORE_REFERENCE": str(folder)}
-    )
+    suites = ("tests/reference", "tests/strands")
+    session.run("pytest", *suites, *session.posargs, env={"SNAPSTORE_REFERENCE": str(folder)})
 
 
 @nox.session(python=NEWEST)

@@ -106,8 +106,11 @@ const kinds = {
     const sessionManager = sessionOf(run)
     const { agent, model } = agentOf(run.agents[0], sessionManager)
     await agent.initialize()
+    const history = await sessionManager.listSnapshotIds({ target: agent })
+    if (run.restore !== undefined)
+      await sessionManager.restoreSnapshot({ target: agent, snapshotId: history[run.restore] })
     const result = run.input === undefined ? undefined : await agent.invoke(run.input)
-    if (run.save) await sessionManager.saveSnapshot({ target: agent, isLatest: true })
+    if (run.save) await sessionManager.saveSnapshot({ target: agent, isLatest: run.save === 'latest' })
     const { messages, state, systemPrompt, modelState, interrupts } = agent.takeSnapshot({ preset: 'session' }).data
     return {
       status: result?.stopReason,
@@ -118,6 +121,7 @@ const kinds = {
       system_prompt: systemPrompt,
       model_state: modelState,
       interrupt_state: interrupts,
+      history,
       asked: { [agent.id]: model.asked },
     }
   },
@@ -137,7 +141,7 @@ async function orchestrate(run, make) {
   const result = await orchestrator.invoke(run.input)
   return {
     status: result.status,
-    ran: result.results.map(({ nodeId, status }) => [nodeId, status]),
+    interrupts: result.interrupts,
     asked: Object.fromEntries(made.map(({ agent, model }) => [agent.id, model.asked])),
   }
 }

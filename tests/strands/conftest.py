@@ -1,7 +1,9 @@
 """Agents of both SDKs in one session: what each is told to do, and what came of it.
 
 Both sides take the same description of a run, and make their agents anew for each, as after a
-restart. The models are scripts: for each call of one, the content of its answer.
+restart. The models are scripts: for each call of one, the content of its answer. An agent may go
+back to a snapshot in history (`restore`, its place), be asked (`input`), and save (`save`, `latest`
+or `history`).
 """
 
 import copy
@@ -38,7 +40,8 @@ class Outcome:
     system_prompt: Any = None
     model_state: dict[str, Any] | None = None
     interrupt_state: dict[str, Any] | None = None
-    ran: list[list[str]] | None = None
+    history: list[str] | None = None
+    """The ids that were in history when the run began."""
     asked: dict[str, list[Any]] = field(default_factory=dict)
     """For each agent, what its model was given, call by call."""
 
@@ -198,21 +201,25 @@ def agent_of(options, session_manager=None):
     return agent
 
 
-async def run_agent(manager, agents, input=None, save=False):  # noqa: A002 -- its name there
+async def run_agent(manager, agents, restore=None, input=None, save=None):  # noqa: A002
     agent = agent_of(agents[0], manager)
+    history = await manager.list_snapshot_ids(agent)
+    if restore is not None:
+        assert await manager.restore_snapshot(agent, snapshot_id=history[restore])
     result = await agent.invoke_async(input) if input is not None else None
     if save:
-        await manager.save_snapshot(agent, is_latest=True)
+        await manager.save_snapshot(agent, is_latest=save == "latest")
     data = agent.take_snapshot(preset="session", include=["system_prompt"]).data
     return Outcome(
         status=result and result.stop_reason,
         text=result and str(result),
-        interrupts=[vars(interrupt) for interrupt in (result and result.interrupts) or []],
+        interrupts=[vars(interrupt) for interrupt in (result and result.interrupts) or ()],
         messages=data["messages"],
         state=data["state"],
         system_prompt=data["system_prompt"],
         model_state=data["model_state"],
         interrupt_state=data["interrupt_state"],
+        history=history,
         asked={agent.agent_id: agent.model.asked},
     )
 
@@ -225,16 +232,14 @@ async def run_orchestrator(manager, kind, id, agents, input, edges=()):  # noqa:
             builder.add_node(agent, agent.agent_id)
         for edge in edges:
             builder.add_edge(*edge)
-        orchestrator = builder.set_entry_point(made[0].agent_id).build()
+        builder.set_entry_point(made[0].agent_id).set_max_node_executions(10)
+        orchestrator = builder.build()
     else:
         orchestrator = Swarm(made, id=id, session_manager=manager)
     result = await orchestrator.invoke_async(input)
-    order = result.execution_order if kind == "graph" else result.node_history
     return Outcome(
         status=result.status.value,
-        ran=[[node.node_id, node.execution_status.value] for node in order]
-        if kind == "graph"
-        else [[node.node_id] for node in order],
+        interrupts=[vars(interrupt) for interrupt in result.interrupts],
         asked={agent.agent_id: agent.model.asked for agent in made},
     )
 

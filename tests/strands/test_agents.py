@@ -239,7 +239,7 @@ async def test_what_a_hook_asked_is_answered_by_the_other_sdk(session, to, respo
 
 async def test_a_question_may_go_there_and_back_before_it_is_answered(session):
     asked = await session.typescript(agents=agent(calls("weather", "book")), input="A room!")
-    there = await session.python(agents=agent(), save=True)
+    there = await session.python(agents=agent(), save="latest")
     assert there.interrupt_state["activated"]
     back = await session.typescript(
         agents=agent(says("Booked.")),
@@ -264,26 +264,56 @@ async def test_the_other_sdk_refuses_what_is_not_translated(session, stored):
     assert len(there.messages) == 4
 
 
+async def test_each_goes_back_to_what_the_other_has_in_history(session):
+    await session.typescript(agents=agent(says("One.")), input="1", save="history")
+    there = await session.python(agents=agent(says("Two.")), input="2", save="history")
+    back = await session.typescript(agents=agent(), restore=1)
+    again = await session.python(agents=agent(says("Three.")), restore=0, input="3")
+
+    assert (len(there.history), len(back.history)) == (1, 2)
+    assert back.history[:1] == there.history
+    assert back.history == again.history
+    assert told(back.messages) == told(there.messages)
+    texts = [message["content"][0]["text"] for message in again.messages]
+    assert texts == ["1", "One.", "3", "Three."]
+
+
 async def test_what_only_python_knows_lasts_until_typescript_saves(session, stored):
     await session.python(agents=agent(says("Hm.")), input="Hi")
     document = json.loads(await stored.read("agent/weather"))
-    known = document["data"]["conversation_manager_state"]
-    assert known["__name__"] == "SlidingWindowConversationManager"
-    document["appData"] = {"tenant": "acme"}
-    await stored.write("agent/weather", json.dumps(document).encode())
+    name = "conversation_manager_state"
+    assert document["data"][name]["__name__"] == "SlidingWindowConversationManager"
 
     await session.typescript(agents=agent())
-    again = json.loads(await stored.read("agent/weather"))
-    assert (again["data"]["conversation_manager_state"], again["appData"]) == (
-        known,
-        {"tenant": "acme"},
-    )
-    await session.typescript(agents=agent(), save=True)
-    again = json.loads(await stored.read("agent/weather"))
-    assert ("conversation_manager_state" in again["data"], again["appData"]) == (False, {})
+    assert json.loads(await stored.read("agent/weather")) == document
+    await session.typescript(agents=agent(), save="latest")
+    assert name not in json.loads(await stored.read("agent/weather"))["data"]
 
     back = await session.python(agents=agent(says("Ha.")), input="Ho")
     assert len(back.messages) == 4
+
+
+@pytest.mark.parametrize("saves", ["typescript", "python"])
+async def test_neither_keeps_the_data_of_the_application_when_it_saves(session, stored, saves):
+    session.dialect = "python"
+    side = session.typescript if saves == "typescript" else session.python
+    await side(agents=agent(says("Hm.")), input="Hi")
+    document = json.loads(await stored.read("agent/weather"))
+    name = "appData" if saves == "typescript" else "app_data"
+    await stored.write("agent/weather", json.dumps(document | {name: {"a": 1}}).encode())
+
+    await side(agents=agent(), save="latest")
+
+    assert json.loads(await stored.read("agent/weather"))[name] == {}
+
+
+async def test_an_image_by_url_stays_in_the_messages_of_python(session):
+    image = {"image": {"format": "png", "source": {"url": "https://example.com/a.png"}}}
+    await session.typescript(agents=agent(says("Hm.")), input=[{"text": "Look"}, image])
+    there = await session.python(agents=agent(says("Ha.")), input="Ho")
+    back = await session.typescript(agents=agent())
+
+    assert there.messages[0]["content"][1] == back.messages[0]["content"][1] == image
 
 
 @pytest.mark.parametrize("asks", ["book", "delete", None])

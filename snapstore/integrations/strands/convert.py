@@ -81,7 +81,8 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
         to: The SDK that is to read it.
 
     Returns:
-        The snapshot in that dialect; the same bytes if they are in that dialect already.
+        The snapshot in that dialect; the same bytes, not looked into, if they have that dialect's
+        envelope already.
 
     Raises:
         ValueError: `to` is neither `"typescript"` nor `"python"`.
@@ -101,17 +102,19 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
     text = document
     if to == "python" and _ESCAPED_SURROGATE.search(text):
         text = _ESCAPE.sub(_whole, text)
-    snapshot = _decode(text)
-    changed = None
-    # An error in the chain could hold the text it failed on.
+    changed, problem = None, ""
     try:
-        changed = _data_to(snapshot, to)
+        snapshot = decode_snapshot(text, key="the document")
+        data = _data_to(snapshot, to)
+        changed = msgspec.structs.replace(snapshot, data=data, dialect=to)
+    except SnapshotDecodeError as error:
+        problem = str(error)
     except (AttributeError, KeyError, TypeError, ValueError):
-        changed = None
+        problem = "the document is not a snapshot: its data is not as an SDK writes it"
+    # Raised here, since an error in its chain could hold the text that was failed on.
     if changed is None:
-        raise SnapshotDecodeError("the document is not a snapshot: its data is no SDK's")
-    snapshot = msgspec.structs.replace(snapshot, data=changed, dialect=to)
-    return encode_snapshot(snapshot, max_bytes=sys.maxsize)
+        raise SnapshotDecodeError(problem)
+    return encode_snapshot(changed, max_bytes=sys.maxsize)
 
 
 def _is_in(dialect: Dialect, document: bytes) -> bool:
@@ -133,15 +136,6 @@ def _is_in(dialect: Dialect, document: bytes) -> bool:
 
 def _whole(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[1] else escape[0]
-
-
-def _decode(text: bytes) -> Snapshot:
-    problem = ""
-    try:
-        return decode_snapshot(text, key="the document")
-    except SnapshotDecodeError as error:
-        problem = str(error)
-    raise SnapshotDecodeError(problem)
 
 
 def _data_to(snapshot: Snapshot, to: Dialect) -> dict[str, Any]:

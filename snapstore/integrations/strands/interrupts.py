@@ -15,13 +15,16 @@ from snapstore.types import Dialect
 __all__ = ["convert_interrupt_id", "interrupts_to_python", "interrupts_to_typescript"]
 
 _KINDS: Final = [
-    ("tool:", "v1:tool_call:", "tool"),
-    ("hook:beforeToolCall:", "v1:before_tool_call:", "hook"),
-    ("hook:beforeTools:", "v1:before_tools:", "hook"),
-    ("middleware:executeTool:", "v1:middleware_execute_tool:", "middleware"),
-    ("middleware:agentStream:", "v1:middleware_agent_stream:", "middleware"),
+    ("tool:", "v1:tool_call:", True, "tool"),
+    ("hook:beforeToolCall:", "v1:before_tool_call:", True, "hook"),
+    ("hook:beforeTools:", "v1:before_tools:", False, "hook"),
+    ("middleware:executeTool:", "v1:middleware_execute_tool:", True, "middleware"),
+    ("middleware:agentStream:", "v1:middleware_agent_stream:", False, "middleware"),
 ]
-"""How ids begin in TypeScript and in Python, and what TypeScript calls the source."""
+"""How ids begin in TypeScript and in Python, whether the tool call follows, and the source.
+
+Ids end with the name in TypeScript, and with a hash of it in Python.
+"""
 
 _CARRIED: Final = "typescript"
 """Where Python's interrupt state has what only TypeScript knows; its SDK does not look there."""
@@ -50,10 +53,11 @@ def convert_interrupt_id(interrupt_id: str, name: str, *, to: Dialect) -> str:
     """
     in_python = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
     ends = (name, in_python) if to == "python" else (in_python, name)
-    for typescript, python, _ in _KINDS:
+    for typescript, python, of_a_call, _ in _KINDS:
         begins = (typescript, python) if to == "python" else (python, typescript)
         call = interrupt_id.removeprefix(begins[0]).removesuffix(ends[0])
-        if interrupt_id == begins[0] + call + ends[0] and (not call or call.endswith(":")):
+        is_call = call.endswith(":") if of_a_call else not call
+        if is_call and interrupt_id == begins[0] + call + ends[0]:
             return begins[1] + call + ends[1]
     return interrupt_id
 
@@ -156,7 +160,7 @@ def _responses_to(responses: list[Any], ids: dict[str, str]) -> list[Any]:
 
 def _source_of(interrupt_id: str) -> dict[str, Any]:
     """What TypeScript writes of an interrupt beyond what Python knows of it."""
-    for begin, _, source in _KINDS:
+    for begin, _, _, source in _KINDS:
         if interrupt_id.startswith(begin):
             return {"source": source}
     return {}
