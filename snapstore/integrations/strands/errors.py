@@ -9,7 +9,7 @@ can't be restored its session manager promises a `SnapshotException`, so that is
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from strands.types.exceptions import SnapshotException
 
@@ -41,10 +41,10 @@ def for_strands(error: SnapstoreError) -> SnapstoreError:
 def _of_both(kind: type[SnapstoreError]) -> type[SnapstoreError]:
     # Its name is its own class's, which is what people know and look up.
     names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce__": _reduce}
-    theirs = [SDKStorageError]
+    theirs: list[type[Exception]] = [SDKStorageError]
     if issubclass(kind, SnapshotDecodeError):
         theirs.append(SnapshotException)
-    return type(kind.__name__, (kind, *theirs), names)
+    return cast("type[SnapstoreError]", type(kind.__name__, (kind, *theirs), names))
 
 
 def _reduce(error: SnapstoreError) -> tuple[Any, ...]:

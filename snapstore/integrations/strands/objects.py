@@ -46,7 +46,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.version: Version | None = None
-        self.turn = asyncio.Lock()
+        self.turn: asyncio.Lock = asyncio.Lock()
 
 
 class Objects:

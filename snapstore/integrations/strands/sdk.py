@@ -10,12 +10,12 @@ from typing import Any, Final
 try:
     from strands.storage import storage as _storage
     from strands.types.exceptions import StorageError as SDKStorageError
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "strands":
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] != "strands":
         raise
     raise ModuleNotFoundError(
         "this needs the Strands SDK, 1.62 or newer: pip install 'snapstore[strands]'",
-        name=error.name,
+        name=_error.name,
     ) from None
 
 __all__ = ["NAMESPACED", "SDKStorageError", "is_namespaced", "normal_key", "normal_prefix"]

@@ -1,4 +1,4 @@
-"""A storage for the SDK: its keys, what it stores, lists, deletes and translates, and its errors."""
+"""A storage for the SDK: its keys, what it stores, lists, deletes and translates; its errors."""
 
 import asyncio
 import json
@@ -36,13 +36,14 @@ def sdk_storage(options):
     def make(prefix, endpoint_url=options["endpoint_url"]):
         session = boto3.Session(region_name="us-east-1")
         storage = strands.storage.S3Storage(options["bucket"], prefix=prefix, boto_session=session)
-        storage._client = session.client("s3", endpoint_url=endpoint_url)
-        made.append(storage)
+        client = session.client("s3", endpoint_url=endpoint_url)
+        storage._client = client  # noqa: SLF001 -- it has no other way to another endpoint
+        made.append(client)
         return storage
 
     yield make
-    for storage in made:
-        storage._client.close()
+    for client in made:
+        client.close()
 
 
 @pytest.fixture
@@ -226,11 +227,11 @@ async def test_a_search_is_for_words(storage):
 
 
 async def test_a_search_strategy_is_told_of_writes_and_asked(make_storage):
-    class Strategy:
-        indexed = []
+    indexed = []
 
+    class Strategy:
         async def index(self, storage, key, data, **kwargs):
-            self.indexed.append((key, data))
+            indexed.append((key, data))
 
         async def search(self, storage, query, **kwargs):
             return [StorageSearchResult(key=query, score=1.0)]
@@ -239,7 +240,7 @@ async def test_a_search_strategy_is_told_of_writes_and_asked(make_storage):
     await storage.namespace("n").write("/a", b"x")
     await storage.create("b", b"y")
 
-    assert Strategy.indexed == [("a", b"x"), ("b", b"y")]
+    assert indexed == [("a", b"x"), ("b", b"y")]
     assert [found.key for found in await storage.search("q")] == ["q"]
 
 
