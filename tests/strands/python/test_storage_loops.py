@@ -333,7 +333,7 @@ END_OPEN = 'asyncio.run(storage.write("a", b"x")); print("written")'
         f"{END_OPEN}; sys.exit()",
         f"{END_OPEN}; view = storage.namespace('n'); del storage; asyncio.run(view.read('a'))",
         f"import atexit; atexit.register(lambda: asyncio.run(storage.list(''))); {END_OPEN}",
-        f"def work(): {END_OPEN}\nthread = threading.Thread(target=work)\nthread.start(); thread.join()",
+        f"def work(): {END_OPEN}\nt = threading.Thread(target=work)\nt.start(); t.join()",
     ],
 )
 def test_a_program_ends_in_peace(rest, options):
