@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
+from strands.bidi.agent import BidiAgent
 from strands.session import SnapshotSessionManager
 
 from snapstore.errors import SnapshotConflictError
@@ -42,8 +43,6 @@ OnConflict = Literal["raise", "reload", "overwrite"]
 
 logger: Final = logging.getLogger("snapstore")
 
-A = TypeVar("A")
-
 _LATEST: Final = "/snapshot_latest.json"
 
 
@@ -61,9 +60,10 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             `StrandsStorage`, too.
         on_conflict: What becomes of an agent that lost the race. `"raise"`: the error is raised,
             and the agent stays as it is; until `restore_snapshot(agent)` it can't be saved.
-            `"reload"`: the agent takes over what is stored, then the error is raised, so that the
-            turn can be tried again. `"overwrite"`: the agent's snapshot replaces the other one,
-            which is logged as a warning.
+            `"reload"`: at the end of its turn the agent takes over what is stored, then the error
+            is raised, so that the turn can be tried again; a graph or a swarm does so when it is
+            invoked next; a `BidiAgent` stays as it is. `"overwrite"`: the agent's snapshot
+            replaces the other one, which is logged as a warning.
         save_latest_on: As the SDK's.
         bidi_agent_save_latest_on: As the SDK's.
         multi_agent_save_latest_on: As the SDK's.
@@ -140,9 +140,8 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         Raises:
             SnapshotConflictError: Another writer has saved latest meanwhile.
         """
-        async with self._saving(agent, self._restore):
+        with self._acting_for(agent):
             return await super().save_snapshot(agent, is_latest=is_latest)
-        raise AssertionError("unreachable")
 
     async def list_snapshot_ids(
         self, agent: LocalAgent, *, limit: int | None = None, start_after: str | None = None
@@ -205,12 +204,27 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         return restored
 
     async def _save_immutable_and_latest(self, agent: LocalAgent) -> None:
-        async with self._saving(agent, self._restore):
+        with self._acting_for(agent):
             await super()._save_immutable_and_latest(agent)
 
+    async def _save_on_completion(self, agent: LocalAgent, *, save_latest: bool) -> None:
+        try:
+            await super()._save_on_completion(agent, save_latest=save_latest)
+        except SnapshotConflictError:
+            # Not before: in the midst of a turn what was taken over would be saved by its end.
+            if self._on_conflict == "reload" and not isinstance(agent, BidiAgent):
+                await self._restore(agent)
+            raise
+
     async def _save_multi_agent_latest(self, orchestrator: MultiAgentBase) -> None:
-        async with self._saving(orchestrator, self._restore_multi_agent):
-            await super()._save_multi_agent_latest(orchestrator)
+        try:
+            with self._acting_for(orchestrator):
+                await super()._save_multi_agent_latest(orchestrator)
+        except SnapshotConflictError:
+            if self._on_conflict == "reload":
+                # It restores itself when it is invoked next.
+                self._multi_agent_restored_ids.discard(orchestrator.id)
+            raise
 
     def _use(self, storage: object) -> None:
         if not isinstance(storage, StrandsStorage):
@@ -227,18 +241,6 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             yield act
         finally:
             _acting.reset(token)
-
-    @asynccontextmanager
-    async def _saving(
-        self, agent: A, restore: Callable[[A], Awaitable[bool]]
-    ) -> AsyncIterator[None]:
-        try:
-            with self._acting_for(agent):
-                yield
-        except SnapshotConflictError:
-            if self._on_conflict == "reload":
-                await restore(agent)
-            raise
 
 
 class _Act:

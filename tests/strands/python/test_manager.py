@@ -198,6 +198,23 @@ async def test_an_agent_saves_its_session_anew_after_it_has_deleted_it(make_agen
     assert await storage.list("session/session-10/") != []
 
 
+async def test_a_session_is_deleted_in_few_requests(make_storage, make_agent, proxy):
+    storage = make_storage(endpoint_url=proxy.endpoint_url)
+    agent = make_agent(on=storage)
+    history = f"{SNAPSHOTS}/immutable_history"
+    await agent.invoke_async("one")
+    snapshot = await storage.read(LATEST)
+    keys = [f"{history}/snapshot_{snapstore.new_snapshot_id()}.json" for _ in range(400)]
+    await asyncio.gather(*(storage.write(key, snapshot) for key in keys))
+    proxy.requests.clear()
+
+    await manager_of(agent).delete_session()
+
+    assert set(proxy.operations) == {"ListObjectsV2", "DeleteObjects"}
+    assert len(proxy.operations) <= 12
+    assert await storage.list("session/") == []
+
+
 async def test_an_agent_that_was_never_restored_overwrites_nothing(make_agent, echo, storage):
     await make_agent().invoke_async("one")
     stranger = Agent(agent_id="echo", model=echo(), callback_handler=None)
@@ -437,6 +454,31 @@ async def test_each_message_is_saved_if_that_is_asked_for(make_agent, storage):
     assert await saved(storage) == TALK[:2]
 
 
+async def test_who_reloads_does_so_at_the_end_of_the_turn(make_agent, storage, texts):
+    one = make_agent()
+    two = make_agent(save_latest_on="message", on_conflict="reload", snapshot_trigger=always)
+    await one.invoke_async("one")
+    before = await storage.read_version(LATEST)
+
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await two.invoke_async("two")
+
+    assert await storage.read_version(LATEST) == before
+    assert texts(two) == TALK[:2]
+    await two.invoke_async("two")
+    assert await saved(storage) == TALK
+
+
+async def test_a_save_by_hand_that_conflicts_leaves_the_agent_alone(make_agent, texts):
+    one, two = make_agent(), make_agent(on_conflict="reload")
+    two.messages.append({"role": "user", "content": [{"text": "mine"}]})
+    await one.invoke_async("one")
+
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await manager_of(two).save_snapshot(two, is_latest=True)
+    assert texts(two) == ["mine"]
+
+
 async def test_saves_of_one_agent_at_once_do_not_conflict(make_agent, storage):
     agent = make_agent()
     await agent.invoke_async("one")
@@ -490,6 +532,24 @@ async def test_an_orchestrator_has_the_same_safety(make, echo, storage):
     with pytest.raises(snapstore.SnapshotConflictError):
         await run(between=run)
     await run("overwrite", between=run)
+
+
+@pytest.mark.parametrize("make", [graph_of, swarm_of])
+async def test_an_orchestrator_that_reloads_can_try_again(make, echo, storage):
+    def orchestrator():
+        manager = SnapstoreSessionManager("session-1", storage=storage, on_conflict="reload")
+        return make(echo, manager)
+
+    one, two = orchestrator(), orchestrator()
+    await two.invoke_async("one")
+    await one.invoke_async("one")
+    [key] = await storage.list("session/session-1/scopes/multiAgent/")
+    before = await storage.read_version(key)
+
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await two.invoke_async("two")
+    assert await storage.read_version(key) == before
+    assert (await two.invoke_async("two")).status.value == "completed"
 
 
 async def test_the_storage_of_the_agent_is_taken_where_none_is_given(echo, storage, texts):
