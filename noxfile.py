@@ -191,13 +191,37 @@ def install_typescript_sdk(session: nox.Session) -> Path:
     return folder
 
 
+def unpack_python_sdk(session: nox.Session) -> tuple[str, Path]:
+    """The version of the Python SDK that is installed, and its source, which has its tests."""
+    code = "from importlib.metadata import version; print(version('strands-agents'))"
+    version = str(session.run("python", "-c", code, silent=True)).strip()
+    folder = Path(session.create_tmp()).resolve()
+    wanted = f"strands-agents=={version}"
+    session.run(
+        *("pip", "download", "--quiet", "--no-deps", "--no-binary=:all:", "--dest", str(folder)),
+        wanted,
+    )
+    with tarfile.open(folder / f"strands_agents-{version}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return version, folder / f"strands_agents-{version}"
+
+
 @nox.session(python=NEWEST)
 def reference(session: nox.Session) -> None:
     """Run both Strands SDKs on what snapstore writes, and agents of both in one session."""
     folder = install_typescript_sdk(session)
     session.install("-e", ".", *dependencies("reference"))
+    newest, source = unpack_python_sdk(session)
+    env = {"SNAPSTORE_REFERENCE": str(folder), "SNAPSTORE_SDK_SOURCE": str(source)}
     suites = ("tests/reference", "tests/strands")
-    session.run("pytest", *suites, *session.posargs, env={"SNAPSTORE_REFERENCE": str(folder)})
+    session.run("pytest", *suites, *session.posargs, env=env)
+
+    [lowest] = [pin for pin in lowest_dependencies() if pin.startswith("strands-agents==")]
+    session.install(lowest)
+    installed, source = unpack_python_sdk(session)
+    if installed != newest:
+        env["SNAPSTORE_SDK_SOURCE"] = str(source)
+        session.run("pytest", "tests/strands", *session.posargs, env=env)
 
 
 @nox.session(python=NEWEST)

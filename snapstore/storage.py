@@ -29,6 +29,7 @@ from snapstore.codec import (
     encode_manifest,
     encode_snapshot,
 )
+from snapstore.deadline import in_time
 from snapstore.errors import (
     InvalidIdentifierError,
     OutcomeUnknownError,
@@ -38,7 +39,6 @@ from snapstore.errors import (
     SnapshotDecodeError,
     SnapshotExistsError,
     StorageError,
-    StorageTimeoutError,
 )
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout
@@ -553,21 +553,8 @@ class ObjectSnapshotStorage:
             key: The key or prefix that it is about.
             taken: The seconds of its time that are gone already.
         """
-        deadline = asyncio.timeout(None if self._timeout is None else self._timeout - taken)
-        try:
-            async with deadline:
-                return await work
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-        # Outside of the handler: what the deadline interrupted must not be in the chain.
-        raise StorageTimeoutError(
-            f"{operation} of {key} in {self._store.name} did not end by its deadline, "
-            f"after {self._timeout:g} s; timeout=… allows for more",
-            operation=operation,
-            bucket=self._store.name,
-            key=key,
-        )
+        seconds, place = self._timeout, self._store.name
+        return await in_time(work, seconds, operation=operation, key=key, place=place, taken=taken)
 
     async def _put_latest(
         self,

@@ -20,7 +20,7 @@ LADDER = [
     {"snapstore.objects", "snapstore.objects.base"},
     {"snapstore.objects.retry"},
     {"snapstore.objects.memory", "snapstore.objects.file", "snapstore.objects.s3"},
-    {"snapstore.lifecycle", "snapstore.listing", "snapstore.check"},
+    {"snapstore.lifecycle", "snapstore.listing", "snapstore.deadline", "snapstore.check"},
     {"snapstore.storage"},
     {"snapstore.backends"},
     {"snapstore"},

@@ -391,7 +391,7 @@ ANSWERED = {
 }
 ERRORS = [
     name
-    for name, value in vars(snapstore).items()
+    for name, value in ((name, getattr(snapstore, name)) for name in snapstore.__all__)
     if isinstance(value, type) and issubclass(value, Exception)
 ]
 

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import strands.storage
 from strands import Agent, tool
 from strands.hooks import BeforeToolCallEvent
 from strands.models import Model
 from strands.multiagent import GraphBuilder, Swarm
-from strands.session import SnapshotSessionManager
 
-from snapstore.integrations.strands import convert_snapshot, is_snapshot_key
+from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
 
 ANSWER_WITHIN = 30.0  # seconds
 
@@ -72,16 +70,11 @@ class Session:
 
     async def python(self, kind="agent", **run):
         """Run agents of the SDK for Python."""
-        storage = TranslatingStorage(self.bucket, prefix=self.prefix)
-        storage.dialect = self.dialect
-        manager = SnapshotSessionManager("session-1", storage=storage)
-        try:
+        with StrandsStorage(self.bucket, prefix=self.prefix, dialect=self.dialect) as storage:
+            manager = SnapstoreSessionManager("session-1", storage=storage)
             if kind == "agent":
                 return await run_agent(manager, **run)
             return await run_orchestrator(manager, kind, **run)
-        finally:
-            if storage._client is not None:  # noqa: SLF001 -- it has no way to close it
-                storage._client.close()  # noqa: SLF001
 
 
 @dataclass
@@ -104,19 +97,6 @@ class Stored:
 
     def _key(self, scope):
         return f"{self.prefix}/{scope}/snapshots/snapshot_latest.json"
-
-
-class TranslatingStorage(strands.storage.S3Storage):
-    dialect = "python"
-
-    async def read(self, key):
-        data = await super().read(key)
-        return convert_snapshot(data, "python") if data and is_snapshot_key(key) else data
-
-    async def write(self, key, data):
-        if is_snapshot_key(key):
-            data = convert_snapshot(data, self.dialect)
-        await super().write(key, data)
 
 
 class ScriptedModel(Model):

@@ -1,0 +1,80 @@
+"""Many single deletes as few requests.
+
+The SDK deletes a session object by object, a hundred at once. What is asked for while a request is
+under way goes together into the next one: nothing waits for company, and nothing goes alone that
+need not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
+from typing import Final
+
+from snapstore.objects.base import PAGE_SIZE
+
+__all__ = ["BatchedDeletes"]
+
+_DONE: Final = None
+
+
+class BatchedDeletes:
+    """Deletes on one event loop, in batches of up to 1,000 keys.
+
+    Args:
+        delete: Deletes some keys and returns those that it could not delete, each with a code:
+            `ObjectStore.delete`.
+    """
+
+    def __init__(self, delete: Callable[[list[str]], Awaitable[Mapping[str, str]]]) -> None:
+        self._delete_all = delete
+        self._waiting: dict[str, list[asyncio.Future[str | None]]] = {}
+        self._sender: asyncio.Task[None] | None = None
+
+    async def delete(self, key: str) -> str | None:
+        """Delete one key.
+
+        Returns:
+            `None` when it is deleted; the server's code if it could not be.
+
+        Raises:
+            StorageError: The request that it was part of failed.
+        """
+        outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(outcome)
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
+        return await outcome
+
+    async def _send(self) -> None:
+        try:
+            # No await lies between the last look at what is waiting and the end.
+            while batch := self._next():
+                try:
+                    failed = await self._delete_all(list(batch))
+                except Exception as error:  # noqa: BLE001 -- it is raised where it is waited for
+                    for outcome in _unsettled(batch):
+                        outcome.set_exception(error)
+                else:
+                    for key, outcomes in batch.items():
+                        for outcome in _unsettled({key: outcomes}):
+                            outcome.set_result(failed.get(key, _DONE))
+        finally:
+            self._sender = None
+
+    def _next(self) -> dict[str, list[asyncio.Future[str | None]]]:
+        """Take what is waiting, but for what nobody waits for any more."""
+        while self._waiting:
+            keys = list(islice(self._waiting, PAGE_SIZE))
+            taken = {key: self._waiting.pop(key) for key in keys}
+            batch = {key: found for key, found in taken.items() if not all(f.done() for f in found)}
+            if batch:
+                return batch
+        return {}
+
+
+def _unsettled(
+    batch: Mapping[str, list[asyncio.Future[str | None]]],
+) -> list[asyncio.Future[str | None]]:
+    return [outcome for found in batch.values() for outcome in found if not outcome.done()]

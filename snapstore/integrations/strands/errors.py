@@ -1,0 +1,59 @@
+"""Errors that are ours and the SDK's at once.
+
+The SDK promises its users that a storage raises `strands.types.exceptions.StorageError`, snapstore
+that it raises a `SnapstoreError` that tells what is wrong. So each error that leaves a storage for
+the SDK is of a class that derives from both: `except` with either catches it. Of a session that
+can't be restored its session manager promises a `SnapshotException`, so that is one of those too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+from strands.types.exceptions import SnapshotException
+
+from snapstore.errors import SnapshotDecodeError, SnapstoreError
+from snapstore.integrations.strands.sdk import SDKStorageError
+
+__all__ = ["for_strands"]
+
+
+def for_strands(error: SnapstoreError) -> SnapstoreError:
+    """The same error, as one of the SDK's too.
+
+    Args:
+        error: One of ours. It is not changed.
+
+    Returns:
+        A new error of a class that derives from the error's and the SDK's `StorageError`, with the
+        same message, attributes and cause; the error itself, if it is of such a class already.
+    """
+    if isinstance(error, SDKStorageError):
+        return error
+    kind: Any = type(error)
+    both = _rebuilt(_of_both(kind), error)
+    both.__cause__ = error.__cause__
+    return both
+
+
+@cache
+def _of_both(kind: type[SnapstoreError]) -> type[SnapstoreError]:
+    # Its name is its own class's, which is what people know and look up.
+    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce__": _reduce}
+    theirs: list[type[Exception]] = [SDKStorageError]
+    if issubclass(kind, SnapshotDecodeError):
+        theirs.append(SnapshotException)
+    return cast("type[SnapstoreError]", type(kind.__name__, (kind, *theirs), names))
+
+
+def _reduce(error: SnapstoreError) -> tuple[Any, ...]:
+    """Errors can be pickled: as ours, which is one of both again when it is loaded."""
+    return for_strands, (_rebuilt(type(error).__mro__[1], error),)
+
+
+def _rebuilt(kind: type[SnapstoreError], error: SnapstoreError) -> SnapstoreError:
+    rebuilt = kind.__new__(kind, *error.args)
+    rebuilt.args = error.args
+    rebuilt.__dict__.update(error.__dict__)
+    return rebuilt

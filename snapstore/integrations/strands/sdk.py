@@ -1,0 +1,47 @@
+"""What is taken from the Strands SDK that it does not publish, in one place.
+
+Its own storages share these, and a storage that is to look like one of them has no other way.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+try:
+    from strands.storage import storage as _storage
+    from strands.types.exceptions import StorageError as SDKStorageError
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] != "strands":
+        raise
+    raise ModuleNotFoundError(
+        "this needs the Strands SDK, 1.62 or newer: pip install 'snapstore[strands]'",
+        name=_error.name,
+    ) from None
+
+__all__ = ["NAMESPACED", "SDKStorageError", "is_namespaced", "normal_key", "normal_prefix"]
+
+NAMESPACED: Final[object] = _storage._NAMESPACED  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+"""Marks a storage that is scoped already, so that the SDK's managers add no namespace to it."""
+
+
+def is_namespaced(storage: Any) -> bool:
+    """Whether a storage is scoped already."""
+    return getattr(storage, "_namespaced", None) is NAMESPACED
+
+
+def normal_key(key: str) -> str:
+    """A key as the SDK's storages spell it: no empty segments.
+
+    Raises:
+        strands.types.exceptions.StorageError: It is empty, or has a `..` or a backslash.
+    """
+    return _storage._normalize_key(key)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def normal_prefix(prefix: str) -> str:
+    """A prefix as the SDK's storages spell it: it may be empty, or end with `/`.
+
+    Raises:
+        strands.types.exceptions.StorageError: It has a `..` or a backslash.
+    """
+    return _storage._normalize_prefix(prefix)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,329 @@
+"""The storage: what the SDK's own S3 storage is to its users, over snapstore's object store."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from strands.storage.search import KeywordSearchStrategy
+
+from snapstore.errors import InvalidIdentifierError, SnapstoreError, StorageError
+from snapstore.integrations.strands.anywhere import Anywhere
+from snapstore.integrations.strands.errors import for_strands
+from snapstore.integrations.strands.objects import Objects, Seen
+from snapstore.integrations.strands.sdk import (
+    NAMESPACED,
+    SDKStorageError,
+    normal_key,
+    normal_prefix,
+)
+from snapstore.objects.base import StoredObject
+from snapstore.objects.s3.store import S3ObjectStore
+from snapstore.storage import DEFAULT_MAX_SNAPSHOT_BYTES
+from snapstore.types import Dialect
+
+if TYPE_CHECKING:
+    from aiobotocore.session import AioSession
+    from strands.storage.search import SearchStrategy, StorageSearchResult
+
+__all__ = ["StrandsStorage"]
+
+T = TypeVar("T")
+
+_NAME: Final = "StrandsStorage"
+
+
+class StrandsStorage:
+    """A storage in an S3 bucket for the Strands SDK: for sessions, stash, offloading and memory.
+
+    It stands where the SDK's own `strands.storage.S3Storage` does, and its keys are the same. It
+    may be used from any thread and any event loop, also while another one is blocked: its client
+    lives on a thread of its own, which begins with the first request and ends with `close`.
+
+    A snapshot that an agent in TypeScript has saved is read as Python's SDK writes it, and
+    snapshots are written in the dialect asked for. All other objects are left as they are.
+
+    Args:
+        bucket: The bucket's name.
+        prefix: What all keys begin with. As with the SDK's own, `/` is added to it: `agents/`
+            becomes `agents//`.
+        dialect: Whose snapshots are written: `"typescript"` for a session that agents in
+            TypeScript go on with. Reading needs no choice.
+        region: The bucket's region; `None` for botocore's resolution, as for all of the next.
+        endpoint_url: Where the server is, for an S3 that is not Amazon's.
+        session: An aiobotocore session to take credentials and configuration from.
+        config: An `AioConfig`; what it sets goes before our settings.
+        timeout: Seconds that a read, a write, each page of a listing and each batch of deletes may
+            take; `None` for no deadline.
+        max_concurrency: Requests in flight at the most.
+        max_snapshot_bytes: How large an object may be, in bytes, both ways.
+        server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.
+        kms_key_id: The KMS key for each write; needs a `server_side_encryption` by KMS.
+        expected_bucket_owner: The account id that must own the bucket, checked by the server.
+        direct: Whether requests may be replayed on the client's HTTP session without the client.
+        search_strategy: How `search` searches, and what is told of each write; `None` for the
+            SDK's search for words.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        InvalidIdentifierError: The prefix has a `..` or a backslash.
+
+    Every operation raises errors that are ours and the SDK's `StorageError` at once:
+    `snapstore.StorageError`, mostly one of its subclasses, where the bucket fails;
+    `InvalidIdentifierError` for a key that the SDK does not take; `SnapshotDecodeError` where a
+    snapshot should be and none is; `StorageClosedError` after it was closed.
+
+    Example:
+        ::
+
+            with StrandsStorage("my-bucket", prefix="agents") as storage:
+                session = SnapshotSessionManager("session-1", storage=storage)
+                agent = Agent(session_manager=session)
+                agent("Hello!")
+    """
+
+    _namespaced: object = None
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        dialect: Dialect = "python",
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        session: AioSession | None = None,
+        config: Any = None,
+        timeout: float | None = 60.0,
+        max_concurrency: int = 128,
+        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        server_side_encryption: str | None = None,
+        kms_key_id: str | None = None,
+        expected_bucket_owner: str | None = None,
+        direct: bool = True,
+        search_strategy: SearchStrategy[StrandsStorage] | None = None,
+    ) -> None:
+        if dialect not in ("python", "typescript"):
+            raise ValueError("dialect must be 'python' or 'typescript'")
+        if max_snapshot_bytes < 1:
+            raise ValueError("max_snapshot_bytes must be at least 1")
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout must be more than 0 seconds, or None")
+        make_store = partial(
+            S3ObjectStore,
+            bucket,
+            region=region,
+            endpoint_url=endpoint_url,
+            session=session,
+            config=config,
+            max_concurrency=max_concurrency,
+            server_side_encryption=server_side_encryption,
+            kms_key_id=kms_key_id,
+            expected_bucket_owner=expected_bucket_owner,
+            direct=direct,
+        )
+        make_store()  # refuses what can't be, now and not at the first request
+
+        def make() -> Objects:
+            return Objects(
+                make_store(), dialect=dialect, max_bytes=max_snapshot_bytes, timeout=timeout
+            )
+
+        self._prefix = _closed(_spelled(normal_prefix, prefix))
+        self._search_strategy = search_strategy
+        self._objects = Anywhere(_NAME, f"snapstore-{bucket}", make)
+
+    async def write(self, key: str, data: bytes) -> None:
+        """Write an object, over any there is.
+
+        Args:
+            key: Its key, without the prefix.
+            data: The body; for the key of a snapshot, one of either SDK's.
+
+        Raises:
+            StorageError: It can't be written.
+        """
+        full, data = self._key(key), bytes(data)
+        await self._run(lambda objects: objects.put(full, data))
+        await self._index(key, data)
+
+    async def read(self, key: str) -> bytes | None:
+        """Read an object.
+
+        Args:
+            key: Its key, without the prefix.
+
+        Returns:
+            The body; `None` if there is no object, and for no other reason.
+
+        Raises:
+            StorageError: It can't be read.
+        """
+        stored = await self.read_version(key)
+        return None if stored is None else stored.data
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that does not exist counts as deleted.
+
+        Deletes at the same time become few requests, of up to 1,000 keys each.
+
+        Args:
+            key: Its key, without the prefix.
+
+        Raises:
+            StorageError: It was not confirmed as deleted.
+        """
+        full = self._key(key)
+        await self._run(lambda objects: objects.delete(full))
+
+    async def list(
+        self, query: str = "", *, start_after: str | None = None, limit: int | None = None
+    ) -> builtins.list[str]:
+        """List keys.
+
+        Args:
+            query: What they begin with; `""` for all.
+            start_after: Leave out this key and all before it, in the order of the bucket.
+            limit: How many at the most, the first ones in the order of the bucket; within one
+                folder that is the order of the keys. A page of ten costs one request.
+
+        Returns:
+            The keys, without the prefix, in ascending order.
+
+        Raises:
+            StorageError: They can't be listed.
+        """
+        prefix = self._prefix + _spelled(normal_prefix, query)
+        cursor = None if start_after is None else self._key(start_after)
+        keys = await self._run(
+            lambda objects: objects.keys(prefix, start_after=cursor, limit=limit)
+        )
+        return sorted(key.removeprefix(self._prefix) for key in keys)
+
+    async def search(self, query: str) -> builtins.list[StorageSearchResult]:
+        """Search in what is stored.
+
+        Args:
+            query: What to look for.
+
+        Returns:
+            What was found, best first.
+
+        Raises:
+            StorageError: The keys can't be listed. What can't be read is left out.
+        """
+        strategy = self._search_strategy
+        if strategy is None:
+            return await KeywordSearchStrategy().search(self, query)
+        return await strategy.search(self, query)
+
+    def namespace(self, prefix: str) -> Self:
+        """A view of what lies under a prefix, with the same thread and client.
+
+        To close one of them is to close all. The SDK puts nothing of its own before its keys.
+
+        Args:
+            prefix: What all keys of the view begin with.
+        """
+        scoped = copy.copy(self)
+        normal = _spelled(normal_prefix, prefix).rstrip("/")
+        scoped._prefix = self._prefix + _closed(normal)  # noqa: SLF001 -- it is one of its own
+        scoped._namespaced = NAMESPACED  # noqa: SLF001
+        return scoped
+
+    async def read_version(self, key: str) -> StoredObject | None:
+        """Read an object with its version, as `read`."""
+        full = self._key(key)
+        return await self._run(lambda objects: objects.get(full))
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Write an object where there is none, as `write`.
+
+        Raises:
+            PreconditionFailedError: There is one, and it was not changed.
+        """
+        full, data = self._key(key), bytes(data)
+        await self._run(lambda objects: objects.put(full, data, if_none_match=True))
+        await self._index(key, data)
+
+    async def write_over(self, key: str, data: bytes, seen: Seen, *, anyway: bool = False) -> bool:
+        """Write an object over the version that was seen of it, as `write`.
+
+        Once begun it is done, also if it is cancelled: else nobody would know what to write over.
+
+        Args:
+            key: Its key, without the prefix.
+            data: The body.
+            seen: What was seen; then it is what was written.
+            anyway: Write over another version, too.
+
+        Returns:
+            Whether another version was written over.
+
+        Raises:
+            SnapshotConflictError: Another writer came first; nothing was changed.
+        """
+        full, data = self._key(key), bytes(data)
+        overwritten = await self._run(
+            lambda objects: objects.put_over(full, data, seen, anyway=anyway), to_the_end=True
+        )
+        await self._index(key, data)
+        return overwritten
+
+    def close(self) -> None:
+        """Wait for what is under way, close the client and end the thread.
+
+        It blocks as long as that takes, also the event loop that it is called on, if any: nothing
+        of what it waits for needs that loop. A closed storage can't be used again; to close it
+        again does nothing.
+        """
+        self._objects.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _key(self, key: str) -> str:
+        return self._prefix + _spelled(normal_key, key)
+
+    async def _index(self, key: str, data: bytes) -> None:
+        if self._search_strategy is None:
+            return
+        try:
+            await self._search_strategy.index(self, normal_key(key), data)
+        except Exception as error:
+            failure = StorageError(
+                f"{key} was written, but not indexed", operation="index", key=key
+            )
+            raise for_strands(failure) from error
+
+    async def _run(self, work: Callable[[Objects], Awaitable[T]], *, to_the_end: bool = False) -> T:
+        try:
+            return await self._objects.run(work, to_the_end=to_the_end)
+        except SnapstoreError as error:
+            failure = for_strands(error)
+        raise failure
+
+
+def _closed(prefix: str) -> str:
+    return f"{prefix}/" if prefix else ""
+
+
+def _spelled(normal: Callable[[str], str], key: str) -> str:
+    """A key or prefix in the SDK's spelling."""
+    try:
+        return normal(key)
+    except SDKStorageError as error:
+        failure = InvalidIdentifierError(str(error))
+    raise for_strands(failure)

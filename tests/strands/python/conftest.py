@@ -1,0 +1,126 @@
+"""Agents of the SDK for Python whose model repeats what it is told, and storages for them."""
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from strands import Agent
+from strands.models import Model
+
+from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
+from snapstore.testing.proxy import recording_proxy
+
+
+class Echo(Model):
+    """Answers with how many messages it was given and the last text of them; `look` is a tool."""
+
+    def get_config(self):
+        return {"context_window_limit": 100_000}
+
+    def update_config(self, **config):
+        """There is nothing to be changed."""
+
+    def structured_output(self, *args, **kwargs):
+        raise NotImplementedError
+
+    async def stream(self, messages, tool_specs=None, system_prompt=None, **kwargs):
+        yield {"messageStart": {"role": "assistant"}}
+        text = messages[-1]["content"][-1].get("text", "seen")
+        start = {"toolUse": {"name": "look", "toolUseId": "t-0"}} if text == "look" else {}
+        delta = {"toolUse": {"input": "{}"}} if start else {"text": f"{len(messages)}: {text}"}
+        yield {"contentBlockStart": {"start": start}}
+        yield {"contentBlockDelta": {"delta": delta}}
+        yield {"contentBlockStop": {}}
+        yield {"messageStop": {"stopReason": "tool_use" if start else "end_turn"}}
+
+
+def texts_of(agent):
+    return [block["text"] for message in agent.messages for block in message["content"]]
+
+
+@pytest.fixture
+def texts():
+    """All that was said, in order."""
+    return texts_of
+
+
+@pytest.fixture
+def options(s3_server, bucket, prefix, aws_session, monkeypatch):
+    """What a storage of this test is made with."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return {
+        "bucket": bucket,
+        "prefix": prefix,
+        "endpoint_url": s3_server.endpoint_url,
+        "session": aws_session,
+    }
+
+
+@pytest.fixture
+def make_storage(options):
+    """Storages of this test, closed at its end."""
+    made = []
+
+    def make(**changes):
+        made.append(StrandsStorage(**options | changes))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+
+
+@pytest.fixture
+def storage(make_storage):
+    return make_storage()
+
+
+@pytest.fixture
+def proxy(s3_server):
+    """A proxy before the server, in a thread: agents block the loop that they are made on."""
+    started = Future()
+
+    async def serve():
+        async with recording_proxy(s3_server.endpoint_url) as proxy:
+            end = asyncio.Event()
+            started.set_result((proxy, asyncio.get_running_loop(), end))
+            await end.wait()
+
+    with ThreadPoolExecutor(1) as executor:
+        serving = executor.submit(asyncio.run, serve())
+        proxy, loop, end = started.result(10)
+        yield proxy
+        loop.call_soon_threadsafe(end.set)
+        serving.result(10)
+
+
+@pytest.fixture
+def make_agent(storage):
+    """Agents whose model repeats what it is told."""
+
+    def make(session="session-1", agent_id="echo", manager=None, on=storage, **options):
+        manager = manager or SnapstoreSessionManager(session, storage=on, **options)
+        return Agent(
+            agent_id=agent_id, model=Echo(), session_manager=manager, callback_handler=None
+        )
+
+    return make
+
+
+@pytest.fixture
+def echo():
+    return Echo
+
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("snapstore-")]
+
+
+@pytest.fixture
+def no_threads():
+    """A function that tells which threads of storages there are."""
+    gc.collect()
+    return threads
