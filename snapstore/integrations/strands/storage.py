@@ -125,6 +125,7 @@ class StrandsStorage:
             kms_key_id=kms_key_id,
             expected_bucket_owner=expected_bucket_owner,
             direct=direct,
+            timeout=timeout,
         )
         make_store()  # refuses what can't be, now and not at the first request
 
