@@ -132,6 +132,7 @@ class ObjectSnapshotStorage:
         self._max_bytes = max_snapshot_bytes
         self._timeout = timeout
         self._lifecycle = Lifecycle(type(self).__name__, store.open, store.aclose)
+        self._decoding: asyncio.Lock
 
     async def open(self) -> None:
         """Get ready for use on the running event loop. A closed storage may be opened again.
@@ -140,6 +141,8 @@ class ObjectSnapshotStorage:
             LifecycleError: It is open already.
             StorageError: The store can't be opened.
         """
+        # Two that take turns would both end late, and hold the memory of both until then.
+        self._decoding = asyncio.Lock()
         await self._lifecycle.open()
 
     async def aclose(self) -> None:
@@ -297,7 +300,7 @@ class ObjectSnapshotStorage:
             stored = await self._in_time(self._get(key), "get", key)
             if stored is None:
                 return None
-            return VersionedSnapshot(await _decode(stored.data, key), *stored.version)
+            return VersionedSnapshot(await self._decode(stored.data, key), *stored.version)
 
     async def load_raw(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -351,7 +354,7 @@ class ObjectSnapshotStorage:
                 began = time.monotonic()
                 stored = await self._in_time(self._get(key), "get", key)
                 taken = time.monotonic() - began
-                current = None if stored is None else await _decode(stored.data, key)
+                current = None if stored is None else await self._decode(stored.data, key)
                 updated = update(current)
                 if inspect.isawaitable(updated):
                     updated = await updated
@@ -539,6 +542,12 @@ class ObjectSnapshotStorage:
             )
         return data
 
+    async def _decode(self, data: bytes, key: str) -> Snapshot:
+        if len(data) <= _LARGE:
+            return decode_snapshot(data, key=key)
+        async with self._decoding:
+            return await decode_snapshot_in_slices(data, key=key)
+
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:
             return self._layout.latest(location)
@@ -649,12 +658,6 @@ def _is_snapshot(data: bytes, key: str) -> bool:
     except SnapshotDecodeError:
         return False
     return True
-
-
-async def _decode(data: bytes, key: str) -> Snapshot:
-    if len(data) <= _LARGE:
-        return decode_snapshot(data, key=key)
-    return await decode_snapshot_in_slices(data, key=key)
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:

@@ -599,3 +599,18 @@ def test_a_storage_that_is_collected_while_it_is_closed_does_not_warn(tmp_path, 
     arguments = [tmp_path] if kind is FileStorage else []
 
     assert warnings_of_collecting(lambda: kind(*arguments), use) == []
+
+
+def test_large_snapshots_are_loaded_at_once_on_one_loop_after_another():
+    storage = MemoryStorage()
+    location = SnapshotLocation.agent("s-1", "weather")
+    snapshot = Snapshot.new({"messages": [f"{number}:{'x' * 1000}" for number in range(1000)]})
+
+    async def load_at_once():
+        async with storage:
+            await storage.save_snapshot(location=location, snapshot=snapshot, is_latest=True)
+            loads = (storage.load_snapshot(location=location) for _ in range(5))
+            assert await asyncio.gather(*loads) == [snapshot] * 5
+
+    asyncio.run(load_at_once())
+    asyncio.run(load_at_once())
