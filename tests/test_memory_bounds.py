@@ -18,6 +18,8 @@ PATIENCE = 30
 class LongStore:
     """A store with a long history, whose keys are made as they are asked for."""
 
+    name = "long"
+
     def __init__(self, objects=OBJECTS):
         self.objects = objects
         self.listed = 0

@@ -15,6 +15,7 @@ from snapstore import (
     DeletedSession,
     Finding,
     InvalidIdentifierError,
+    RawSnapshot,
     SavedSnapshot,
     Snapshot,
     SnapshotLocation,
@@ -41,6 +42,7 @@ def snapshot(**changes):
 INSTANCES = [
     SnapshotLocation.agent("session-1", "weather"),
     snapshot(),
+    RawSnapshot(b"{}", "agent", "1.0", "2026-11-22T11:13:20.395Z", "python"),
     SnapshotManifest("1.0", "2026-11-22T11:13:20.368Z", {"unknown": 1}),
     SavedSnapshot("01912a3b-0000-7000-8000-0000000000ab", "etag"),
     VersionedSnapshot(snapshot(), "etag"),
@@ -164,6 +166,7 @@ def test_new_snapshots_share_nothing():
         snapshot(extra={CANARY: CANARY}),
         snapshot(data=CANARY),
         snapshot(app_data=[CANARY]),
+        RawSnapshot(CANARY.encode(), "agent", "1.0", "now", "python"),
         SnapshotManifest("1.0", "now", {CANARY: CANARY}),
     ],
 )
