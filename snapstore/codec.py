@@ -93,10 +93,10 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
 
     Raises:
         SnapshotEncodeError: It holds a value that JSON can't carry exactly, is more than
-            `MAX_DEPTH` deep, or larger than `max_bytes`.
+            `MAX_DEPTH` deep, or larger than `max_bytes`; or a raw one is not what it says.
     """
     if isinstance(snapshot, RawSnapshot):
-        return _refuse_large(snapshot.document, max_bytes)
+        return _encode_raw(snapshot, max_bytes)
     if not isinstance(snapshot, Snapshot):
         raise SnapshotEncodeError(f"a Snapshot is needed, not a {type(snapshot).__name__}")
     for name, kind in _KINDS.items():
@@ -111,6 +111,19 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
     _check({"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra, max_bytes)
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
     return _encode(document | snapshot.extra, max_bytes)
+
+
+def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:
+    """The document of a raw snapshot, which anybody may have made."""
+    if type(snapshot.document) is not bytes:
+        raise SnapshotEncodeError("document: not bytes")
+    problem = "document: its envelope is not that of the RawSnapshot"
+    try:
+        if decode_raw_snapshot(snapshot.document, key="document") == snapshot:
+            return _refuse_large(snapshot.document, max_bytes)
+    except SnapshotDecodeError as error:
+        problem = str(error)
+    raise SnapshotEncodeError(problem)
 
 
 def decode_snapshot(data: bytes, *, key: str) -> Snapshot:

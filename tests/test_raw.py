@@ -143,6 +143,27 @@ async def test_what_is_too_deep_to_load_can_be_moved(storage, store) -> None:
         await storage.load_snapshot(location=LOCATION)
 
 
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (CANARY, "document: not bytes"),
+        (CANARY.encode(), "document is not a snapshot"),
+        (b"", "document is not a snapshot"),
+        (json.dumps(PYTHON).encode()[:-1], "document is not a snapshot"),
+        (json.dumps({**PYTHON, "created_at": CANARY}).encode(), "its envelope is not that"),
+        (json.dumps({**PYTHON, "scope": "multiAgent"}).encode(), "its envelope is not that"),
+        (json.dumps(TYPESCRIPT).encode(), "its envelope is not that"),
+    ],
+)
+async def test_one_that_is_not_what_it_says_is_not_saved(document, why, storage, store) -> None:
+    raw = RawSnapshot(document, "agent", "1.0", "now", "python")
+    with pytest.raises(SnapshotEncodeError, match=why) as found:
+        await storage.save_snapshot(location=LOCATION, snapshot=raw, is_latest=True)
+    assert CANARY not in str(found.value)
+    assert found.value.__context__ is None
+    assert await store.get(KEY, max_bytes=1000) is None
+
+
 async def test_the_rules_of_a_save_are_kept(storage, store) -> None:
     raw = await load(storage, store, json.dumps({**PYTHON, "scope": "multiAgent"}).encode())
     with pytest.raises(ScopeMismatchError):
