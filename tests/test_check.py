@@ -394,7 +394,7 @@ async def test_an_inspection_that_does_not_end_costs_no_other_finding() -> None:
         async def inspect(self, key):
             await asyncio.Event().wait()
 
-    async with ObjectSnapshotStorage(Slow(), timeout=0.05) as storage:
+    async with ObjectSnapshotStorage(Slow(), timeout=1.0) as storage:
         report = await storage.check()
     assert report.ok
     assert report["inspection"].status == "unknown"
@@ -411,7 +411,7 @@ async def test_a_store_that_hangs_is_reported_at_the_deadline() -> None:
             await asyncio.Event().wait()
             yield []
 
-    async with ObjectSnapshotStorage(Hanging(), timeout=0.05) as storage:
+    async with ObjectSnapshotStorage(Hanging(), timeout=1.0) as storage:
         report = await storage.check()
     assert {name for name, status in statuses(report).items() if status == "failed"} == {"list"}
     assert "deadline" in report["list"].words

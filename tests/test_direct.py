@@ -265,7 +265,7 @@ async def test_what_is_not_as_expected_is_handed_to_the_generic_path(
 async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
     bucket, prefix, proxy
 ) -> None:
-    config = AioConfig(read_timeout=0.3)
+    config = AioConfig(read_timeout=1.0)
     async with S3Storage(
         bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, config=config, timeout=30
     ) as storage:
@@ -277,14 +277,14 @@ async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
             return None if BY_BOTOCORE in request.headers else Fault(stall=20)
 
         proxy.fault = stall
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             assert await load(storage) == SNAPSHOT
         assert [direct for _, direct in replayed(proxy)] == [True, False]
 
 
 async def test_a_longer_one_leaves_it_to_the_deadline(bucket, prefix, proxy) -> None:
     async with S3Storage(
-        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=0.5
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=3.0
     ) as storage:
         await save(storage)
         await load(storage)

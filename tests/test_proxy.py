@@ -209,7 +209,7 @@ async def test_a_body_drips_sixteen_bytes_at_a_time(proxied) -> None:
 
 @pytest.mark.parametrize("fault", [Fault(delay=NEVER), Fault(stall=NEVER), Fault(drip=NEVER)])
 async def test_closing_it_does_not_wait_for_what_is_delayed(fault, s3_server) -> None:
-    async with aiohttp.ClientSession() as client, asyncio.timeout(5.0):
+    async with aiohttp.ClientSession() as client, asyncio.timeout(20.0):
         async with recording_proxy(s3_server.endpoint_url) as proxy:
             always(proxy, fault)
             waiting = asyncio.create_task(_status(client, proxy.endpoint_url))

@@ -338,7 +338,7 @@ def test_a_server_that_ends_at_once_is_reported_with_status_and_the_end_of_its_l
     began = time.monotonic()
     with pytest.raises(ServerUnavailableError, match="exit status 3") as caught, running_server():
         pass
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert str(caught.value).splitlines()[1:] == [f"line {i}" for i in range(81, 101)]
 
 

@@ -124,9 +124,9 @@ async def test_a_deadline_of_deletes_is_not_the_next_ones(store):
         return StoreFault(stall=True) if len(stalled) == 1 else None
 
     store.fault = stall_the_first
-    objects = objects_in(store, timeout=0.2)
+    objects = objects_in(store, timeout=2.0)
     first = asyncio.create_task(objects.delete("a"))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(1.0)
     second = asyncio.create_task(objects.delete("b"))
 
     with pytest.raises(snapstore.StorageTimeoutError):

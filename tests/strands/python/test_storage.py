@@ -318,16 +318,20 @@ async def test_a_delete_that_is_cancelled_leaves_the_others_alone(make_storage, 
     storage = make_storage(endpoint_url=proxy.endpoint_url)
     await asyncio.gather(*(storage.write(key, b"") for key in "abc"))
 
-    async def slow(request):
-        return Fault(delay=0.2)
+    arrived, go = asyncio.Event(), asyncio.Event()
 
-    proxy.fault = slow
+    async def hold(_):
+        arrived.set()
+        await go.wait()
+
+    proxy.fault = hold
     first = asyncio.create_task(storage.delete("a"))
-    await asyncio.sleep(0.1)
+    await arrived.wait()
     rest = [asyncio.create_task(storage.delete(key)) for key in "bc"]
     await asyncio.sleep(0)
     first.cancel()
     rest[0].cancel()
+    go.set()
     await asyncio.wait([first, *rest])
 
     assert first.cancelled()
