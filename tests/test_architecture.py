@@ -14,8 +14,8 @@ ROOT = Path(snapstore.__file__).parent
 
 LADDER = [
     {"snapstore.errors"},
-    {"snapstore.ids"},
-    {"snapstore.types"},
+    {"snapstore.ids", "snapstore.strictness"},
+    {"snapstore.types", "snapstore.documents"},
     {"snapstore.layout", "snapstore.codec", "snapstore.protocols"},
     {"snapstore.objects", "snapstore.objects.base"},
     {"snapstore.objects.retry"},
@@ -36,7 +36,7 @@ PACKAGES = {"snapstore.objects.s3", "snapstore.integrations", "snapstore.testing
 HEAVY = {"aiobotocore", "aiohttp", "botocore"}
 IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.objects.s3.{module}"
-    for module in ("client", "direct", "errors", "inspection", "internals")
+    for module in ("client", "direct", "errors", "inspection", "internals", "template")
 }
 
 

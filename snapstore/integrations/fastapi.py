@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar, Final
 
 from snapstore.backends import S3Storage
-from snapstore.codec import encode_json
+from snapstore.documents import encode_json
 from snapstore.errors import (
     InvalidIdentifierError,
     OutcomeUnknownError,

@@ -3,7 +3,8 @@
 - `store`: the store; it imports nothing heavy.
 - `settle`: whose write an object holds, where a reply was lost.
 - `requests`: one request each, through the aiobotocore client.
-- `direct`: the same requests replayed without it, with `signing`, `xml` and `internals`.
+- `direct`: the same requests replayed without it; `template` and `signing` make them, `xml` reads
+  the replies, `internals` looks into the client.
 - `client`: makes the aiobotocore client.
 - `errors`: puts its errors into our words.
 - `inspection`: what `check` finds out about a bucket and a client.

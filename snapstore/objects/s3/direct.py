@@ -14,28 +14,25 @@ one to be bypassed (see `internals`) every call is generic.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from botocore.exceptions import ClientError
-from yarl import URL
 
 from snapstore.objects.base import StoredObject, Version
 from snapstore.objects.s3 import xml
 from snapstore.objects.s3.internals import Internals, UnfitError
 from snapstore.objects.s3.requests import Page, Requests, crc32, too_large
 from snapstore.objects.s3.settle import LINEAGE, TOKEN, Write, version_of
-from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Signer
+from snapstore.objects.s3.template import CRC32, META, Template
 
 __all__ = ["DirectRequests"]
 
@@ -43,31 +40,6 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("snapstore")
 
-_META: Final = "x-amz-meta-"
-_CRC32: Final = "x-amz-checksum-crc32"
-_MADE_ANEW: Final = frozenset(
-    {
-        *("authorization", "host", "content-length", "x-amz-date", "x-amz-content-sha256"),
-        *("x-amz-security-token", "if-match", "if-none-match", "user-agent", _CRC32),
-        *(_META + TOKEN, _META + LINEAGE),
-        # What these tell the server is optional, and true only of a request of botocore's.
-        *("amz-sdk-invocation-id", "amz-sdk-request", "expect", "x-amzn-trace-id"),
-        "x-amz-sdk-checksum-algorithm",
-    }
-)
-"""Headers of a learned request that are of this request alone, or not signed."""
-
-_REPEATED: Final = frozenset(
-    {
-        *("content-type", "x-amz-checksum-mode"),
-        *("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"),
-        *("x-amz-expected-bucket-owner", "x-amz-request-payer"),
-    }
-)
-"""Headers of a learned request that are sent each time. With any other, nothing is replayed."""
-
-_AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
-_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
 """Statuses that, with a code in the body, the generic call would not make anything else of."""
 
@@ -89,65 +61,6 @@ _HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-direct", "unique_id_uses
 
 _lesson: ContextVar[list[Any] | None] = ContextVar("snapstore_lesson", default=None)
 """Where the requests of the generic call under way are to be noted."""
-
-
-class Template(NamedTuple):
-    """What is known of each request of a kind.
-
-    Attributes:
-        url: The URL before the key, or the whole of it but the query.
-        path: Its path, percent-encoded.
-        headers: The headers that are the same each time, to be signed.
-        unsigned: Those that are not signed.
-        signs_body: Whether the body is part of the signature.
-        signer: Signs for the region of the bucket.
-    """
-
-    url: str
-    path: str
-    headers: dict[str, str]
-    unsigned: dict[str, str]
-    signs_body: bool
-    signer: Signer
-
-    @classmethod
-    def of(cls, request: Any, key: str) -> Template:
-        """Take a request apart.
-
-        Args:
-            request: An `AWSPreparedRequest`, as it was sent.
-            key: The key that it was about; `""` if it was about the bucket.
-
-        Raises:
-            UnfitError: It has something that can't be repeated.
-        """
-        headers = {name.lower(): _as_text(value) for name, value in request.headers.items()}
-        authorization = _AUTHORIZATION.match(headers.get("authorization", ""))
-        if authorization is None:
-            raise UnfitError("requests are not signed by Signature V4 for S3")
-        unknown = headers.keys() - _MADE_ANEW - _REPEATED
-        if unknown:
-            raise UnfitError(f"requests have the header {min(unknown)}")
-        url = urlsplit(request.url)
-        tail = quote(key, safe="/~")
-        if not url.path.endswith(tail) or (key and url.query):
-            raise UnfitError("the URL of an object does not end with its key")
-        path = url.path.removesuffix(tail)
-        repeated = {
-            name: " ".join(value.split()) for name, value in headers.items() if name in _REPEATED
-        }
-        default_port = {"http": 80, "https": 443}[url.scheme]
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
-        host = host if url.port in (None, default_port) else f"{host}:{url.port}"
-        return cls(
-            url=f"{url.scheme}://{url.netloc}{path}",
-            path=path,
-            headers={"host": host, **repeated},
-            # aiobotocore adds the second one as it sends.
-            unsigned={"user-agent": headers["user-agent"], "accept-encoding": "identity"},
-            signs_body=headers["x-amz-content-sha256"] != UNSIGNED_PAYLOAD,
-            signer=Signer(authorization[1]),
-        )
 
 
 class DirectRequests:
@@ -213,7 +126,7 @@ class DirectRequests:
                     if length >= _LARGE:
                         # To put it together took milliseconds, and so will the checksum.
                         await asyncio.sleep(0)
-                    if len(data) == length and _is_intact(data, reply.headers.get(_CRC32)):
+                    if len(data) == length and _is_intact(data, reply.headers.get(CRC32)):
                         del self._failures["GetObject"]
                         return StoredObject(data, version_of(etag, _metadata(reply)))
                 await self._raise_if_conclusive(reply, "GetObject")
@@ -232,8 +145,8 @@ class DirectRequests:
         template = self._template("PutObject")
         if template is None:
             return await self._learn("PutObject", key, self._generic.put(key, data, write))
-        headers = {_META + name: value for name, value in write.metadata.items()}
-        headers[_CRC32] = crc32(data)
+        headers = {META + name: value for name, value in write.metadata.items()}
+        headers[CRC32] = crc32(data)
         if write.condition is not None:
             headers["if-none-match" if write.condition == "*" else "if-match"] = write.condition
         try:
@@ -289,7 +202,7 @@ class DirectRequests:
             return await self._learn("DeleteObjects", "", self._generic.delete(keys))
         if body is None:
             return await self._generic.delete(keys)
-        headers = {_CRC32: crc32(body)}
+        headers = {CRC32: crc32(body)}
         sent = self._send(template, "POST", query="delete=", headers=headers, body=body)
         outcome = await self._read("DeleteObjects", sent, lambda text: xml.read_deleted(text, keys))
         return await self._generic.delete(keys) if outcome is None else outcome
@@ -305,22 +218,13 @@ class DirectRequests:
         body: bytes = b"",
     ) -> aiohttp.ClientResponse:
         session, times, credentials = await self._internals.current()
-        tail = quote(key, safe="/~")
-        payload = UNSIGNED_PAYLOAD
-        if template.signs_body:
-            payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
-        signed = template.signer.sign(
-            credentials,
-            method=method,
-            path=template.path + tail,
-            query=query,
-            headers={**template.headers, **headers},
-            payload=payload,
+        url, headers = template.signed(
+            credentials, method, key=key, query=query, headers=headers, body=body
         )
         return await session.request(
             method,
-            URL(f"{template.url}{tail}{'?' if query else ''}{query}", encoded=True),
-            headers={**signed, **template.unsigned},
+            url,
+            headers=headers,
             # Empty bytes would be sent as a body of length 0.
             data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
             allow_redirects=False,
@@ -439,13 +343,9 @@ async def _is_empty(reply: aiohttp.ClientResponse) -> bool:
 
 
 def _metadata(reply: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name: reply.headers.get(_META + name, "") for name in (TOKEN, LINEAGE)}
+    return {name: reply.headers.get(META + name, "") for name in (TOKEN, LINEAGE)}
 
 
 def _is_intact(data: bytes, checksum: str | None) -> bool:
     """Whether a body matches its CRC-32. One of several parts, with their number, is none of it."""
     return checksum is None or "-" in checksum or checksum == crc32(data)
-
-
-def _as_text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
