@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Final
 
 from snapstore.errors import InvalidIdentifierError
@@ -97,10 +98,10 @@ class Layout:
         return f"{self._base}{validate_identifier(session_id, 'session_id')}/"
 
     @staticmethod
-    def snapshot_id(key: str, history_prefix: str) -> str | None:
-        """The snapshot id in a key of history; `None` for anything else that lies there."""
-        match = _HISTORY_OBJECT.fullmatch(key, len(history_prefix))
-        return match[1] if match else None
+    def snapshot_ids(keys: Iterable[str], history_prefix: str) -> list[str]:
+        """The snapshot ids in keys of history, without whatever else lies there."""
+        start = len(history_prefix)
+        return [match[1] for key in keys if (match := _HISTORY_OBJECT.fullmatch(key, start))]
 
     @staticmethod
     def is_nested_store(key: str, session_prefix: str) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from operator import lt
 
 from snapstore.errors import InvalidResponseError
 from snapstore.layout import Layout
 
-__all__ = ["iter_keys", "iter_snapshot_ids"]
+__all__ = ["iter_id_pages", "iter_keys"]
 
 
 async def iter_keys(
@@ -28,7 +29,8 @@ async def iter_keys(
     """
     async with aclosing(scan):
         while (page := await fetch(scan)) is not None:
-            if not all(key.startswith(prefix) for key in page):
+            # What lies between two texts that begin alike begins so, too.
+            if page and not (min(page).startswith(prefix) and max(page).startswith(prefix)):
                 raise InvalidResponseError(
                     f"the listing of {prefix} has a key that is not under it",
                     operation="scan",
@@ -37,10 +39,10 @@ async def iter_keys(
             yield page
 
 
-async def iter_snapshot_ids(
+async def iter_id_pages(
     pages: AsyncGenerator[list[str], None], prefix: str, *, start_after: str
-) -> AsyncGenerator[str, None]:
-    """Walk the ids of the snapshots in a history, oldest first.
+) -> AsyncGenerator[list[str], None]:
+    """Walk the ids of the snapshots in a history, page by page, oldest first.
 
     Args:
         pages: The keys under `prefix`. It is closed at the end.
@@ -53,13 +55,10 @@ async def iter_snapshot_ids(
     last = start_after
     async with aclosing(pages):
         async for page in pages:
-            for key in page:
-                snapshot_id = Layout.snapshot_id(key, prefix)
-                if snapshot_id is None:
-                    continue
-                if snapshot_id <= last:
-                    raise InvalidResponseError(
-                        f"the listing of {prefix} is out of order", operation="scan", key=prefix
-                    )
-                last = snapshot_id
-                yield snapshot_id
+            ids = Layout.snapshot_ids(page, prefix)
+            if not all(map(lt, [last, *ids], ids)):
+                raise InvalidResponseError(
+                    f"the listing of {prefix} is out of order", operation="scan", key=prefix
+                )
+            last = ids[-1] if ids else last
+            yield ids

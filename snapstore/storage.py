@@ -43,7 +43,7 @@ from snapstore.errors import (
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout
 from snapstore.lifecycle import Lifecycle
-from snapstore.listing import iter_keys, iter_snapshot_ids
+from snapstore.listing import iter_id_pages, iter_keys
 from snapstore.objects.base import (
     PAGE_SIZE,
     Finding,
@@ -392,13 +392,13 @@ class ObjectSnapshotStorage:
         ids: list[str] = []
         page_size = PAGE_SIZE if limit is None else min(max(limit, 1), PAGE_SIZE)
         with self._lifecycle:
-            async with aclosing(self._history(location, start_after, page_size)) as history:
+            async with aclosing(self._history(location, start_after, page_size)) as pages:
                 while limit is None or len(ids) < limit:
-                    snapshot_id = await anext(history, None)
-                    if snapshot_id is None:
+                    page = await anext(pages, None)
+                    if page is None:
                         break
-                    ids.append(snapshot_id)
-        return ids
+                    ids += page
+        return ids if limit is None else ids[: max(limit, 0)]
 
     def iter_snapshot_ids(
         self, *, location: SnapshotLocation, start_after: str | None = None
@@ -417,7 +417,7 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        return self._history(location, start_after, PAGE_SIZE, use=self._lifecycle)
+        return _each_of(self._history(location, start_after, PAGE_SIZE, use=self._lifecycle))
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
         """Delete every object of a session: all scopes, latest, history and manifests.
@@ -628,13 +628,13 @@ class ObjectSnapshotStorage:
         start_after: str | None,
         page_size: int,
         use: AbstractContextManager[None] = _UNDER_WAY,
-    ) -> AsyncGenerator[str, None]:
+    ) -> AsyncGenerator[list[str], None]:
         prefix, cursor = self._layout.history_prefix(location), None
         if start_after is not None:
             start_after = validate_snapshot_id(start_after, "start_after")
             cursor = self._layout.history(location, start_after)
         pages = self._pages(prefix, cursor, page_size, use)
-        return iter_snapshot_ids(pages, prefix, start_after=start_after or "")
+        return iter_id_pages(pages, prefix, start_after=start_after or "")
 
     def _pages(
         self,
@@ -650,6 +650,13 @@ class ObjectSnapshotStorage:
 
         scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
         return iter_keys(scan, prefix, fetch)
+
+
+async def _each_of(pages: AsyncGenerator[list[T], None]) -> AsyncGenerator[T, None]:
+    async with aclosing(pages):
+        async for page in pages:
+            for item in page:
+                yield item
 
 
 def _is_snapshot(data: bytes, key: str) -> bool:

@@ -139,6 +139,44 @@ EXACT = [
 ]
 
 
+def with_a_key_that_was_no_text():
+    data = {1: "gone", "a": 1, "b": [0.5]}
+    del data[1]
+    return data
+
+
+def of_an_instance():
+    class Instance:
+        def __init__(self):
+            self.a, self.b, self.c = 1, [None], 0.5
+            del self.a
+
+    return vars(Instance())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        with_a_key_that_was_no_text,
+        of_an_instance,
+        lambda: dict.fromkeys(["a", "b"], 1),
+        lambda: {"a": 1} | {"b": 2},
+        lambda: dict(a=1, **{"b c": 2}),
+        lambda: dict(zip("ab", [1, 2], strict=True)),
+        lambda: json.loads('{"a": {"b": [1]}}'),
+        lambda: msgspec.json.decode('{"a": {"b": [1]}}'),
+    ],
+)
+def test_a_dict_may_have_been_made_in_any_way(make):
+    data = {"a": make(), "b": [make()]}
+
+    assert same(decode(encode(snapshot_of(data))).data, data)
+    data["b"][0]["last"] = {1}
+    assert refusal_to_encode(snapshot_of(data)) == "data.b[0].last: a set"
+    data["b"][0]["last"] = {1: 1}
+    assert "data.b[0].last[key 0]: a key that is a int" in refusal_to_encode(snapshot_of(data))
+
+
 @pytest.mark.parametrize("dialect", ["typescript", "python"])
 @pytest.mark.parametrize("data", EXACT, ids=lambda data: ascii(data)[:40])
 def test_what_is_encoded_decodes_equal_in_every_value_type_and_order(data, dialect):
@@ -194,6 +232,13 @@ def test_times_and_versions_are_kept_as_they_are():
 
 
 # What JSON can't carry exactly is refused, by its path and never by its value.
+
+
+@pytest.fixture(params=["by levels", "by a walk"])
+def either_way(request, monkeypatch):
+    """Let the check do with and without what the garbage collector can tell it."""
+    if request.param == "by a walk":
+        monkeypatch.setattr("snapstore.strictness._TELLS_ALL", False)
 
 
 class Text(str):
@@ -288,13 +333,15 @@ UNENCODABLE = [
         (lambda value: {"a": 1, "b": 2, "": {"c": value}}, "data[key 2].c"),
     ],
 )
-def test_a_value_that_json_cannot_carry_is_refused_with_its_path(place, path, value, why):
+def test_a_value_that_json_cannot_carry_is_refused_with_its_path(
+    place, path, value, why, either_way
+):
     refusal = refusal_to_encode(snapshot_of(place(value)))
 
     assert refusal == f"{path}: {why}"
 
 
-def test_the_whole_snapshot_is_checked():
+def test_the_whole_snapshot_is_checked(either_way):
     nan = {"value": float("nan")}
 
     assert refusal_to_encode(snapshot_of({}, app_data=nan)) == "app_data.value: NaN"
@@ -320,7 +367,7 @@ def test_the_whole_snapshot_is_checked():
         pytest.param(dt.date(2026, 1, 1), id="date"),
     ],
 )
-def test_a_key_that_is_not_text_is_refused_with_its_place(key):
+def test_a_key_that_is_not_text_is_refused_with_its_place(key, either_way):
     data = {"state": {"a": 1, "b": 2, "c": 3, key: "value", "d": 4}}
 
     refusal = refusal_to_encode(snapshot_of(data))
@@ -721,7 +768,7 @@ async def test_slices_let_others_run_and_give_the_collector_back():
     assert gc.isenabled()
 
 
-def test_a_value_that_occurs_in_itself_over_and_over_is_too_large_at_once():
+def test_a_value_that_occurs_in_itself_over_and_over_is_too_large_at_once(either_way):
     value = ["x"]
     for _ in range(100):
         value = [value, value]

@@ -169,8 +169,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         wanted = limit
         while wanted is None or wanted > 0:
             keys = await storage.list(history, start_after=cursor, limit=wanted)
-            found = (Layout.snapshot_id(key, history) for key in keys)
-            ids += [snapshot_id for snapshot_id in found if snapshot_id is not None]
+            ids += Layout.snapshot_ids(keys, history)
             if limit is None or wanted is None or len(keys) < wanted:
                 break
             # Where something else lies among them, there are more behind it.

@@ -37,18 +37,21 @@ def read_page(text: str) -> Page | None:
     Returns:
         The page; `None` if the text has another shape than such a page has.
     """
-    truncated, token = _TRUNCATED.search(text), _TOKEN.search(text)
+    first, last = text.find("<Contents>"), text.rfind("</Contents>")
+    frame = text if first < 0 else text[:first] + text[last:]
+    truncated, token = _TRUNCATED.search(frame), _TOKEN.search(frame)
     keys = _KEY.findall(text)
-    # With an attribute, a comment or CDATA it would have to be parsed.
-    is_usual = 2 * len(keys) == text.count("Contents>") and "<!" not in text
-    if truncated is None or not is_usual or not _PAGE.fullmatch(text):
+    # With an attribute, a comment or CDATA it would have to be parsed. One letter is found faster.
+    is_plain = "!" not in text or "<!" not in text
+    is_plain = is_plain and 2 * len(keys) == text.count("Contents>")
+    if truncated is None or not is_plain or not _PAGE.fullmatch(frame):
         return None
     joined = "".join(keys)
     if "&#" in joined:
         return None
     if "&" in joined:
         keys = [unescape(key) for key in keys]
-    if "<EncodingType>url</EncodingType>" in text and ("%" in joined or "+" in joined):
+    if "<EncodingType>url</EncodingType>" in frame and ("%" in joined or "+" in joined):
         keys = [unquote_plus(key) for key in keys]
     return Page(keys, truncated[1] == "true", unescape(token[1]) if token else None)
 
