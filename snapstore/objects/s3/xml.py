@@ -22,6 +22,7 @@ _KEY = re.compile(r"<Key>([^<]*)</Key>")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _TRUNCATED = re.compile(r"<IsTruncated>(true|false)</IsTruncated>")
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+_DELETED_KEY = re.compile(r"<Deleted><Key>([^<&]*)</Key></Deleted>")
 _NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
@@ -41,10 +42,9 @@ def read_page(text: str) -> Page | None:
     frame = text if first < 0 else text[:first] + text[last:]
     truncated, token = _TRUNCATED.search(frame), _TOKEN.search(frame)
     keys = _KEY.findall(text)
-    # With an attribute, a comment or CDATA it would have to be parsed. One letter is found faster.
-    is_plain = "!" not in text or "<!" not in text
-    is_plain = is_plain and 2 * len(keys) == text.count("Contents>")
-    if truncated is None or not is_plain or not _PAGE.fullmatch(frame):
+    # With an attribute, a comment or CDATA it would have to be parsed.
+    is_usual = _is_plain(text) and 2 * len(keys) == text.count("Contents>")
+    if truncated is None or not is_usual or not _PAGE.fullmatch(frame):
         return None
     joined = "".join(keys)
     if "&#" in joined:
@@ -58,11 +58,16 @@ def read_page(text: str) -> Page | None:
 
 def delete_body(keys: Sequence[str]) -> bytes | None:
     """The body of DeleteObjects; `None` if a key has a character that XML can't carry as it is."""
-    objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
-    if _NOT_FOR_XML.search(objects):
+    joined = "".join(keys)
+    if not joined.isprintable() and _NOT_FOR_XML.search(joined):
         return None
-    namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
-    return f'<Delete xmlns="{namespace}">{objects}<Quiet>false</Quiet></Delete>'.encode()
+    if any(special in joined for special in "&<>"):
+        keys = [escape(key) for key in keys]
+    objects = "</Key></Object><Object><Key>".join(keys)
+    return (
+        '<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Object><Key>{objects}</Key></Object><Quiet>false</Quiet></Delete>"
+    ).encode()
 
 
 def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
@@ -75,13 +80,23 @@ def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
     Returns:
         What became of each key; `None` if the text has another shape, or other keys.
     """
-    if "<!" in text or not _RESULT.fullmatch(text):
+    if not _is_plain(text) or not _RESULT.fullmatch(text):
         return None
-    outcome: dict[str, str] = {}
+    wanted = set(keys)
+    # Most often all are deleted, and nothing more is said of them.
+    outcome = dict.fromkeys(_DELETED_KEY.findall(text), DELETED)
+    if outcome.keys() == wanted and "<Error>" not in text:
+        return outcome
+    outcome = {}
     for kind, content in _OUTCOME.findall(text):
         key = _KEY.search(content)
         if key is None or "&#" in key[1]:
             return None
         code = DELETED if kind == "Deleted" else error_code(content) or UNCONFIRMED
         outcome[unescape(key[1])] = code
-    return outcome if outcome.keys() == set(keys) else None
+    return outcome if outcome.keys() == wanted else None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it has no comment and no CDATA. One letter is found faster than two."""
+    return "!" not in text or "<!" not in text
