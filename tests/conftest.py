@@ -1,11 +1,16 @@
 """What all tests share: no settings of this machine, one S3 server, and a way to do without it."""
 
+import functools
 import os
+import ssl
 import uuid
 
 import pytest
 from aiobotocore.session import get_session
+from botocore.httpsession import get_cert_path
+from botocore.loaders import JSONFileLoader
 
+from snapstore.objects.s3.client import _ModelLoader
 from snapstore.testing.engines import ENGINES
 from snapstore.testing.server import create_bucket, running_server
 
@@ -56,11 +61,29 @@ def no_settings_of_this_machine(tmp_path_factory):
     nowhere = tmp_path_factory.mktemp("aws")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith("AWS_"):
+            if name.startswith("AWS_") or name == "REQUESTS_CA_BUNDLE":
                 patch.delenv(name)
         patch.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_read_for_each_client():
+    """Read botocore's description of S3 once for all clients, and no certificates but a test's."""
+    load = ssl.SSLContext.load_verify_locations
+
+    def load_ours(context, cafile=None, *others):
+        if cafile != get_cert_path(verify=True):
+            load(context, cafile, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for loader in (JSONFileLoader, _ModelLoader):
+            for name in ("exists", "load_file"):
+                kept = functools.cache(functools.partial(getattr(loader, name), loader()))
+                patch.setattr(loader, name, staticmethod(kept))
+        patch.setattr("ssl.SSLContext.load_verify_locations", load_ours)
         yield
 
 

@@ -388,11 +388,10 @@ def storage_behind(s3_server, session, bucket, prefix):
 
 @pytest.fixture
 def in_a_hurry(monkeypatch):
-    """Let retries come at once, and no client read the certificates that HTTP does not need."""
+    """Let retries come at once."""
     backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
     monkeypatch.setattr(backoff, lambda *_: 0.0)
     monkeypatch.setattr("snapstore.objects.retry.full_jitter", lambda _: 0.0)
-    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *_: None)
 
 
 @pytest.fixture

@@ -1052,7 +1052,6 @@ async def test_every_key_lies_in_its_session_and_tells_its_snapshot_id(
         assert len(key.encode()) <= 1024
     names = latest_at(location), manifest_at(location), history_at(location, snapshot_id)
     assert keys == {name.key(base) for name in names}
-    found = {layout.snapshot_id(key, layout.history_prefix(location)) for key in keys}
-    assert found == {None, snapshot_id}
+    assert layout.snapshot_ids(keys, layout.history_prefix(location)) == [snapshot_id]
     assert listed == [snapshot_id]
     assert (deleted.objects, deleted.kept) == (3, 0)

@@ -80,7 +80,7 @@ class ThirdPartyStorage:
         start_after = "" if start_after is None else validate_snapshot_id(start_after)
         prefix = LAYOUT.history_prefix(location)
         keys = [key for key in self.objects if key.startswith(prefix)]
-        ids = sorted(filter(None, (LAYOUT.snapshot_id(key, prefix) for key in keys)))
+        ids = sorted(LAYOUT.snapshot_ids(keys, prefix))
         ids = [snapshot_id for snapshot_id in ids if snapshot_id > start_after]
         return ids if limit is None else ids[: max(limit, 0)]
 
@@ -337,8 +337,8 @@ class StrangersCountTowardsTheLimit(BrokenStorage):
             prefix = LAYOUT.history_prefix(location)
             cursor = LAYOUT.history(location, start_after.lower()) if start_after else ""
             keys = sorted(key for key in self.objects if key.startswith(prefix) and key > cursor)
-            found = [LAYOUT.snapshot_id(key, prefix) for key in keys[: max(limit, 0)]]
-            limit = len(list(filter(None, found)))
+            found = LAYOUT.snapshot_ids(keys[: max(limit, 0)], prefix)
+            limit = len(found)
         return await super().list_snapshot_ids(
             location=location, limit=limit, start_after=start_after
         )

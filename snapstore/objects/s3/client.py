@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
@@ -118,7 +119,8 @@ class _ModelLoader:
     """botocore's `JSONFileLoader`, with msgspec for JSON."""
 
     def exists(self, file_path: str) -> bool:
-        return any(Path(file_path + suffix).is_file() for suffix in (".json", ".json.gz"))
+        # For each client botocore asks for each of 400 services twice: too often for a `Path`.
+        return any(os.path.isfile(file_path + suffix) for suffix in (".json", ".json.gz"))  # noqa: PTH113
 
     def load_file(self, file_path: str) -> Any:
         plain, packed = Path(file_path + ".json"), Path(file_path + ".json.gz")
