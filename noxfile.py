@@ -27,7 +27,7 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTEST = ("-m", "pytest", "--numprocesses=4")
 
 NEEDED_IN_WHEEL = {
-    "snapstore/demo_session.json",
+    "snapstore/demo/session.json",
     "snapstore/py.typed",
     "snapstore-{version}.dist-info/licenses/LICENSE",
 }
@@ -214,14 +214,14 @@ def reference(session: nox.Session) -> None:
     newest, source = unpack_python_sdk(session)
     env = {"SNAPSTORE_REFERENCE": str(folder), "SNAPSTORE_SDK_SOURCE": str(source)}
     suites = ("tests/reference", "tests/strands")
-    session.run("pytest", *suites, *session.posargs, env=env)
+    session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 
     [lowest] = [pin for pin in lowest_dependencies() if pin.startswith("strands-agents==")]
     session.install(lowest)
     installed, source = unpack_python_sdk(session)
     if installed != newest:
         env["SNAPSTORE_SDK_SOURCE"] = str(source)
-        session.run("pytest", "tests/strands", *session.posargs, env=env)
+        session.run("python", *PYTEST, "tests/strands", *session.posargs, env=env)
 
 
 @nox.session(python=NEWEST)

@@ -23,7 +23,7 @@ from strands.multiagent import GraphBuilder, Swarm
 
 from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
 
-ANSWER_WITHIN = 30.0  # seconds
+ANSWER_WITHIN = 120.0  # seconds
 
 
 @dataclass
