@@ -34,8 +34,15 @@ __all__ = [
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
-_decode_parts_of_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_parts_of_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw]).decode
+
+_Scalar = str | int | float | bool | None
+_Members = _Scalar | list[msgspec.Raw] | dict[str, msgspec.Raw]
+_decode_outer_levels = msgspec.json.Decoder(
+    dict[str, _Scalar | list[msgspec.Raw] | dict[str, _Members]]
+).decode
+"""Scans a document once down to its single messages, for one scan takes milliseconds."""
 
 _SLICE: Final = 128 * 1024
 """Bytes of JSON that are decoded in one go; a millisecond or two."""
@@ -146,7 +153,9 @@ async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[st
     # Whatever is wrong is found out again, and put into words, without slices.
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = data.removeprefix(UTF8_BOM).lstrip(b" \t\r\n")
-        slices = _decode_in_slices(memoryview(text), 1)
+        outer = _decode_outer_levels(text)
+        await asyncio.sleep(0)
+        slices = _decode_each(outer, 1)
         with _no_garbage_collection() as collecting:
             while not ended:
                 try:
@@ -173,7 +182,7 @@ def decode_outline(data: bytes, key: str, what: str) -> dict[str, Any]:
             name: _EMPTY[bracket]()
             if (bracket := bytes(part)[:1]) in _EMPTY
             else _decode_json(part)
-            for name, part in _decode_parts_of_object(text).items()
+            for name, part in _decode_fields(text).items()
         }
     return decode_document(data, key, what)
 
@@ -208,7 +217,7 @@ def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> None:
         raise SnapshotEncodeError("two keys become one where a surrogate pair is joined")
 
 
-def _decode_in_slices(part: Any, depth: int) -> Generator[None, None, Any]:
+def _decode_in_slices(part: msgspec.Raw, depth: int) -> Generator[None, None, Any]:
     """Decode JSON, and yield where others may have their turn.
 
     Args:
@@ -218,31 +227,36 @@ def _decode_in_slices(part: Any, depth: int) -> Generator[None, None, Any]:
     Raises:
         RecursionError: It is too deep.
     """
-    kind = bytes(memoryview(part)[:1])
-    if len(part) <= _SLICE or kind not in (b"{", b"["):
+    if len(part) <= _SLICE or bytes(memoryview(part)[:1]) not in _EMPTY:
         return _decode_slice(part, depth)
-    if kind == b"{":
-        members: dict[str, Any] = _decode_parts_of_object(part)
-        yield
-        taken = 0
-        for name, inner in members.items():
-            members[name] = yield from _decode_in_slices(inner, depth + 1)
-            taken += len(inner)
-            if taken > _SLICE:
-                taken = 0
-                yield
-        return members
-    values: list[Any] = []
-    parts = _decode_parts_of_list(part)
+    members = _decode_members(part)
     yield
-    for run in _runs(parts):
-        if len(run) == 1:
-            values.append((yield from _decode_in_slices(run[0], depth + 1)))
-        else:
-            # A call for each of many short ones would cost as much as decoding them.
-            values += _decode_slice(b"[%b]" % b",".join(run), depth)
-        yield
-    return values
+    return (yield from _decode_each(members, depth))
+
+
+def _decode_each(members: Any, depth: int) -> Generator[None, None, Any]:
+    """Decode the members of an object or a list as they were scanned, in slices."""
+    if type(members) is list:
+        values: list[Any] = []
+        for run in _runs(members):
+            if len(run) == 1:
+                values.append((yield from _decode_in_slices(run[0], depth + 1)))
+            else:
+                # A call for each of many short ones would cost as much as decoding them.
+                values += _decode_slice(b"[%b]" % b",".join(run), depth)
+            yield
+        return values
+    taken = 0
+    for name, member in members.items():
+        if isinstance(member, msgspec.Raw):
+            members[name] = yield from _decode_in_slices(member, depth + 1)
+            taken += len(member)
+        elif isinstance(member, dict | list):
+            members[name] = yield from _decode_each(member, depth + 1)
+        if taken > _SLICE:
+            taken = 0
+            yield
+    return members
 
 
 def _decode_slice(part: Any, depth: int) -> Any:

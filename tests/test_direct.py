@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiobotocore.client import AioBaseClient
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioRefreshableCredentials
+from aiobotocore.credentials import AioDeferredRefreshableCredentials, AioRefreshableCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 from aiobotocore.stub import AioStubber
@@ -152,28 +152,87 @@ def test_a_signing_key_is_of_one_day_and_one_secret() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_the_first_request_of_a_kind_is_learned_and_the_next_is_replayed(
+async def test_all_is_learned_when_the_store_opens_and_nothing_is_sent_for_it(
     operation, storage, proxy
 ) -> None:
     async with storage:
+        assert proxy.requests == []
+        await OPERATIONS[operation](storage)
+    assert (operation, True) in replayed(proxy)
+    assert (operation, False) not in replayed(proxy)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_with_a_borrowed_client_the_first_request_of_a_kind_is_learned(
+    operation, bucket, prefix, proxy, s3_server, aws_session
+) -> None:
+    options = {**s3_server.client_options, "endpoint_url": proxy.endpoint_url}
+    async with (
+        aws_session.create_client("s3", **options) as client,
+        S3Storage(bucket, prefix=prefix, client=client) as storage,
+    ):
         for again in (False, True):
             proxy.requests.clear()
             await OPERATIONS[operation](storage)
             assert (operation, again) in replayed(proxy)
 
 
+async def test_credentials_that_would_have_to_be_fetched_are_not_when_the_store_opens(
+    bucket, prefix, proxy, s3_server
+) -> None:
+    fetched = []
+
+    async def fetch():
+        fetched.append(True)
+        return {
+            "access_key": s3_server.access_key,
+            "secret_key": s3_server.secret_key,
+            "token": None,
+            "expiry_time": "2100-01-01T00:00:00Z",
+        }
+
+    session = get_session()
+    session._credentials = AioDeferredRefreshableCredentials(fetch, "test")  # noqa: SLF001 -- there is no public way in
+    async with S3Storage(
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, session=session
+    ) as storage:
+        assert fetched == []
+        await save(storage)
+        await save(storage)
+    assert fetched == [True]
+    assert replayed(proxy) == [("PutObject", False), ("PutObject", True)]
+
+
+async def test_what_was_learned_is_learned_again_where_the_region_is_another(
+    bucket, prefix, proxy
+) -> None:
+    async def elsewhere(request):
+        if "/eu-central-1/s3/" in request.headers["Authorization"]:
+            return None
+        headers = {"x-amz-bucket-region": "eu-central-1"}
+        return Fault.error(301, "PermanentRedirect", headers=headers)
+
+    proxy.fault = elsewhere
+    async with S3Storage(bucket, prefix=prefix, endpoint_url=proxy.endpoint_url) as storage:
+        await save(storage)
+        proxy.requests.clear()
+        await save(storage)
+    assert replayed(proxy) == [("PutObject", True)]
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_replayed_request_says_what_the_generic_one_says(
     operation, bucket, prefix, proxy
 ) -> None:
-    async with S3Storage(
-        bucket,
-        prefix=f"{prefix}/ü +&",
-        endpoint_url=proxy.endpoint_url,
-        server_side_encryption="AES256",
-        expected_bucket_owner="123456789012",
-    ) as storage:
-        for _ in range(2):
+    for may_be_direct in (False, True):
+        async with S3Storage(
+            bucket,
+            prefix=f"{prefix}/ü +&",
+            endpoint_url=proxy.endpoint_url,
+            server_side_encryption="AES256",
+            expected_bucket_owner="123456789012",
+            direct=may_be_direct,
+        ) as storage:
             await OPERATIONS[operation](storage)
     [generic, direct] = [
         next(
@@ -207,7 +266,7 @@ async def test_conditions_are_replayed_too(storage, proxy) -> None:
         first = await save(storage, if_none_match=True)
         await save(storage, if_match=first)
         await save_history(storage)
-    assert replayed(proxy) == [("PutObject", False), ("PutObject", True), ("PutObject", True)]
+    assert replayed(proxy) == [("PutObject", True)] * 3
     create, update, history = (request.headers for request in proxy.requests)
     assert create["If-None-Match"] == history["If-None-Match"] == "*"
     assert update["If-Match"] == first.etag

@@ -2,9 +2,10 @@
 
 A generic call resolves endpoints, builds parameters, headers and a signing key, and parses what it
 never shows, each time anew. For the four requests that a store makes all day, only the key, the
-body, a handful of headers and the signature change. So the first request of each kind goes through
-the client, while a `before-send` hook looks at it; what was sent is the template for those that
-follow, which are signed here and sent on the client's own HTTP session.
+body, a handful of headers and the signature change. So one request of each kind goes through the
+client, while a `before-send` hook looks at it; it is the template for those that follow, which are
+signed here and sent on the client's own HTTP session. With a client of our own that one request is
+made when the store is opened, and the hook keeps it from being sent.
 
 Whatever is not as expected, a redirect or a broken connection as much as an unusual reply, is
 handed to the generic call, which owns retries and the mapping of errors. Where the client is not
@@ -62,6 +63,9 @@ _HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-direct", "unique_id_uses
 _lesson: ContextVar[list[Any] | None] = ContextVar("snapstore_lesson", default=None)
 """Where the requests of the generic call under way are to be noted."""
 
+_rehearsing: ContextVar[bool] = ContextVar("snapstore_rehearsing", default=False)
+"""Whether the generic call under way is not to be sent."""
+
 
 class DirectRequests:
     """The requests of a store, replayed where that is possible.
@@ -101,11 +105,29 @@ class DirectRequests:
         return time.monotonic() < self._resting_until
 
     async def warm(self) -> None:
-        """Do beforehand what the first request would have to wait for."""
+        """Do beforehand what the first requests would have to wait for. Nothing is sent."""
         if self.off is None:
             # What fails here fails again with that request, whose errors are put into words.
             with suppress(Exception):
                 await self._internals.warm()
+                if self._internals.has_credentials:
+                    await self._rehearse()
+
+    async def _rehearse(self) -> None:
+        """Learn all requests from generic calls that are not sent."""
+        calls: dict[tuple[str, str], Callable[[], Awaitable[object]]] = {
+            ("PutObject", "key"): lambda: self._generic.put("key", b"", Write(None, create=False)),
+            ("GetObject", "key"): lambda: self._generic.get("key", 0),
+            ("ListObjectsV2", ""): lambda: self._generic.list("", 1, None, None),
+            ("DeleteObjects", ""): lambda: self._generic.delete(["key"]),
+        }
+        token = _rehearsing.set(True)
+        try:
+            for (operation, key), call in calls.items():
+                with suppress(ClientError):  # which is how such a call ends
+                    await self._learn(operation, key, call())
+        finally:
+            _rehearsing.reset(token)
 
     def close(self) -> None:
         """Take the hook away again."""
@@ -134,7 +156,7 @@ class DirectRequests:
         except _BROKEN as error:
             why = error
         self._fell_back("GetObject", why)
-        return await self._generic.get(key, max_bytes)
+        return await self._learn("GetObject", key, self._generic.get(key, max_bytes))
 
     async def head(self, key: str) -> Version:
         """See `Requests.head`. It is rare, and always generic."""
@@ -165,7 +187,7 @@ class DirectRequests:
             write.ended(None)
             why = error
         self._fell_back("PutObject", why)
-        return await self._generic.put(key, data, write)
+        return await self._learn("PutObject", key, self._generic.put(key, data, write))
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
@@ -193,7 +215,7 @@ class DirectRequests:
         )
         sent = self._send(template, "GET", query=query)
         page = await self._read("ListObjectsV2", sent, xml.read_page)
-        return await generic() if page is None else page
+        return await self._learn("ListObjectsV2", "", generic()) if page is None else page
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
@@ -205,7 +227,9 @@ class DirectRequests:
         headers = {CRC32: crc32(body)}
         sent = self._send(template, "POST", query="delete=", headers=headers, body=body)
         outcome = await self._read("DeleteObjects", sent, lambda text: xml.read_deleted(text, keys))
-        return await self._generic.delete(keys) if outcome is None else outcome
+        if outcome is None:
+            return await self._learn("DeleteObjects", "", self._generic.delete(keys))
+        return outcome
 
     async def _send(
         self,
@@ -327,11 +351,23 @@ class DirectRequests:
         logger.debug("the direct path to %s is off: %s", self._bucket, why)
 
 
-def _note(request: Any, **_: Any) -> None:
-    """Look at a request as it is sent, and leave it as it is."""
+class _Unsent:
+    """Stands for the reply to a request that is not sent."""
+
+    status_code = 412
+    headers: Mapping[str, str] = _NOTHING
+
+    @property
+    async def content(self) -> bytes:
+        return b"<Error><Code>Unsent</Code></Error>"
+
+
+def _note(request: Any, **_: Any) -> _Unsent | None:
+    """Look at a request as it is sent, and leave it as it is. A reply is one to do without it."""
     lesson = _lesson.get()
     if lesson is not None:
         lesson.append(request)
+    return _Unsent() if _rehearsing.get() else None
 
 
 def _etag(reply: aiohttp.ClientResponse) -> str:

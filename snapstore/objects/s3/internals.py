@@ -112,6 +112,12 @@ class Internals:
         """The proxy that a URL is reached through."""
         return self._proxy_url_for(url=url)  # type: ignore[no-any-return]
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether credentials are at hand, and needn't be fetched from anywhere."""
+        is_due = getattr(self._credentials, "refresh_needed", None)
+        return is_due is None or not is_due()
+
     async def warm(self) -> None:
         """Make the HTTP session with its TLS context, which takes a thread some 30 ms."""
         await self._get_session(None)
