@@ -198,7 +198,15 @@ def unpack_python_sdk(session: nox.Session) -> tuple[str, Path]:
     folder = Path(session.create_tmp()).resolve()
     wanted = f"strands-agents=={version}"
     session.run(
-        *("pip", "download", "--quiet", "--no-deps", "--no-binary=:all:", "--dest", str(folder)),
+        *(
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary=strands-agents",
+            "--dest",
+            str(folder),
+        ),
         wanted,
     )
     with tarfile.open(folder / f"strands_agents-{version}.tar.gz") as archive:

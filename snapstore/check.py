@@ -24,8 +24,8 @@ from snapstore.objects.base import Finding, ObjectStore, PreconditionFailedError
 
 __all__ = ["CheckReport", "Probes"]
 
-_RACERS: Final = 8
-_RACES: Final = 3
+_RACERS: Final = 5
+_RACES: Final = 2
 _MAX_BYTES: Final = 1024
 
 

@@ -7,6 +7,7 @@ arguments are wrong, 130 when it was interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -73,11 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what is said has more than ASCII
     try:
         status: int = arguments.command(arguments.parser, arguments)
     except KeyboardInterrupt:
         print(f"{arguments.parser.prog}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Who read the output has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return status
 
 
@@ -103,7 +110,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
     except SnapstoreError as error:
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    print(report)
+    print(report, flush=True)
     return 0 if report.ok else 1
 
 
@@ -130,10 +137,6 @@ def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
             endpoint_url=arguments.endpoint_url,
             region=arguments.region,
         )
-    except BrokenPipeError:
-        # Who read the output has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (SnapstoreError, DemoError) as error:
         print(f"snapstore demo: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -130,7 +130,8 @@ async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
 def decode_raw_snapshot(data: bytes, *, key: str) -> RawSnapshot:
     """Read the envelope of a snapshot, and of the rest no more than that it is JSON in UTF-8.
 
-    Args and errors: as `decode_snapshot`, but what is too deep inside of `data` is not noticed.
+    Args and errors: as `decode_snapshot`, but what is too deep inside of `data`, or a number out of
+    range, is not noticed.
     """
     snapshot = _snapshot_of(decode_outline(data, key, "snapshot"), key)
     return RawSnapshot(

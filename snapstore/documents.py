@@ -143,7 +143,7 @@ async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[st
     """Read a document as `decode_document` does, and let the event loop run every few milliseconds.
 
     It takes longer, and threads would not help: the decoder holds the GIL. A single long text is
-    read in one go.
+    read in one go, and so is a document with half a surrogate pair.
 
     Args and errors: as `decode_document`.
     """
@@ -172,7 +172,8 @@ async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[st
 def decode_outline(data: bytes, key: str, what: str) -> dict[str, Any]:
     """Read what a document has on its first level: objects and lists come out empty.
 
-    Args and errors: as `decode_document`, but what is too deep is not noticed.
+    Args and errors: as `decode_document`, but what is too deep, or a number out of range, is not
+    noticed.
     """
     # Whatever is wrong, or is not read by msgspec, is found out again by reading all of it.
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -180,7 +181,7 @@ def decode_outline(data: bytes, key: str, what: str) -> dict[str, Any]:
         text.decode()
         return {
             name: _EMPTY[bracket]()
-            if (bracket := bytes(part)[:1]) in _EMPTY
+            if (bracket := bytes(memoryview(part)[:1])) in _EMPTY
             else _decode_json(part)
             for name, part in _decode_fields(text).items()
         }

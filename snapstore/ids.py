@@ -53,11 +53,14 @@ def validate_identifier(value: object, what: str) -> str:
         value: The id.
         what: What it is, for the message (`"session_id"`).
 
+    Returns:
+        The id, as a plain `str`: what a subclass shows in a key may be something else.
+
     Raises:
         InvalidIdentifierError: It is not one.
     """
-    if isinstance(value, str) and _IDENTIFIER.fullmatch(value):
-        return value
+    if isinstance(value, str) and (match := _IDENTIFIER.fullmatch(value)):
+        return str.__str__(match[0])
     raise InvalidIdentifierError(
         f"{what} must be 1 to 255 of the characters a-z, 0-9, '_' and '-', not {_shown(value)}"
     )

@@ -50,6 +50,7 @@ class Layout:
     def __init__(self, prefix: str = "") -> None:
         if not isinstance(prefix, str):
             raise InvalidIdentifierError(f"prefix must be a str, not a {type(prefix).__name__}")
+        prefix = str.__str__(prefix)  # what a subclass shows in a key may be something else
         try:
             length = len(prefix.encode())
         except UnicodeEncodeError:

@@ -297,10 +297,7 @@ class ObjectSnapshotStorage:
         """
         with self._lifecycle:
             key = self._key(location, snapshot_id)
-            stored = await self._in_time(self._get(key), "get", key)
-            if stored is None:
-                return None
-            return VersionedSnapshot(await self._decode(stored.data, key), *stored.version)
+            return await self._in_time(self._load(key), "get", key)
 
     async def load_raw(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -309,8 +306,8 @@ class ObjectSnapshotStorage:
 
         Only its envelope is decoded, for a small part of the cost.
 
-        Args and errors: as `load_snapshot`; but what is more than 200 objects and lists deep is
-        not noticed.
+        Args and errors: as `load_snapshot`; but what is more than 200 objects and lists deep, or a
+        number out of range, is not noticed.
         """
         with self._lifecycle:
             key = self._key(location, snapshot_id)
@@ -352,15 +349,14 @@ class ObjectSnapshotStorage:
                 if attempt:
                     await asyncio.sleep(full_jitter(attempt - 1))
                 began = time.monotonic()
-                stored = await self._in_time(self._get(key), "get", key)
+                read = await self._in_time(self._load(key), "get", key)
                 taken = time.monotonic() - began
-                current = None if stored is None else await self._decode(stored.data, key)
-                updated = update(current)
+                updated = update(None if read is None else read.snapshot)
                 if inspect.isawaitable(updated):
                     updated = await updated
                 data = self._encode(location, updated)
-                version = None if stored is None else stored.version
-                put = self._put_latest(key, data, None, version, stored is None)
+                version = None if read is None else Version(read.etag, read.lineage)
+                put = self._put_latest(key, data, None, version, read is None)
                 try:
                     return await self._in_time(put, "put", key, taken)
                 except SnapshotConflictError:
@@ -542,11 +538,16 @@ class ObjectSnapshotStorage:
             )
         return data
 
-    async def _decode(self, data: bytes, key: str) -> Snapshot:
-        if len(data) <= _LARGE:
-            return decode_snapshot(data, key=key)
-        async with self._decoding:
-            return await decode_snapshot_in_slices(data, key=key)
+    async def _load(self, key: str) -> VersionedSnapshot | None:
+        stored = await self._get(key)
+        if stored is None:
+            return None
+        if len(stored.data) <= _LARGE:
+            snapshot = decode_snapshot(stored.data, key=key)
+        else:
+            async with self._decoding:
+                snapshot = await decode_snapshot_in_slices(stored.data, key=key)
+        return VersionedSnapshot(snapshot, *stored.version)
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from snapstore.ids import Scope, validate_identifier, validate_scope
 
@@ -45,9 +46,9 @@ class SnapshotLocation(msgspec.Struct, frozen=True):
     scope_id: str
 
     def __post_init__(self) -> None:
-        validate_identifier(self.session_id, "session_id")
-        validate_scope(self.scope)
-        validate_identifier(self.scope_id, "scope_id")
+        force_setattr(self, "session_id", validate_identifier(self.session_id, "session_id"))
+        force_setattr(self, "scope", validate_scope(self.scope))
+        force_setattr(self, "scope_id", validate_identifier(self.scope_id, "scope_id"))
 
     @classmethod
     def agent(cls, session_id: str, agent_id: str) -> SnapshotLocation:
@@ -127,7 +128,8 @@ class RawSnapshot(msgspec.Struct, frozen=True):
     that were loaded.
 
     Args:
-        document: The whole snapshot as JSON in UTF-8, valid, but perhaps too deep to be loaded.
+        document: The whole snapshot as JSON in UTF-8, valid, but perhaps too deep to be
+            loaded, or with a number that is out of range.
         scope: As in `Snapshot`, as are the others.
         schema_version: The envelope's.
         created_at: The envelope's.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import secrets
 import sys
@@ -40,8 +39,6 @@ def run(
         DemoError: A claim is not true, no server could be started, or a worker failed.
         SnapstoreError: A request failed.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a session has more than ASCII
     token = secrets.token_hex(4)
     place = Place(
         bucket=_BUCKET if bucket is None else bucket,

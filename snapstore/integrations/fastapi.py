@@ -85,6 +85,9 @@ class StorageSettings(BaseSettings):
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix="SNAPSTORE_",
         env_ignore_empty=True,
+        # A file of settings may hold others' as well, and secrets: none is shown in an error.
+        extra="ignore",
+        hide_input_in_errors=True,
         # Errors begin with it, and name the fields as they are spelled here.
         title="StorageSettings (SNAPSTORE_BUCKET and so on, unless it has another env_prefix)",
     )

@@ -98,13 +98,13 @@ class Anywhere(Generic[R]):
 
     def __del__(self) -> None:
         if self._home is not None and not self._closed:
+            self._home.end()  # first, since the warning may be an error
             warnings.warn(
                 f"{self._name} was never closed; use 'with' or call close()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            self._home.end()
 
 
 class _Home(Generic[R]):

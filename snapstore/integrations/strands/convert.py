@@ -49,6 +49,7 @@ class _Envelope(msgspec.Struct):
 
     createdAt: str | None = None  # noqa: N815 -- its name there
     created_at: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -118,9 +119,10 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
 
 
 def _is_in(dialect: Dialect, document: bytes) -> bool:
-    """Whether a document has this dialect's envelope, and not the other's."""
+    """Whether a document has this dialect's envelope with data in it, and not the other's."""
     try:
         envelope = _decode_envelope(document)
+        has_data = bytes(memoryview(envelope.data)[:1]) == b"{"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Python's SDK writes and reads NaN, which is no JSON. It stays as it is.
         try:
@@ -130,8 +132,9 @@ def _is_in(dialect: Dialect, document: bytes) -> bool:
         if type(found) is not dict:
             return False
         envelope = _Envelope(found.get("createdAt"), found.get("created_at"))
+        has_data = type(found.get("data")) is dict
     spelled = (envelope.createdAt is not None, envelope.created_at is not None)
-    return spelled == (dialect == "typescript", dialect == "python")
+    return has_data and spelled == (dialect == "typescript", dialect == "python")
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:

@@ -47,6 +47,11 @@ class BatchedDeletes:
             self._sender = asyncio.create_task(self._send())
         return await outcome
 
+    async def aclose(self) -> None:
+        """Wait for the request under way, if any: those who asked for it may have gone."""
+        if self._sender is not None:
+            await self._sender
+
     async def _send(self) -> None:
         try:
             # No await lies between the last look at what is waiting and the end.

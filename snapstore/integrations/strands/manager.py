@@ -6,6 +6,7 @@ whose behalf it is asked: latest is written over what that agent has seen last, 
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import logging
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from strands.session import SnapshotSessionManager
 from snapstore.errors import SnapshotConflictError
 from snapstore.ids import validate_snapshot_id
 from snapstore.integrations.strands.objects import Seen
-from snapstore.integrations.strands.sdk import is_namespaced
+from snapstore.integrations.strands.sdk import STASH_PREFIX, is_namespaced
 from snapstore.integrations.strands.storage import StrandsStorage
 from snapstore.layout import Layout
 from snapstore.objects.base import Version
@@ -59,7 +60,8 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         storage: Where it is kept; `None` for the one of the agent, which must be a
             `StrandsStorage`, too.
         on_conflict: What becomes of an agent that lost the race. `"raise"`: the error is raised,
-            and the agent stays as it is; until `restore_snapshot(agent)` it can't be saved.
+            and the agent stays as it is; until `restore_snapshot(agent)`, or for a graph or a
+            swarm `restore_multi_agent`, it can't be saved.
             `"reload"`: at the end of its turn the agent takes over what is stored, then the error
             is raised, so that the turn can be tried again; a graph or a swarm does so when it is
             invoked next; a `BidiAgent` stays as it is. `"overwrite"`: the agent's snapshot
@@ -187,6 +189,30 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         await super().delete_session()
         for seen in self._seen.values():
             seen.version = None
+
+    async def restore_multi_agent(self, orchestrator: MultiAgentBase) -> bool:
+        """Restore a graph or a swarm from its latest snapshot.
+
+        After a conflict it goes on from what another writer has saved, and can be saved again.
+
+        Args:
+            orchestrator: The graph or swarm; it must not be running.
+
+        Returns:
+            Whether there was a snapshot.
+
+        Raises:
+            StorageError: It can't be read.
+        """
+        return await self._restore_multi_agent(orchestrator)
+
+    async def _delete_stash_data(self) -> None:
+        # The SDK's own deletes one after the other, and only logs what fails.
+        if self._agent_stash is not None:
+            await self._agent_stash.clear_session()
+        elif self._raw_storage is not None:
+            keys = await self._raw_storage.list(f"{STASH_PREFIX}/{self.session_id}/")
+            await asyncio.gather(*map(self._raw_storage.delete, keys))
 
     async def _restore(self, agent: LocalAgent, *, snapshot_id: str | None = None) -> bool:
         with self._acting_for(agent) as act:

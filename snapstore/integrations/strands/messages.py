@@ -54,7 +54,7 @@ def content_to(content: list[dict[str, Any]], to: Dialect) -> list[dict[str, Any
 def _block_to(block: dict[str, Any], to: Dialect) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for kind, value in block.items():
-        if kind in _MEDIA:
+        if kind in _MEDIA and (kind != "document" or "source" in value):  # where it is optional
             changed[kind] = _media_to(value, to)
         elif kind in _BLOCKS[to]:
             name, change = _BLOCKS[to][kind]
@@ -105,6 +105,8 @@ def _reasoning_to(reasoning: dict[str, Any], to: Dialect) -> dict[str, Any]:
 
 
 def _citations_to(block: dict[str, Any], to: Dialect) -> dict[str, Any]:
+    if "citations" not in block:
+        return block
     return block | {"citations": [_citation_to(citation, to) for citation in block["citations"]]}
 
 

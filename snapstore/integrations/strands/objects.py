@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from snapstore.deadline import in_time
 from snapstore.errors import (
+    OutcomeUnknownError,
     PartialDeleteError,
     SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotEncodeError,
+    StorageTimeoutError,
 )
 from snapstore.integrations.strands.convert import convert_snapshot, is_snapshot_key
 from snapstore.integrations.strands.deletes import BatchedDeletes
@@ -41,11 +43,13 @@ class Seen:
 
     Attributes:
         version: Its version; `None` if there was no object.
+        in_doubt: What was written last, if nobody knows whether it was applied.
         turn: Held while it is written: who writes next, sees what this one has written.
     """
 
     def __init__(self) -> None:
         self.version: Version | None = None
+        self.in_doubt: bytes | None = None
         self.turn: asyncio.Lock = asyncio.Lock()
 
 
@@ -74,7 +78,8 @@ class Objects:
         await self._store.open()
 
     async def aclose(self) -> None:
-        """Close the store; nothing uses it any more."""
+        """Close the store; nothing uses it any more, but for a request of deletes."""
+        await self._deletes.aclose()
         await self._store.aclose()
 
     async def get(self, key: str) -> StoredObject | None:
@@ -83,13 +88,7 @@ class Objects:
         Raises:
             SnapshotDecodeError: It has the key of a snapshot, and is none.
         """
-        stored = await in_time(
-            self._store.get(key, max_bytes=self._max_bytes),
-            self._timeout,
-            operation="get",
-            key=key,
-            place=self._store.name,
-        )
+        stored = await self._get(key)
         if stored is None:
             return None
         return StoredObject(await _translated(key, stored.data, "python"), stored.version)
@@ -109,6 +108,20 @@ class Objects:
             ObjectTooLargeError: It is larger than what is read again.
         """
         data = await _translated(key, data, self._dialect)
+        return await self._put(key, data, if_match=if_match, if_none_match=if_none_match)
+
+    async def _get(self, key: str) -> StoredObject | None:
+        return await in_time(
+            self._store.get(key, max_bytes=self._max_bytes),
+            self._timeout,
+            operation="get",
+            key=key,
+            place=self._store.name,
+        )
+
+    async def _put(
+        self, key: str, data: bytes, *, if_match: Version | None, if_none_match: bool
+    ) -> Version:
         if len(data) > self._max_bytes:
             raise ObjectTooLargeError(
                 f"{key} would have {len(data)} bytes, more than the {self._max_bytes} that "
@@ -140,21 +153,35 @@ class Objects:
         Raises:
             SnapshotConflictError: Another writer came first.
         """
+        data = await _translated(key, data, self._dialect)
         async with seen.turn:
+            await self._look_for_what_is_in_doubt(key, seen)
             version = seen.version
             facts: dict[str, Any] = {}
             try:
-                seen.version = await self.put(
+                seen.version = await self._put(
                     key, data, if_match=version, if_none_match=version is None
                 )
             except PreconditionFailedError as error:
                 facts = error.facts
+            except (OutcomeUnknownError, StorageTimeoutError):
+                seen.in_doubt = data
+                raise
             else:
                 return False
             if anyway:
-                seen.version = await self.put(key, data)
+                seen.version = await self._put(key, data, if_match=None, if_none_match=False)
                 return True
         raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
+
+    async def _look_for_what_is_in_doubt(self, key: str, seen: Seen) -> None:
+        """Who has written something without an answer has seen it, if it is there."""
+        if seen.in_doubt is None:
+            return
+        stored = await self._get(key)
+        if stored is not None and stored.data == seen.in_doubt:
+            seen.version = stored.version
+        seen.in_doubt = None
 
     async def delete(self, key: str) -> None:
         """Delete an object, together with those that are deleted at the same time.

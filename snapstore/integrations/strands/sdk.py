@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 try:
+    from strands._context_manager import stash as _stash
     from strands.storage import storage as _storage
     from strands.types.exceptions import StorageError as SDKStorageError
 except ModuleNotFoundError as _error:
@@ -18,7 +19,17 @@ except ModuleNotFoundError as _error:
         name=_error.name,
     ) from None
 
-__all__ = ["NAMESPACED", "SDKStorageError", "is_namespaced", "normal_key", "normal_prefix"]
+__all__ = [
+    "NAMESPACED",
+    "STASH_PREFIX",
+    "SDKStorageError",
+    "is_namespaced",
+    "normal_key",
+    "normal_prefix",
+]
+
+STASH_PREFIX: Final[str] = _stash.STASH_PREFIX
+"""What the keys of all stash begin with."""
 
 NAMESPACED: Final[object] = _storage._NAMESPACED  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 """Marks a storage that is scoped already, so that the SDK's managers add no namespace to it."""

@@ -199,7 +199,11 @@ class StrandsStorage:
             StorageError: They can't be listed.
         """
         prefix = self._prefix + _spelled(normal_prefix, query)
-        cursor = None if start_after is None else self._key(start_after)
+        cursor = None
+        if start_after is not None:
+            self._key(start_after)  # refuses what leads out of the prefix
+            # As it is: spelled like a key, that of a folder would come before what it follows.
+            cursor = self._prefix + start_after
         keys = await self._run(
             lambda objects: objects.keys(prefix, start_after=cursor, limit=limit)
         )

@@ -165,7 +165,7 @@ class DirectRequests:
     async def put(self, key: str, data: bytes, write: Write) -> Version:
         """See `Requests.put`."""
         template = self._template("PutObject")
-        if template is None:
+        if template is None or (self._internals.sends_again and len(data) >= _LARGE):
             return await self._learn("PutObject", key, self._generic.put(key, data, write))
         headers = {META + name: value for name, value in write.metadata.items()}
         headers[CRC32] = crc32(data)
@@ -300,6 +300,7 @@ class DirectRequests:
         return self._templates.get(operation)
 
     def _look_inside(self) -> None:
+        self._templates.clear()  # of requests that may be made in another way now
         try:
             self._internals = Internals(self._client, self._timeout)
         except UnfitError as error:

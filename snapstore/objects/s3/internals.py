@@ -100,6 +100,14 @@ class Internals:
         self._good_until = 0.0
 
     @property
+    def sends_again(self) -> bool:
+        """Whether aiohttp may send a request again by itself.
+
+        Of a body that it reads like a file, it may send only the rest then (aiohttp #13330).
+        """
+        return type(self._http_session) is not HTTPSession
+
+    @property
     def same_hooks(self) -> bool:
         """Whether nobody has patched `_make_api_call` or registered a handler since."""
         return (

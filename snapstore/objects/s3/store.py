@@ -141,7 +141,11 @@ class S3ObjectStore:
             )
             self._requests = self._direct
             if self._borrowed is None:
-                await self._direct.warm()
+                try:
+                    await self._direct.warm()
+                except BaseException:  # cancelled: nobody closes what was never open
+                    await self.aclose()
+                    raise
 
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
