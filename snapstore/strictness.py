@@ -111,8 +111,7 @@ def _walk(node: Any, path: tuple[str, ...], room: int) -> int:
     if room < 0:
         raise _refusal(path, "too large: more members than bytes are allowed")
     is_dict = type(node) is dict
-    members: Iterable[tuple[Any, Any]] = node.items() if is_dict else ((None, v) for v in node)
-    for place, (key, value) in enumerate(members):
+    for place, (key, value) in enumerate(_members_of(node)):
         why = None
         if is_dict and type(key) is not str:
             why = f"a key that is a {type(key).__name__}, not a str"
@@ -125,6 +124,10 @@ def _walk(node: Any, path: tuple[str, ...], room: int) -> int:
             raise _refusal(here, why)
         room = _walk(value, here, room)
     return room
+
+
+def _members_of(node: Any) -> Iterable[tuple[Any, Any]]:
+    return node.items() if type(node) is dict else enumerate(node)
 
 
 def _why_inexact(value: Any) -> str | None:

@@ -651,6 +651,21 @@ def test_without_a_bucket_the_app_does_not_start(environment, variables):
         pass
 
 
+def test_a_file_of_settings_may_hold_secrets_of_others(environment, tmp_path):
+    environment()
+    file = tmp_path / ".env"
+
+    class Settings(StorageSettings):
+        model_config = SettingsConfigDict(env_file=file)
+
+    file.write_text(f"AWS_SECRET_ACCESS_KEY={CANARY}\nSNAPSTORE_BUCKET=chats\n")
+    assert Settings() == Settings(bucket="chats")
+    file.write_text(f"AWS_SECRET_ACCESS_KEY={CANARY}\nSNAPSTORE_TIMEOUT={CANARY}\n")
+    with pytest.raises(ValidationError, match=r"bucket\n(.*\n)*timeout\n") as caught:
+        Settings()
+    assert CANARY not in str(caught.value)
+
+
 def test_an_app_runs_on_settings_alone(s3_server, bucket, prefix, environment):
     environment(**s3_server.environment(), SNAPSTORE_BUCKET=bucket, SNAPSTORE_PREFIX=prefix)
     app = FastAPI(lifespan=storage_lifespan)

@@ -1,5 +1,6 @@
 """Identifiers: which are valid, in which order they come, and the time in them."""
 
+import enum
 import subprocess
 import sys
 import threading
@@ -12,14 +13,24 @@ import pytest
 from snapstore import (
     InvalidIdentifierError,
     MemoryStorage,
+    ObjectSnapshotStorage,
     Snapshot,
     SnapshotLocation,
     new_snapshot_id,
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.objects.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
+
+
+class Name(str, enum.Enum):  # noqa: UP042 -- unlike a StrEnum it shows as another text
+    """Names as an application may have them."""
+
+    SESSION, AGENT, SCOPE, PREFIX = "session-1", "weather", "agent", "prod"
+
+
 SNAPSHOT_ID = "01912a3b-0000-7000-8000-0000000000ab"
 
 BAD_IDENTIFIERS = [
@@ -347,3 +358,18 @@ async def test_the_word_latest_is_ignored_as_the_id_of_the_latest_snapshot():
 
         assert saved.snapshot_id is None
         assert await storage.load_snapshot(location=LOCATION) == snapshot()
+
+
+async def test_a_text_that_shows_as_another_is_taken_for_what_it_is():
+    location = SnapshotLocation(Name.SESSION, Name.SCOPE, Name.AGENT)
+    assert (
+        f"{location.session_id} {location.scope} {location.scope_id}" == "session-1 agent weather"
+    )
+
+    store = MemoryObjectStore()
+    async with ObjectSnapshotStorage(store, prefix=Name.PREFIX) as storage:
+        await storage.save_snapshot(location=location, snapshot=Snapshot.new({}), is_latest=True)
+        assert list(store.objects) == [
+            "prod/session-1/scopes/agent/weather/snapshots/snapshot_latest.json"
+        ]
+        assert (await storage.delete_session(session_id=Name.SESSION)).objects == 1

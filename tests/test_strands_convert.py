@@ -600,6 +600,7 @@ BROKEN = {
     "no envelope": f'{{"{CANARY}": 1}}'.encode(),
     "both envelopes": unlike({"state": CANARY}, created_at=CREATED_AT),
     "no data": json.dumps({"schemaVersion": "1.0", "createdAt": CANARY}).encode(),
+    "no data in its own dialect": json.dumps({"created_at": CANARY}).encode(),
     "another scope": unlike({}, scope=CANARY),
     "too deep": unlike({"state": "?"}).replace(b'"?"', b"[" * 200_000 + b"]" * 200_000),
     "messages that are text": unlike({"messages": CANARY}),
@@ -620,6 +621,15 @@ def test_what_is_no_snapshot_is_refused_without_a_word_of_it(document):
     assert str(refused.value).startswith("the document is not a snapshot: ")
     assert refused.value.key is None
     assert not [said for said in everything_said_by(refused.value) if CANARY in said]
+
+
+def test_what_the_sdk_lets_be_absent_may_be_absent():
+    content = [{"citationsContent": {"content": [{"text": "x"}]}}, {"document": {"name": "x"}}]
+    document = document_of("python", {"messages": [{"role": "user", "content": content}]})
+
+    there = convert_snapshot(document, "typescript")
+
+    assert json.loads(convert_snapshot(there, "python")) == json.loads(document)
 
 
 def test_what_becomes_too_deep_is_refused():

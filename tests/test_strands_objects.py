@@ -41,6 +41,10 @@ def anywhere(objects):
     shared.close()
 
 
+async def passing(call):
+    return None
+
+
 def threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("snapstore-")]
 
@@ -148,6 +152,43 @@ async def test_who_has_seen_an_object_writes_over_that_one_alone(objects):
     assert (await objects.get("a")).data == b"two again"
 
 
+@pytest.mark.parametrize("applied", [True, False])
+async def test_who_has_written_without_an_answer_writes_over_that(applied, store):
+    objects, seen = objects_in(store, timeout=1.0), Seen()
+    await objects.put_over("a", b"one", seen)
+
+    async def lose(call):
+        if call.operation != "put":
+            return None
+        store.fault = passing
+        return StoreFault(applied=applied, error=snapstore.OutcomeUnknownError)
+
+    store.fault = lose
+    with pytest.raises(snapstore.OutcomeUnknownError):
+        await objects.put_over("a", b"two", seen)
+    await objects.put_over("a", b"three", seen)
+
+    assert (await objects.get("a")).data == b"three"
+
+
+async def test_who_has_written_without_an_answer_writes_over_nobody_else(store):
+    objects, seen = objects_in(store), Seen()
+
+    async def stall(call):
+        return StoreFault(stall=True) if call.operation == "put" else None
+
+    hasty = objects_in(store, timeout=0.05)
+    store.fault = stall
+    with pytest.raises(snapstore.StorageTimeoutError):
+        await hasty.put_over("a", b"one", seen)
+    store.fault = passing
+    await objects.put("a", b"another's")
+
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await objects.put_over("a", b"two", seen)
+    assert (await objects.get("a")).data == b"another's"
+
+
 async def test_writes_of_one_who_has_seen_take_turns():
     objects = objects_in(LatencyObjectStore(MemoryObjectStore(), 0.01))
     seen = Seen()
@@ -177,6 +218,29 @@ async def test_a_listing_ends_at_its_limit(limit, found, objects):
     await asyncio.gather(*(objects.put(key, b"") for key in "fedcba"))
 
     assert await objects.keys("", start_after="a", limit=limit) == list(found)
+
+
+async def test_closing_waits_for_deletes_that_nobody_waits_for_any_more(store, objects):
+    began, go, closed = asyncio.Event(), asyncio.Event(), []
+
+    async def hold(call):
+        began.set()
+        await go.wait()
+        assert not closed
+
+    await objects.put("a", b"")
+    store.fault = hold
+    deleting = asyncio.create_task(objects.delete("a"))
+    await began.wait()
+    deleting.cancel()
+    closing = asyncio.create_task(objects.aclose())
+    closing.add_done_callback(closed.append)
+    await asyncio.sleep(0)
+    go.set()
+    await closing
+
+    store.fault = passing
+    assert await objects.get("a") is None
 
 
 def test_it_opens_once_for_all_that_come_first(objects, anywhere):
@@ -334,3 +398,18 @@ def test_a_child_that_was_forked_opens_its_own(store):
     assert os.waitpid(child, 0)[1] == 0
     assert len(made) == 1
     shared.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_is_dropped_open_ends_its_thread_also_where_warnings_are_errors(objects):
+    shared = Anywhere("Shared", "snapstore-shared", lambda: objects)
+    asyncio.run(shared.run(lambda objects: objects.get("a")))
+    assert threads() == ["snapstore-shared"]
+
+    del shared
+    gc.collect()
+
+    until = time.monotonic() + WITHIN
+    while threads() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threads() == []

@@ -215,6 +215,35 @@ async def test_a_session_is_deleted_in_few_requests(make_storage, make_agent, pr
     assert await storage.list("session/") == []
 
 
+async def test_stash_that_can_not_be_deleted_is_an_error(make_storage, proxy):
+    storage = make_storage(endpoint_url=proxy.endpoint_url)
+    await storage.write("context/session-1/scopes/agent/echo/stash_0", b"x")
+
+    async def refuse(request):
+        return Fault.error(403, "AccessDenied") if request.operation == "DeleteObjects" else None
+
+    proxy.fault = refuse
+    manager = SnapstoreSessionManager("session-1", storage=storage)
+    with pytest.raises(snapstore.AccessDeniedError):
+        await manager.delete_session()
+    proxy.fault = passing
+    await manager.delete_session()
+    assert await storage.list("") == []
+
+
+async def test_a_page_goes_on_where_folders_are_marked(make_agent, storage):
+    agent = make_agent(snapshot_trigger=always)
+    await agent.invoke_async("one")
+    [snapshot_id] = await manager_of(agent).list_snapshot_ids(agent)
+    stranger = storage.namespace(f"{SNAPSHOTS}/immutable_history")
+    # As consoles make them, and as the SDK spells no key.
+    await stranger._objects.run(  # noqa: SLF001 -- there is no public way in
+        lambda objects: objects.put(f"{stranger._prefix}", b"")  # noqa: SLF001
+    )
+
+    assert await manager_of(agent).list_snapshot_ids(agent, limit=1) == [snapshot_id]
+
+
 async def test_an_agent_that_was_never_restored_overwrites_nothing(make_agent, echo, storage):
     await make_agent().invoke_async("one")
     stranger = Agent(agent_id="echo", model=echo(), callback_handler=None)
@@ -539,6 +568,22 @@ async def test_an_orchestrator_has_the_same_safety(make, echo, storage):
     with pytest.raises(snapstore.SnapshotConflictError):
         await run(between=run)
     await run("overwrite", between=run)
+
+
+@pytest.mark.parametrize("make", [graph_of, swarm_of])
+async def test_an_orchestrator_that_lost_a_race_can_be_restored(make, echo, storage):
+    def orchestrator():
+        manager = SnapstoreSessionManager("session-1", storage=storage)
+        return make(echo, manager), manager
+
+    (one, _), (two, manager) = orchestrator(), orchestrator()
+    await two.invoke_async("one")
+    await one.invoke_async("one")
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await two.invoke_async("two")
+
+    assert await manager.restore_multi_agent(two)
+    assert (await two.invoke_async("two")).status.value == "completed"
 
 
 @pytest.mark.parametrize("make", [graph_of, swarm_of])
