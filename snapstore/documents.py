@@ -44,6 +44,9 @@ _decode_outer_levels = msgspec.json.Decoder(
 ).decode
 """Scans a document once down to its single messages, for one scan takes milliseconds."""
 
+_A_MOMENT: Final = 1e-6
+"""Seconds for others to run: after 0, what is due by a timer would not have had its turn."""
+
 _SLICE: Final = 128 * 1024
 """Bytes of JSON that are decoded in one go; a millisecond or two."""
 
@@ -149,12 +152,12 @@ async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[st
     """
     document, ended = None, False
     # To put a large body together has taken a while, too.
-    await asyncio.sleep(0)
+    await asyncio.sleep(_A_MOMENT)
     # Whatever is wrong is found out again, and put into words, without slices.
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = data.removeprefix(UTF8_BOM).lstrip(b" \t\r\n")
         outer = _decode_outer_levels(text)
-        await asyncio.sleep(0)
+        await asyncio.sleep(_A_MOMENT)
         slices = _decode_each(outer, 1)
         with _no_garbage_collection() as collecting:
             while not ended:
@@ -165,7 +168,7 @@ async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[st
                 if collecting:
                     # What this slice has made grows old now, and not all at once at the end.
                     gc.collect(1)
-                await asyncio.sleep(0)
+                await asyncio.sleep(_A_MOMENT)
     return document if type(document) is dict else decode_document(data, key, what)
 
 

@@ -47,6 +47,9 @@ _CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
 _LARGE: Final = 2**20
 """A body of so many bytes keeps the event loop busy; and given as bytes, aiohttp warns of it."""
 
+_A_MOMENT: Final = 1e-6
+"""Seconds for others to run: after 0, what is due by a timer would not have had its turn."""
+
 _UNWELL: Final = frozenset({500, 502, 503, 504})
 """Statuses of a server in trouble, which the generic call would have met as well."""
 
@@ -147,7 +150,7 @@ class DirectRequests:
                     data = await reply.read()
                     if length >= _LARGE:
                         # To put it together took milliseconds, and so will the checksum.
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(_A_MOMENT)
                     if len(data) == length and _is_intact(data, reply.headers.get(CRC32)):
                         del self._failures["GetObject"]
                         return StoredObject(data, version_of(etag, _metadata(reply)))
