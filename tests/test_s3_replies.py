@@ -63,12 +63,14 @@ async def serving(handler: Handler) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def storage_on(handler: Handler, **options) -> AsyncIterator[tuple[S3Storage, Server]]:
+    """A storage without its direct path, which hands to the generic one what is refused here."""
     async with serving(handler) as server:
         storage = S3Storage(
             "bucket",
             session=SESSION,
             region="us-east-1",
             endpoint_url=server.endpoint_url,
+            direct=False,
             **options,
         )
         async with storage:

@@ -10,7 +10,13 @@ from typing import Final
 
 import msgspec
 
-from snapstore import S3Storage, Snapshot, SnapshotConflictError, snapshot_time
+from snapstore import (
+    S3Storage,
+    Snapshot,
+    SnapshotConflictError,
+    SnapshotLocation,
+    snapshot_time,
+)
 from snapstore.demo.place import DemoError, Place, present, verify
 from snapstore.demo.screen import Step, say
 from snapstore.demo.session import messages_of, original
@@ -36,11 +42,11 @@ class Demo:
 
     def __init__(self, place: Place, storage: S3Storage, witness: Witness) -> None:
         self.place = place
-        self.location = place.location
+        self.location: SnapshotLocation = place.location
         self.storage = storage
         self.witness = witness
-        self.original = original()
-        self.turns = len(messages_of(self.original))
+        self.original: Snapshot = original()
+        self.turns: int = len(messages_of(self.original))
         self.ids: list[str] = []
 
     async def run(self) -> None:

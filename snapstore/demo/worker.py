@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.pid = process.pid
+        self.pid: int = process.pid
 
     def tell(self, line: bytes) -> None:
         """Write it a line."""
