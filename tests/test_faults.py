@@ -523,7 +523,7 @@ async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is
         loop = asyncio.get_running_loop()
         tasks = [asyncio.create_task(mixed_work(storage, chance)) for _ in range(200)]
         for task in tasks:
-            loop.call_later(chance.uniform(0.0, 0.7), task.cancel)
+            loop.call_later(chance.uniform(0.0, 0.35), task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         cancelled = sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert cancelled > 100
