@@ -22,6 +22,7 @@ from snapstore import (
     SnapshotEncodeError,
     SnapshotLocation,
     SnapshotManifest,
+    StorageTimeoutError,
 )
 from snapstore.codec import (
     decode_manifest,
@@ -1105,3 +1106,15 @@ def test_what_is_not_a_manifest_is_refused(data):
     assert caught.value.key == KEY
     assert KEY in str(caught.value)
     assert CANARY not in everything_in(caught.value)
+
+
+async def test_the_deadline_covers_the_slices_too():
+    store = MemoryObjectStore()
+    snapshot = Snapshot.new({"messages": [{"text": "x" * 1000} for _ in range(3000)]})
+    async with ObjectSnapshotStorage(store) as storage:
+        await storage.save_snapshot(location=LOCATION, snapshot=snapshot, is_latest=True)
+        assert await storage.load_snapshot(location=LOCATION) == snapshot
+    async with ObjectSnapshotStorage(store, timeout=0.001) as hasty:
+        with pytest.raises(StorageTimeoutError):
+            await hasty.load_snapshot(location=LOCATION)
+    assert gc.isenabled()

@@ -177,6 +177,23 @@ async def test_with_a_borrowed_client_the_first_request_of_a_kind_is_learned(
             assert (operation, again) in replayed(proxy)
 
 
+@pytest.mark.parametrize("borrowed", [True, False])
+async def test_what_aiohttp_may_send_again_is_not_replayed_where_it_is_large(
+    borrowed, bucket, prefix, proxy, s3_server, aws_session
+) -> None:
+    large = Snapshot.new({"text": "x" * 2**20})
+    options = {**s3_server.client_options, "endpoint_url": proxy.endpoint_url}
+    async with aws_session.create_client("s3", **options) as client:
+        own = {"client": client} if borrowed else {"endpoint_url": proxy.endpoint_url}
+        async with S3Storage(bucket, prefix=prefix, **own) as storage:
+            await save(storage)
+            await save(storage)
+            proxy.requests.clear()
+            await storage.save_snapshot(location=LOCATION, snapshot=large, is_latest=True)
+            assert await load(storage) == large
+    assert replayed(proxy)[0] == ("PutObject", not borrowed)
+
+
 async def test_credentials_that_would_have_to_be_fetched_are_not_when_the_store_opens(
     bucket, prefix, proxy, s3_server
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ from yarl import URL
 __all__ = ["Fault", "RecordedRequest", "RecordingProxy", "recording_proxy"]
 
 _HOP_BY_HOP: Final = ("Connection", "Keep-Alive", "Transfer-Encoding")
+_LARGE: Final = 2**20
 _MAX_BODY: Final = 128 * 2**20
 _DROP: Final = 16
 """Bytes of a body that drips."""
@@ -178,7 +180,8 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
             request.method,
             URL(target + request.raw_path, encoded=True),
             headers=headers,
-            data=body,
+            # Of large bytes aiohttp warns.
+            data=body if len(body) < _LARGE else io.BytesIO(body),
             allow_redirects=False,
         ) as reply:
             return _Reply(reply.status, _end_to_end(reply.headers), await reply.read())
