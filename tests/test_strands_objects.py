@@ -189,6 +189,24 @@ async def test_who_has_written_without_an_answer_writes_over_nobody_else(store):
     assert (await objects.get("a")).data == b"another's"
 
 
+async def test_what_was_seen_since_ends_a_doubt(store):
+    objects, seen = objects_in(store), Seen()
+
+    async def lose(call):
+        return StoreFault(applied=True) if call.operation == "put" else None
+
+    store.fault = lose
+    with pytest.raises(snapstore.OutcomeUnknownError):
+        await objects.put_over("a", b"one", seen)
+    store.fault = passing
+    await objects.put("a", b"another's")
+    seen.see((await objects.get("a")).version)
+    await objects.put("a", b"one")  # by somebody else, and not seen
+
+    with pytest.raises(snapstore.SnapshotConflictError):
+        await objects.put_over("a", b"two", seen)
+
+
 async def test_writes_of_one_who_has_seen_take_turns():
     objects = objects_in(LatencyObjectStore(MemoryObjectStore(), 0.01))
     seen = Seen()

@@ -188,7 +188,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         """
         await super().delete_session()
         for seen in self._seen.values():
-            seen.version = None
+            seen.see(None)
 
     async def restore_multi_agent(self, orchestrator: MultiAgentBase) -> bool:
         """Restore a graph or a swarm from its latest snapshot.
@@ -219,13 +219,13 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             restored = await super()._restore(agent, snapshot_id=snapshot_id)
         if snapshot_id is None:
             # Only now: what the agent could not take over, it must not write over.
-            act.seen.version = act.found
+            act.seen.see(act.found)
         return restored
 
     async def _restore_multi_agent(self, orchestrator: MultiAgentBase) -> bool:
         with self._acting_for(orchestrator) as act:
             restored = await super()._restore_multi_agent(orchestrator)
-        act.seen.version = act.found
+        act.seen.see(act.found)
         return restored
 
     async def _save_immutable_and_latest(self, agent: LocalAgent) -> None:

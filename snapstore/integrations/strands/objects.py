@@ -52,6 +52,10 @@ class Seen:
         self.in_doubt: bytes | None = None
         self.turn: asyncio.Lock = asyncio.Lock()
 
+    def see(self, version: Version | None) -> None:
+        """Take this for what was seen last; what was in doubt before is of no more interest."""
+        self.version, self.in_doubt = version, None
+
 
 class Objects:
     """Objects in a store, snapshots among them translated.
