@@ -60,7 +60,7 @@ def validate_identifier(value: object, what: str) -> str:
         InvalidIdentifierError: It is not one.
     """
     if isinstance(value, str) and (match := _IDENTIFIER.fullmatch(value)):
-        return str.__str__(match[0])
+        return match[0]
     raise InvalidIdentifierError(
         f"{what} must be 1 to 255 of the characters a-z, 0-9, '_' and '-', not {_shown(value)}"
     )
