@@ -1,12 +1,15 @@
 """The direct path: the same requests for less, and the generic path where it must not be used."""
 
 import asyncio
+import gc
 import hashlib
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 
 import aiohttp
+import botocore.handlers
 import pytest
 from aiobotocore.client import AioBaseClient
 from aiobotocore.config import AioConfig
@@ -192,6 +195,44 @@ async def test_what_aiohttp_may_send_again_is_not_replayed_where_it_is_large(
             await storage.save_snapshot(location=LOCATION, snapshot=large, is_latest=True)
             assert await load(storage) == large
     assert replayed(proxy)[0] == ("PutObject", not borrowed)
+
+
+async def test_what_was_learned_is_forgotten_where_the_client_s_owner_changes_it(
+    bucket, prefix, proxy, s3_server, aws_session
+) -> None:
+    options = {**s3_server.client_options, "endpoint_url": proxy.endpoint_url}
+    async with (
+        aws_session.create_client("s3", **options) as client,
+        S3Storage(bucket, prefix=prefix, client=client) as storage,
+    ):
+        await save(storage)
+        client.meta.events.register("choose-signer.s3", botocore.handlers.disable_signing)
+        proxy.requests.clear()
+        with suppress(StorageError):  # some servers take what is not signed
+            await save(storage)
+    assert [("Authorization" in request.headers) for request in proxy.requests] == [False]
+
+
+async def test_opening_that_is_cancelled_closes_its_client(storage, monkeypatch) -> None:
+    is_warm = asyncio.Event()
+
+    async def warm(self):
+        await self._internals.warm()
+        is_warm.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectRequests, "warm", warm)
+        opening = asyncio.create_task(storage.open())
+        await is_warm.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    del opening
+    gc.collect()  # a session that was left open would warn
+    async with storage:
+        await save(storage)
+        gc.collect()
 
 
 async def test_credentials_that_would_have_to_be_fetched_are_not_when_the_store_opens(
