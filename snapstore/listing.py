@@ -9,7 +9,7 @@ from operator import lt
 from snapstore.errors import InvalidResponseError
 from snapstore.layout import Layout
 
-__all__ = ["iter_id_pages", "iter_keys"]
+__all__ = ["each_of", "iter_id_pages", "iter_keys"]
 
 
 async def iter_keys(
@@ -62,3 +62,15 @@ async def iter_id_pages(
                 )
             last = ids[-1] if ids else last
             yield ids
+
+
+async def each_of(pages: AsyncGenerator[list[str], None]) -> AsyncGenerator[str, None]:
+    """Walk what the pages hold, one after the other.
+
+    Args:
+        pages: The pages. It is closed at the end.
+    """
+    async with aclosing(pages):
+        async for page in pages:
+            for item in page:
+                yield item

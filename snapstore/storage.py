@@ -43,7 +43,7 @@ from snapstore.errors import (
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.layout import Layout
 from snapstore.lifecycle import Lifecycle
-from snapstore.listing import iter_id_pages, iter_keys
+from snapstore.listing import each_of, iter_id_pages, iter_keys
 from snapstore.objects.base import (
     PAGE_SIZE,
     Finding,
@@ -413,7 +413,7 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        return _each_of(self._history(location, start_after, PAGE_SIZE, use=self._lifecycle))
+        return each_of(self._history(location, start_after, PAGE_SIZE, use=self._lifecycle))
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
         """Delete every object of a session: all scopes, latest, history and manifests.
@@ -651,13 +651,6 @@ class ObjectSnapshotStorage:
 
         scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
         return iter_keys(scan, prefix, fetch)
-
-
-async def _each_of(pages: AsyncGenerator[list[T], None]) -> AsyncGenerator[T, None]:
-    async with aclosing(pages):
-        async for page in pages:
-            for item in page:
-                yield item
 
 
 def _is_snapshot(data: bytes, key: str) -> bool:
