@@ -1,16 +1,89 @@
-"""How long an operation on a store may take."""
+"""Deadlines: how long an operation may take, and what is left of it for its next try.
+
+The deadline of the operation under way is a context variable, so that an object store can fill the
+time with retries without being handed it through every call.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, TypeVar
 
-from snapstore.errors import StorageTimeoutError
+from snapstore.errors import Outcome, StorageTimeoutError
 
-__all__ = ["in_time"]
+__all__ = ["Deadline", "in_time"]
 
 T = TypeVar("T")
+
+_SHARE_OF_A_TRY: Final = 4
+"""A try may take this part of the time in all, so that there is time for others."""
+
+_LEAST_OF_A_TRY: Final = 5.0
+_LEAST_BYTES_PER_SECOND: Final = 256 * 1024
+"""A large body may take longer: as long as it takes at this rate, and these seconds more."""
+
+_current: ContextVar[Deadline | None] = ContextVar("snapstore_deadline", default=None)
+
+
+class Deadline:
+    """When an operation must have ended.
+
+    Args:
+        seconds: How long it may take from now on; `None` for as long as it wants.
+
+    Attributes:
+        outcome: What has become of the write that the operation makes, as far as the store has
+            said; `None` where it has not.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self.outcome: Outcome | None = None
+        self._try: asyncio.Timeout | None = None
+
+    @classmethod
+    def current(cls) -> Deadline:
+        """The deadline of the operation under way; one without end where none was set."""
+        return _current.get() or cls(None)
+
+    @property
+    def remaining(self) -> float | None:
+        """The seconds that are left; `None` for no end."""
+        return None if self._ends is None else self._ends - asyncio.get_running_loop().time()
+
+    @contextmanager
+    def set(self) -> Iterator[None]:
+        """Make it the current deadline."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def one_try(self, size: int = 0) -> asyncio.Timeout:
+        """Bound one try of several, which a dead connection must not keep for the whole time.
+
+        Args:
+            size: The bytes to be sent.
+
+        Returns:
+            A context manager that raises `TimeoutError` when the try has taken its part.
+        """
+        self._try = asyncio.timeout(None if self._ends is None else self._part_for(size))
+        return self._try
+
+    def allow(self, size: int) -> None:
+        """Give the try under way the time to receive a body of this many bytes."""
+        if self._try is not None and self._ends is not None:
+            self._try.reschedule(asyncio.get_running_loop().time() + self._part_for(size))
+
+    def _part_for(self, size: int) -> float:
+        part = (self._seconds or 0.0) / _SHARE_OF_A_TRY
+        return max(part, _LEAST_OF_A_TRY + size / _LEAST_BYTES_PER_SECOND)
 
 
 async def in_time(
@@ -20,6 +93,7 @@ async def in_time(
     operation: str,
     key: str,
     place: str,
+    writes: bool = False,
     taken: float = 0.0,
 ) -> T:
     """Wait for an operation until its deadline.
@@ -29,18 +103,21 @@ async def in_time(
         seconds: How long it may take; `None` for no deadline.
         operation: What it is called in errors.
         key: The key or prefix that it is about.
-        place: The bucket or folder.
+        place: The bucket or directory.
+        writes: Whether it changes something.
         taken: The seconds of its time that are gone already.
 
     Raises:
         StorageTimeoutError: The deadline passed; the operation was cancelled.
     """
-    deadline = asyncio.timeout(None if seconds is None else seconds - taken)
+    deadline = Deadline(None if seconds is None else seconds - taken)
+    timeout = asyncio.timeout(deadline.remaining)
     try:
-        async with deadline:
-            return await work
+        with deadline.set():
+            async with timeout:
+                return await work
     except TimeoutError:
-        if not deadline.expired():
+        if not timeout.expired():
             raise
     # Outside of the handler: what the deadline interrupted must not be in the chain.
     raise StorageTimeoutError(
@@ -49,4 +126,5 @@ async def in_time(
         operation=operation,
         bucket=place,
         key=key,
+        outcome=(deadline.outcome or "unknown") if writes else None,
     )

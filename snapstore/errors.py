@@ -14,7 +14,8 @@
         ├── BucketNotFoundError
         ├── AccessDeniedError     (PermissionError)
         ├── SnapshotConflictError
-        │   └── SnapshotExistsError
+        │   ├── SnapshotExistsError
+        │   └── SessionDeletedError
         ├── OutcomeUnknownError
         ├── StorageTimeoutError   (TimeoutError)
         ├── StorageUnavailableError
@@ -28,7 +29,7 @@ Messages name keys, never what is stored under them. Every error can be pickled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 __all__ = [
     "AccessDeniedError",
@@ -36,9 +37,11 @@ __all__ = [
     "InvalidIdentifierError",
     "InvalidResponseError",
     "LifecycleError",
+    "Outcome",
     "OutcomeUnknownError",
     "PartialDeleteError",
     "ScopeMismatchError",
+    "SessionDeletedError",
     "SnapshotConflictError",
     "SnapshotDecodeError",
     "SnapshotEncodeError",
@@ -51,6 +54,10 @@ __all__ = [
     "UnsupportedOperationError",
     "WrongEventLoopError",
 ]
+
+
+Outcome = Literal["not applied", "applied", "unknown"]
+"""What became of a write that failed."""
 
 
 class SnapstoreError(Exception):
@@ -104,13 +111,22 @@ class StorageError(SnapstoreError):
 
     Attributes:
         operation: The request that failed, as the object store names it (`"PutObject"`).
-        bucket: The bucket, or the root folder of a file store.
+        bucket: The bucket, or the root directory of a file store.
         key: The full key, or the prefix of a listing.
         code: The server's error code (`"AccessDenied"`).
         status: The HTTP status.
         request_id: The server's id of the request, to quote to its owner.
         retry_after: Seconds the server asked to wait.
+        outcome: What became of a write: `"not applied"` and it will not be, `"applied"`, or
+            `"unknown"`. `None` for a read.
+        retryable: Whether the same call may succeed later and has no effect twice. For a write
+            to history it is the call with `snapshot_id`.
+        snapshot_id: The id of the snapshot that was to be saved in history, also where it was
+            made by the call; `None` for any other operation.
     """
+
+    _transient: ClassVar[bool] = False
+    """Whether this kind of failure may be over at the next call."""
 
     def __init__(
         self,
@@ -123,6 +139,9 @@ class StorageError(SnapstoreError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        outcome: Outcome | None = None,
+        retryable: bool | None = None,
+        snapshot_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.operation = operation
@@ -132,10 +151,16 @@ class StorageError(SnapstoreError):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.outcome = outcome
+        self.retryable = self._transient if retryable is None else retryable
+        self.snapshot_id = snapshot_id
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The attributes above as keyword arguments, to raise the same in other words."""
+        """The attributes above as keyword arguments, to raise the same in other words.
+
+        Without `retryable`, which depends on the class of the error.
+        """
         return {
             "operation": self.operation,
             "bucket": self.bucket,
@@ -144,6 +169,8 @@ class StorageError(SnapstoreError):
             "status": self.status,
             "request_id": self.request_id,
             "retry_after": self.retry_after,
+            "outcome": self.outcome,
+            "snapshot_id": self.snapshot_id,
         }
 
 
@@ -163,19 +190,27 @@ class SnapshotExistsError(SnapshotConflictError):
     """Another snapshot is already stored under this id; history is never overwritten."""
 
 
+class SessionDeletedError(SnapshotConflictError):
+    """The snapshot that was to be replaced has been deleted, and was not written again."""
+
+
 class OutcomeUnknownError(StorageError):
-    """The reply to a write was lost, and nothing can tell whether it was applied."""
+    """The response to a write was lost, and nothing can tell whether it was applied."""
 
 
 class StorageTimeoutError(StorageError, TimeoutError):
-    """The deadline passed. A write may or may not have been applied."""
+    """The deadline passed. `outcome` says whether a write may have been applied."""
+
+    _transient = True
 
 
 class StorageUnavailableError(StorageError):
     """The server is down, throttling, failing or contended, after retries.
 
-    A write may yet be applied, where an earlier try of it is still on its way.
+    `outcome` says whether a write may have been applied.
     """
+
+    _transient = True
 
 
 class InvalidResponseError(StorageError):
@@ -192,6 +227,8 @@ class PartialDeleteError(StorageError):
     Attributes:
         failed: The full key of each, with the server's code; `"Unconfirmed"` where it gave none.
     """
+
+    _transient = True
 
     def __init__(
         self, message: str, *, failed: Mapping[str, str] | None = None, **facts: Any

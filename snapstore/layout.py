@@ -105,6 +105,12 @@ class Layout:
         return [match[1] for key in keys if (match := _HISTORY_OBJECT.fullmatch(key, start))]
 
     @staticmethod
+    def snapshot_id_of(key: str) -> str | None:
+        """The id in the key of a snapshot in history; `None` for any other key."""
+        match = _HISTORY_OBJECT.fullmatch(key, key.rfind("/") + 1)
+        return match[1] if match else None
+
+    @staticmethod
     def is_nested_store(key: str, session_prefix: str) -> bool:
         """Whether a key under a session belongs to another store, nested under its name.
 

@@ -37,7 +37,6 @@ from snapstore.errors import (
     ScopeMismatchError,
     SnapshotConflictError,
     SnapshotDecodeError,
-    SnapshotExistsError,
     StorageError,
 )
 from snapstore.ids import new_snapshot_id, validate_snapshot_id
@@ -51,10 +50,12 @@ from snapstore.objects.base import (
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
+    RefusedWrite,
     StoredObject,
     Version,
 )
 from snapstore.objects.retry import full_jitter
+from snapstore.padding import PADDING_BYTES, strip_padding
 from snapstore.types import (
     SCHEMA_VERSION,
     DeletedSession,
@@ -66,6 +67,7 @@ from snapstore.types import (
     VersionedSnapshot,
     now,
 )
+from snapstore.writes import ORIGIN, put_history, put_latest, try_latest
 
 __all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
 
@@ -79,8 +81,8 @@ logger: Final = logging.getLogger("snapstore")
 _LARGE: Final = 512 * 1024
 """Bytes of JSON from which on decoding it at once would stall the event loop."""
 
-_ETAG = re.compile(r"[!-+\--~]+", re.ASCII)
-"""Printable, and without a comma: in a header it would make two of it, as `*` would make any."""
+_ETAG = re.compile(r"[!#-~]+", re.ASCII)
+"""What may stand between the quotes of an etag (RFC 9110, section 8.8.3), and is ASCII."""
 
 _UNDER_WAY: Final = nullcontext()
 """The use of the store by a listing inside an operation, which has begun its own already."""
@@ -202,13 +204,16 @@ class ObjectSnapshotStorage:
             TypeError: A condition was given for history, or both for latest.
         """
         with self._lifecycle:
-            version = _version(if_match, if_none_match)
             if is_latest:
                 key = self._layout.latest(location)
+                version = _version(key, if_match, if_none_match)
                 data = self._encode(location, snapshot)
-                return await self._in_time(
-                    self._put_latest(key, data, None, version, if_none_match), "put", key
+                work = put_latest(
+                    self._store, key, data, if_match=version, if_none_match=if_none_match
                 )
+                conditional = version is not None or if_none_match
+                return await self._write(work, key, repeatable=not conditional)
+            version = _version("", if_match, if_none_match)
             if version is not None or if_none_match:
                 raise TypeError(
                     "if_match and if_none_match are for latest: history is never overwritten"
@@ -216,7 +221,8 @@ class ObjectSnapshotStorage:
             snapshot_id = _new_or_valid(snapshot_id)
             key = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
-            return await self._in_time(self._put_history(key, data, snapshot_id), "put", key)
+            work = put_history(self._store, key, data, snapshot_id)
+            return await self._write(work, key, snapshot_id=snapshot_id)
 
     async def checkpoint(
         self,
@@ -250,17 +256,27 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: The snapshot is of another scope than the location.
         """
         with self._lifecycle:
-            version = _version(if_match, if_none_match)
-            snapshot_id = _new_or_valid(snapshot_id)
             latest = self._layout.latest(location)
+            version = _version(latest, if_match, if_none_match)
+            snapshot_id = _new_or_valid(snapshot_id)
             history = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
 
             async def put_both() -> SavedSnapshot:
-                await self._put_history(history, data, snapshot_id)
-                return await self._put_latest(latest, data, snapshot_id, version, if_none_match)
+                await put_history(self._store, history, data, snapshot_id)
+                return await put_latest(
+                    self._store,
+                    latest,
+                    data,
+                    snapshot_id=snapshot_id,
+                    if_match=version,
+                    if_none_match=if_none_match,
+                )
 
-            return await self._in_time(put_both(), "put", latest)
+            conditional = version is not None or if_none_match
+            return await self._write(
+                put_both(), latest, snapshot_id=snapshot_id, repeatable=not conditional
+            )
 
     async def load_snapshot(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -312,7 +328,9 @@ class ObjectSnapshotStorage:
         with self._lifecycle:
             key = self._key(location, snapshot_id)
             stored = await self._in_time(self._get(key), "get", key)
-            return None if stored is None else decode_raw_snapshot(stored.data, key=key)
+            if stored is None:
+                return None
+            return decode_raw_snapshot(strip_padding(stored.data), key=key)
 
     async def update_latest(
         self,
@@ -329,11 +347,12 @@ class ObjectSnapshotStorage:
         Args:
             location: Where it belongs.
             update: Makes the new snapshot from the latest one, or from `None` if there is none;
-                a function or a coroutine function. It may be called many times.
+                a function or a coroutine function. It may be called many times. Where it returns
+                the snapshot that it was given, unchanged, nothing is written.
             max_attempts: How often it is tried; at least 1.
 
         Returns:
-            The etag of what was written; no id.
+            The etag of what was written, or of what was left as it is; no id.
 
         Raises:
             SnapshotConflictError: Every attempt lost its race.
@@ -345,23 +364,44 @@ class ObjectSnapshotStorage:
             raise ValueError("max_attempts must be at least 1")
         with self._lifecycle:
             key = self._layout.latest(location)
+            refused: RefusedWrite | None = None
             for attempt in range(max_attempts):
                 if attempt:
                     await asyncio.sleep(full_jitter(attempt - 1))
                 began = time.monotonic()
-                read = await self._in_time(self._load(key), "get", key)
+                stored = await self._read(key, refused)
+                version = None if stored is None else stored.version
+                if refused is not None and (applied := _resolved(refused, version)) is not None:
+                    return SavedSnapshot(None, applied.etag, applied.lineage, key)
+                taken = time.monotonic() - began
+                read = await self._in_time(self._decode(stored, key), "get", key, taken=taken)
                 taken = time.monotonic() - began
                 updated = update(None if read is None else read.snapshot)
                 if inspect.isawaitable(updated):
                     updated = await updated
                 data = self._encode(location, updated)
-                version = None if read is None else Version(read.etag, read.lineage)
-                put = self._put_latest(key, data, None, version, read is None)
+                if stored is not None and read is not None and updated is read.snapshot:
+                    before = decode_snapshot(stored.data, key=key)
+                    if data == encode_snapshot(before, max_bytes=self._max_bytes):
+                        return SavedSnapshot(None, read.etag, read.lineage, key)
+                is_last = attempt + 1 == max_attempts
+                work: Awaitable[SavedSnapshot | RefusedWrite]
+                if is_last:
+                    work = put_latest(
+                        self._store, key, data, if_match=version, if_none_match=stored is None
+                    )
+                else:
+                    work = try_latest(self._store, key, data, if_match=version)
                 try:
-                    return await self._in_time(put, "put", key, taken)
+                    result = await self._write(work, key, repeatable=False, taken=taken)
                 except SnapshotConflictError:
-                    if attempt + 1 == max_attempts:
+                    if is_last:
                         raise
+                    refused = None
+                    continue
+                if isinstance(result, SavedSnapshot):
+                    return result
+                refused = result
             raise AssertionError("unreachable")
 
     async def list_snapshot_ids(
@@ -498,7 +538,7 @@ class ObjectSnapshotStorage:
         with self._lifecycle:
             key = self._layout.manifest(location)
             data = encode_manifest(manifest, max_bytes=self._max_bytes)
-            await self._in_time(self._store.put(key, data), "put", key)
+            await self._write(self._store.put(key, data), key)
 
     async def check(self) -> CheckReport:
         """Find out what the store, its server and these credentials can do, by trying it.
@@ -539,7 +579,9 @@ class ObjectSnapshotStorage:
         return data
 
     async def _load(self, key: str) -> VersionedSnapshot | None:
-        stored = await self._get(key)
+        return await self._decode(await self._get(key), key)
+
+    async def _decode(self, stored: StoredObject | None, key: str) -> VersionedSnapshot | None:
         if stored is None:
             return None
         if len(stored.data) <= _LARGE:
@@ -547,77 +589,92 @@ class ObjectSnapshotStorage:
         else:
             async with self._decoding:
                 snapshot = await decode_snapshot_in_slices(stored.data, key=key)
-        return VersionedSnapshot(snapshot, *stored.version)
+        etag, lineage = stored.version
+        origin = Layout.snapshot_id_of(key) or stored.metadata.get(ORIGIN)
+        return VersionedSnapshot(snapshot, etag, lineage, key, snapshot_id=origin)
+
+    async def _read(self, key: str, refused: RefusedWrite | None) -> StoredObject | None:
+        """Read an object until the deadline, also to tell what became of a refused write."""
+        try:
+            return await self._in_time(self._get(key), "get", key)
+        except StorageError as error:
+            if refused is not None:
+                error.outcome, error.retryable = "unknown", False
+            raise
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:
             return self._layout.latest(location)
         return self._layout.history(location, validate_snapshot_id(snapshot_id))
 
-    async def _in_time(self, work: Awaitable[T], operation: str, key: str, taken: float = 0.0) -> T:
+    async def _in_time(
+        self,
+        work: Awaitable[T],
+        operation: str,
+        key: str,
+        *,
+        writes: bool = False,
+        taken: float = 0.0,
+    ) -> T:
         """Wait for an operation until its deadline.
 
         Args:
             work: The operation.
             operation: What it is called in errors.
             key: The key or prefix that it is about.
+            writes: Whether it changes something.
             taken: The seconds of its time that are gone already.
         """
-        seconds, place = self._timeout, self._store.name
-        return await in_time(work, seconds, operation=operation, key=key, place=place, taken=taken)
+        return await in_time(
+            work,
+            self._timeout,
+            operation=operation,
+            key=key,
+            place=self._store.name,
+            writes=writes,
+            taken=taken,
+        )
 
-    async def _put_latest(
+    async def _write(
         self,
+        work: Awaitable[T],
         key: str,
-        data: bytes,
-        snapshot_id: str | None,
-        if_match: Version | None,
-        if_none_match: bool,
-    ) -> SavedSnapshot:
-        try:
-            version = await self._store.put(
-                key, data, if_match=if_match, if_none_match=if_none_match
-            )
-        except PreconditionFailedError as error:
-            facts = error.facts
-        else:
-            return SavedSnapshot(snapshot_id, *version)
-        raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
+        *,
+        snapshot_id: str | None = None,
+        repeatable: bool = True,
+        taken: float = 0.0,
+    ) -> T:
+        """Wait for a write until its deadline, and say of its error what a caller needs to know.
 
-    async def _put_history(self, key: str, data: bytes, snapshot_id: str) -> SavedSnapshot:
-        lost: OutcomeUnknownError | None = None
-        facts: dict[str, Any] = {}
+        Args:
+            work: The write.
+            key: The key that it is about.
+            snapshot_id: The id of what it saves in history.
+            repeatable: Whether the same call may be made again where it may have been applied.
+            taken: The seconds of its time that are gone already.
+        """
         try:
-            return SavedSnapshot(snapshot_id, *await self._store.put(key, data, if_none_match=True))
-        except PreconditionFailedError as error:
-            facts = error.facts
-        except OutcomeUnknownError as error:
-            lost, facts = error, error.facts
-        # The same bytes are our own, from an earlier call or from a try whose reply was lost.
-        stored: StoredObject | None = None
-        try:
-            stored = await self._store.get(key, max_bytes=len(data))
-        except ObjectTooLargeError:
-            if lost is None:
-                stored = StoredObject(b"", Version(""))  # another content, whatever it is
-        except StorageError:
-            if lost is None:
-                raise
-        if stored is None:
-            raise lost or SnapshotConflictError(f"{key} was written and deleted meanwhile", **facts)
-        if stored.data == data:
-            return SavedSnapshot(snapshot_id, *stored.version)
-        if lost is not None and not _is_snapshot(stored.data, key):
-            raise lost  # a server that fails may answer a read with anything
-        raise SnapshotExistsError(f"{key} exists, with another content", **facts)
+            return await self._in_time(work, "put", key, writes=True, taken=taken)
+        except StorageError as error:
+            error.snapshot_id = snapshot_id
+            error.outcome = error.outcome or "unknown"
+            if error.outcome == "unknown":
+                passes = error.retryable or isinstance(error, OutcomeUnknownError)
+                error.retryable = passes and repeatable
+            raise
 
     async def _get(self, key: str) -> StoredObject | None:
         try:
-            stored = await self._store.get(key, max_bytes=self._max_bytes)
+            stored = await self._store.get(key, max_bytes=self._max_bytes + PADDING_BYTES)
         except ObjectTooLargeError as error:
             problem = str(error)
         else:
-            return stored
+            if stored is None or len(stored.data) <= self._max_bytes:
+                return stored
+            length = len(strip_padding(stored.data))
+            if length <= self._max_bytes:
+                return stored
+            problem = f"it has {length:,} bytes, where {self._max_bytes:,} are allowed"
         raise SnapshotDecodeError(f"{key} is too large: {problem}", key=key)
 
     async def _delete(self, keys: list[str], prefix: str) -> dict[str, str]:
@@ -653,28 +710,38 @@ class ObjectSnapshotStorage:
         return iter_keys(scan, prefix, fetch)
 
 
-def _is_snapshot(data: bytes, key: str) -> bool:
+def _resolved(refused: RefusedWrite, found: Version | None) -> Version | None:
+    """The version that a refused write has made after all, if it was applied."""
     try:
-        decode_snapshot(data, key=key)
-    except SnapshotDecodeError:
-        return False
-    return True
+        return refused.resolve(found)
+    except PreconditionFailedError:
+        return None
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:
     return new_snapshot_id() if snapshot_id is None else validate_snapshot_id(snapshot_id)
 
 
-def _version(given: Any, if_none_match: bool = False) -> Version | None:
-    """The version in what a caller gives for `if_match`, its etag without quotes."""
+def _version(key: str, given: Any, if_none_match: bool = False) -> Version | None:
+    """The version in what a caller gives for `if_match`, its etag without quotes.
+
+    Args:
+        key: The key of what is to be written.
+        given: The argument.
+        if_none_match: The other argument.
+    """
     if given is None:
         return None
     if if_none_match:
         raise TypeError("if_match and if_none_match exclude each other")
-    is_result = isinstance(given, SavedSnapshot | VersionedSnapshot)
-    etag, lineage = (given.etag, given.lineage) if is_result else (given, "")
+    lineage = ""
+    etag = given
+    if isinstance(given, SavedSnapshot | VersionedSnapshot):
+        etag, lineage = given.etag, given.lineage
+        if key and given.key and given.key != key:
+            raise InvalidIdentifierError(f"if_match is a version of {given.key}, not of {key}")
     if isinstance(etag, str):
-        etag = etag.strip('"')
+        etag = etag.removeprefix("W/").strip('"')
         if _ETAG.fullmatch(etag) and etag != "*":
             return Version(etag, lineage)
     raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

@@ -195,12 +195,14 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
         snapshot_id: The id in history; `None` where only latest was written.
         etag: The version that was written, without quotes. After a checkpoint, latest's.
         lineage: Given back with `if_match`, it lets the store recognise its own writes when a
-            reply was lost. Opaque.
+            response was lost. Opaque.
+        key: The key of the object that was written. After a checkpoint, latest's.
     """
 
     snapshot_id: str | None
     etag: str
     lineage: str = ""
+    key: str = ""
 
 
 class VersionedSnapshot(msgspec.Struct, frozen=True):
@@ -210,11 +212,16 @@ class VersionedSnapshot(msgspec.Struct, frozen=True):
         snapshot: The snapshot.
         etag: Its version, without quotes, for `if_match`.
         lineage: As in `SavedSnapshot`.
+        key: The key that it was read from.
+        snapshot_id: Its id in history. Of the latest snapshot, the id of the entry in history
+            that it was saved from by `checkpoint`; `None` where that is not known.
     """
 
     snapshot: Snapshot
     etag: str
     lineage: str = ""
+    key: str = ""
+    snapshot_id: str | None = None
 
 
 class DeletedSession(msgspec.Struct, frozen=True):

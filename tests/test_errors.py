@@ -25,7 +25,8 @@ SnapstoreError
     ├── BucketNotFoundError
     ├── AccessDeniedError (PermissionError)
     ├── SnapshotConflictError
-    │   └── SnapshotExistsError
+    │   ├── SnapshotExistsError
+    │   └── SessionDeletedError
     ├── OutcomeUnknownError
     ├── StorageTimeoutError (TimeoutError)
     ├── StorageUnavailableError
@@ -41,7 +42,11 @@ FACTS = {
     "status": 503,
     "request_id": "0000-1111",
     "retry_after": 1.5,
+    "outcome": "unknown",
+    "snapshot_id": "01912a3b-0000-7000-8000-000000000001",
 }
+# What the class says of itself, whatever is given.
+OWN_FACTS = {snapstore.PreconditionFailedError: {"outcome": "not applied"}}
 PUBLIC = {name: getattr(snapstore, name) for name in snapstore.__all__}
 CLASSES = [value for value in PUBLIC.values() if isinstance(value, type)]
 ERRORS = [value for value in CLASSES if issubclass(value, snapstore.SnapstoreError)]
@@ -116,14 +121,28 @@ def test_an_error_survives_pickling_and_copying(error, again):
 def test_a_storage_error_carries_the_facts_of_the_request(error):
     made = make(error)
 
-    assert made.facts == FACTS
-    for name, value in FACTS.items():
+    facts = FACTS | OWN_FACTS.get(error, {})
+    assert made.facts == facts
+    for name, value in facts.items():
         assert getattr(made, name) == value
 
 
 @pytest.mark.parametrize("error", STORAGE_ERRORS)
 def test_a_fact_that_is_not_known_is_none(error):
-    assert error("message").facts == dict.fromkeys(FACTS)
+    assert error("message").facts == dict.fromkeys(FACTS) | OWN_FACTS.get(error, {})
+
+
+@pytest.mark.parametrize("error", STORAGE_ERRORS)
+def test_what_may_be_over_at_the_next_call_is_retryable(error):
+    transient = (
+        snapstore.StorageTimeoutError,
+        snapstore.StorageUnavailableError,
+        snapstore.PartialDeleteError,
+    )
+
+    assert error("message").retryable is issubclass(error, transient)
+    assert error("message", retryable=True).retryable is True
+    assert error("message", retryable=False).retryable is False
 
 
 def test_a_partial_delete_names_what_failed():

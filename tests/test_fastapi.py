@@ -384,6 +384,7 @@ def test_a_websocket_has_the_storage_and_is_closed_with_the_status(accepted):
 ANSWERED = {
     "InvalidIdentifierError": (422, None),
     "OutcomeUnknownError": (503, None),
+    "SessionDeletedError": (409, None),
     "SnapshotConflictError": (409, None),
     "SnapshotExistsError": (409, None),
     "StorageTimeoutError": (503, "1"),

@@ -32,6 +32,7 @@ from snapstore import (
     ObjectSnapshotStorage,
     OutcomeUnknownError,
     PartialDeleteError,
+    SessionDeletedError,
     Snapshot,
     SnapshotConflictError,
     SnapshotDecodeError,
@@ -435,6 +436,8 @@ class StorageMachine(RuleBasedStateMachine):
         self.task = asyncio.current_task()
         try:
             result = await act()
+        except SessionDeletedError:
+            result = SnapshotConflictError  # which of the two it is depends on who came first
         except SnapshotConflictError as error:
             result = type(error)
         except OutcomeUnknownError:
@@ -503,8 +506,9 @@ class StorageMachine(RuleBasedStateMachine):
         if version is None:
             return {}, anything
         given = version if choice % 2 else version.etag
-        # An etag is one of the content, on each of these stores.
-        return {"if_match": given}, lambda content: content == expected
+        current = self.runner.run(self.other.load_versioned(location=location))
+        is_current = current is not None and current.etag == version.etag
+        return {"if_match": given}, lambda content: is_current and content == expected
 
 
 def history_effect(location, snapshot_id, content):
@@ -922,9 +926,9 @@ def is_prefix(value):
 
 
 def is_etag(value):
-    """Whether it is one etag: HTTP would take more as a list of them, and `*` as any."""
-    etag = value.strip('"') if isinstance(value, str) else ""
-    return bool(etag) and etag != "*" and all("!" <= c <= "~" and c != "," for c in etag)
+    """Whether it is one etag; `*` stands for any."""
+    etag = value.removeprefix("W/").strip('"') if isinstance(value, str) else ""
+    return bool(etag) and etag != "*" and all("!" <= c <= "~" and c != '"' for c in etag)
 
 
 async def save_if_match(storage, value):

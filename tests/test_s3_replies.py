@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from aiohttp import web
 
@@ -16,8 +17,8 @@ from snapstore import (
     InvalidResponseError,
     PartialDeleteError,
     S3Storage,
+    SessionDeletedError,
     Snapshot,
-    SnapshotConflictError,
     SnapshotLocation,
     StorageError,
     StorageTimeoutError,
@@ -32,6 +33,7 @@ HISTORY = "s-1/scopes/agent/weather/snapshots/immutable_history/"
 SNAPSHOT = Snapshot.new({"text": "CANARY-SNAPSHOT"})
 SESSION = get_session()
 SESSION.set_credentials("CANARY-ACCESS-KEY", "CANARY-SECRET-KEY", "CANARY-TOKEN")
+THREE_TRIES = AioConfig(retries={"total_max_attempts": 3})
 BODY = b'{"scope":"agent","schemaVersion":"1.0","createdAt":"t","data":{},"appData":{}}'
 
 
@@ -174,7 +176,7 @@ async def test_a_missing_object_is_none_and_a_read_refused_names_the_permission(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_failing_server_is_tried_again_and_then_reported(operation) -> None:
-    async with storage_on(failing(503, "SlowDown")) as (storage, server):
+    async with storage_on(failing(503, "SlowDown"), config=THREE_TRIES) as (storage, server):
         with pytest.raises(StorageUnavailableError, match="fewer requests") as caught:
             await operation(storage)
     assert caught.value.request_id == "r-1"
@@ -216,23 +218,31 @@ async def test_a_contended_conditional_write_is_tried_again() -> None:
 
 
 async def test_a_write_that_stays_contended_is_unavailable_not_a_conflict() -> None:
-    async with storage_on(failing(409, "ConditionalRequestConflict")) as (storage, server):
-        with pytest.raises(StorageUnavailableError):
+    contended = failing(409, "ConditionalRequestConflict")
+    async with storage_on(contended, config=THREE_TRIES) as (storage, server):
+        with pytest.raises(StorageUnavailableError) as caught:
             await save_new(storage)
-    assert len(server.arrived) == 8
+    assert caught.value.outcome == "not applied"
+    assert caught.value.retryable
+    assert server.arrived == ["PUT"] * 3
 
 
 @pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (404, "NoSuchKey")])
 async def test_a_lost_race_is_a_conflict_also_where_the_server_says_no_such_key(
     status, code
 ) -> None:
-    async with storage_on(failing(status, code)) as (storage, _):
-        with pytest.raises(SnapshotConflictError) as caught:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await failing(status if request.method == "PUT" else 404, code)(request)
+
+    async with storage_on(handler) as (storage, server):
+        with pytest.raises(SessionDeletedError) as caught:
             await storage.save_snapshot(
                 location=LOCATION, snapshot=SNAPSHOT, is_latest=True, if_match='"e"'
             )
+    assert server.arrived == ["PUT", "HEAD"]
     assert caught.value.status == status
     assert caught.value.key.endswith("snapshot_latest.json")
+    assert (caught.value.outcome, caught.value.retryable) == ("not applied", False)
 
 
 async def test_etags_are_sent_without_quotes() -> None:

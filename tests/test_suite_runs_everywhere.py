@@ -108,6 +108,7 @@ MY_PACKAGE = """
 
     class MyStore(MemoryObjectStore):
         def __init__(self, objects):
+            super().__init__()
             self.objects = objects
 
 
@@ -609,6 +610,7 @@ class UpdatesWhatItReadFirst(BrokenStorage):
 
 class BrokenStore(MemoryObjectStore):
     def __init__(self, objects):
+        super().__init__()
         self.objects = objects
 
 

@@ -124,8 +124,14 @@ def test_fields_come_in_the_documented_order():
     )
     assert SnapshotManifest.__struct_fields__[:2] == ("schema_version", "updated_at")
     assert SnapshotLocation.__struct_fields__ == ("session_id", "scope", "scope_id")
-    assert SavedSnapshot.__struct_fields__ == ("snapshot_id", "etag", "lineage")
-    assert VersionedSnapshot.__struct_fields__ == ("snapshot", "etag", "lineage")
+    assert SavedSnapshot.__struct_fields__ == ("snapshot_id", "etag", "lineage", "key")
+    assert VersionedSnapshot.__struct_fields__ == (
+        "snapshot",
+        "etag",
+        "lineage",
+        "key",
+        "snapshot_id",
+    )
     assert DeletedSession.__struct_fields__ == ("objects", "kept")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from snapstore.errors import InvalidResponseError, StorageError
 
@@ -18,9 +18,12 @@ __all__ = [
     "DamagedReplyError",
     "Finding",
     "InspectableStore",
+    "MetadataStore",
     "ObjectStore",
     "ObjectTooLargeError",
     "PreconditionFailedError",
+    "RefusedWrite",
+    "RefusingStore",
     "StoredObject",
     "Version",
     "content_version",
@@ -35,7 +38,15 @@ UNCONFIRMED: Final = "Unconfirmed"
 
 
 class PreconditionFailedError(StorageError):
-    """A conditional write found another version, or one where there should be none."""
+    """A conditional write found another version, or one where there should be none.
+
+    Attributes:
+        is_missing: Whether there is no object any more, where one was to be replaced.
+    """
+
+    def __init__(self, message: str, *, is_missing: bool = False, **facts: Any) -> None:
+        super().__init__(message, **{**facts, "outcome": "not applied"})
+        self.is_missing = is_missing
 
 
 class ObjectTooLargeError(StorageError):
@@ -65,10 +76,12 @@ class StoredObject(NamedTuple):
     Attributes:
         data: The whole body.
         version: Its version.
+        metadata: What was kept beside it, as far as the store keeps such.
     """
 
     data: bytes
     version: Version
+    metadata: Mapping[str, str] = {}
 
 
 class Finding(NamedTuple):
@@ -175,6 +188,70 @@ class ObjectStore(Protocol):
         Returns:
             The keys that were not deleted, each with the server's code, or `UNCONFIRMED`.
         """
+        ...
+
+
+@runtime_checkable
+class MetadataStore(Protocol):
+    """Optional capability: short texts that are kept beside an object."""
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """Write as `ObjectStore.put` does.
+
+        Args:
+            key: Its full key.
+            data: The body.
+            metadata: ASCII texts by name, in lower case, with which the object is read:
+                `StoredObject.metadata`.
+            if_match: As in `ObjectStore.put`.
+            if_none_match: As in `ObjectStore.put`.
+        """
+        ...
+
+
+class RefusedWrite(Protocol):
+    """A conditional write that the server has refused.
+
+    It may have been refused by its own first try, which the object as it is now tells.
+    """
+
+    def resolve(self, found: Version | None) -> Version:
+        """Tell what became of it.
+
+        Args:
+            found: The version of the object, read after the refusal; `None` if there is none.
+
+        Returns:
+            The version that it wrote after all.
+
+        Raises:
+            PreconditionFailedError: It was not applied.
+            OutcomeUnknownError: Nothing can tell.
+        """
+        ...
+
+
+@runtime_checkable
+class RefusingStore(Protocol):
+    """Optional capability: refused writes are left to a caller who reads the object anyway."""
+
+    async def try_put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version | RefusedWrite:
+        """Write as `ObjectStore.put` does, but return a refused write instead of resolving it."""
         ...
 
 

@@ -154,7 +154,7 @@ class FileObjectStore:
                             stored is None or content_version(stored).etag != if_match.etag
                         ):
                             raise self._precondition_failed(
-                                key, "it is not at the version expected"
+                                key, "it is not at the version expected", is_missing=stored is None
                             )
                     self._replace(target, name, data)
                 return content_version(data)
@@ -359,9 +359,15 @@ class FileObjectStore:
         finally:
             os.close(descriptor)
 
-    def _precondition_failed(self, key: str, why: str) -> PreconditionFailedError:
+    def _precondition_failed(
+        self, key: str, why: str, *, is_missing: bool = False
+    ) -> PreconditionFailedError:
         return PreconditionFailedError(
-            f"{key} in {self.name}: {why}", operation="put", bucket=self.name, key=key
+            f"{key} in {self.name}: {why}",
+            is_missing=is_missing,
+            operation="put",
+            bucket=self.name,
+            key=key,
         )
 
     def _no_folder(self) -> StorageError:

@@ -28,6 +28,7 @@ class MemoryObjectStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self._metadata: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
         """Do nothing."""
@@ -46,7 +47,7 @@ class MemoryObjectStore:
                 operation="get",
                 key=key,
             )
-        return StoredObject(data, content_version(data))
+        return StoredObject(data, content_version(data), self._metadata.get(key, {}))
 
     async def put(
         self,
@@ -62,10 +63,28 @@ class MemoryObjectStore:
             raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
         if if_match is not None and not _is_at(stored, if_match):
             raise PreconditionFailedError(
-                f"{key} is not at the version expected", operation="put", key=key
+                f"{key} is not at the version expected",
+                is_missing=stored is None,
+                operation="put",
+                key=key,
             )
         self.objects[key] = bytes(data)
+        self._metadata.pop(key, None)
         return content_version(data)
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """See `MetadataStore`."""
+        version = await self.put(key, data, if_match=if_match, if_none_match=if_none_match)
+        self._metadata[key] = dict(metadata)
+        return version
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -89,6 +108,7 @@ class MemoryObjectStore:
         """See `ObjectStore.delete`."""
         for key in keys:
             self.objects.pop(key, None)
+            self._metadata.pop(key, None)
         return {}
 
 

@@ -1,9 +1,4 @@
-"""Waiting and trying again, with full jitter.
-
-botocore's `standard` mode retries what it knows. What it does not know is tried again here: 429 by
-any name, 409 on writes, reads that arrive damaged. The waits serve two loops elsewhere as well: the
-single keys of a delete, and `update_latest` of the storage above.
-"""
+"""Trying again, with full jitter, for as long as the deadline allows."""
 
 from __future__ import annotations
 
@@ -13,14 +8,17 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final, TypeVar
 
+from snapstore.deadline import Deadline
 from snapstore.errors import StorageError
 
 __all__ = ["full_jitter", "retrying"]
 
 T = TypeVar("T")
 
-_BASE: Final = 0.02
-_CAP: Final = 2.0
+_BASE: Final = 0.05
+_CAP: Final = 8.0
+_MOST_TRIES: Final = 10
+"""Tries of an operation without a deadline, some 13 seconds in all."""
 
 
 def full_jitter(attempt: int) -> float:
@@ -30,30 +28,40 @@ def full_jitter(attempt: int) -> float:
         attempt: Its number, from 0.
 
     Returns:
-        Seconds: evenly spread from 0 to a bound that doubles from 20 ms up to 2 s (Marc Brooker,
+        Seconds: evenly spread from 0 to a bound that doubles from 50 ms up to 8 s (Marc Brooker,
         "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     """
     return random.uniform(0.0, min(_CAP, _BASE * 2.0 ** min(attempt, 16)))
 
 
 async def retrying(
-    request: Callable[[], Awaitable[T]], *, attempts: Callable[[StorageError], int]
+    request: Callable[[], Awaitable[T]], *, most_tries: Callable[[StorageError], int | None]
 ) -> T:
-    """Make a request, again where its error is worth it.
+    """Make a request, and again where its error passes, until the deadline of the operation.
+
+    Where the server says how long to wait (`retry_after`), it is given that long.
 
     Args:
         request: Makes the request once.
-        attempts: How often a request that fails so may be made in all; 1 for no other try.
+        most_tries: How often a request that fails with this error may be made in all; `None` for
+            as often as the deadline allows, or 10 times where there is none.
 
     Raises:
-        StorageError: The last attempt's.
+        StorageError: The last try's: none is left, or the wait for the next one would pass the
+            deadline.
     """
     for attempt in count():
         try:
             return await request()
         except StorageError as error:
-            if attempt + 1 >= attempts(error):
-                raise
+            most = most_tries(error)
+            remaining = Deadline.current().remaining
+            if most is None and remaining is None:
+                most = _MOST_TRIES
             wait = max(full_jitter(attempt), error.retry_after or 0.0)
+            if most is not None and attempt + 1 >= most:
+                raise
+            if remaining is not None and wait >= remaining:
+                raise
         await asyncio.sleep(wait)
     raise AssertionError("unreachable")

@@ -61,6 +61,10 @@ class Fault:
         delay: Seconds before the server gets the request.
         forward: Whether the server gets it at all. If not, the reply is an empty 200, until the
             next fields make another of it.
+        repeat: Whether the server gets it a second time, whose reply it is then: what a proxy does
+            that turns to its next server when the first one has not answered.
+        held: Whether the connection is reset at once, and the server gets the request later, by
+            `RecordingProxy.release`.
         status: The status of the reply instead of its own.
         headers: Headers laid over those of the reply; `None` takes one away.
         body: The body instead of its own.
@@ -82,6 +86,8 @@ class Fault:
 
     delay: float = 0.0
     forward: bool = True
+    repeat: bool = False
+    held: bool = False
     status: int | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     body: bytes | None = None
@@ -116,18 +122,25 @@ class RecordingProxy:
     Attributes:
         endpoint_url: Where it listens.
         requests: What has arrived, in order of arrival. Clear it at will.
+        held: The requests that the server has not got yet, each as a function that sends it.
         fault: Asked about each request as it arrives; `None` from it lets the request pass.
     """
 
     def __init__(self, endpoint_url: str) -> None:
         self.endpoint_url = endpoint_url
         self.requests: list[RecordedRequest] = []
+        self.held: list[Callable[[], Awaitable[object]]] = []
         self.fault: Callable[[RecordedRequest], Awaitable[Fault | None]] = _no_fault
 
     @property
     def operations(self) -> list[str]:
         """The operations of `requests`."""
         return [request.operation for request in self.requests]
+
+    async def release(self) -> None:
+        """Send the server what was held, in order. It has answered when this returns."""
+        while self.held:
+            await self.held.pop(0)()
 
 
 @asynccontextmanager
@@ -163,8 +176,13 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
         proxy.requests.append(recorded)
         fault = await proxy.fault(recorded) or Fault()
         await asyncio.sleep(fault.delay)
+        if fault.held:
+            proxy.held.append(lambda: pass_on(request, body))
+            return _reset(request)
         if fault.forward:
             reply = await pass_on(request, body)
+            if fault.repeat:
+                reply = await pass_on(request, body)
         else:
             reply = _Reply(200, CIMultiDict({"Content-Length": "0"}), b"")
         await asyncio.sleep(fault.stall)

@@ -11,7 +11,6 @@ import asyncio
 import gzip
 import os
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +23,6 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
-from snapstore.objects.s3.errors import was_not_connected
-from snapstore.objects.s3.settle import TOKEN, Write
-
 __all__ = ["HTTPSession", "make_client"]
 
 
@@ -37,7 +33,6 @@ def make_client(
     endpoint_url: str | None,
     config: Any,
     max_concurrency: int,
-    writes: Mapping[str, Write],
 ) -> Any:
     """Make and enter an S3 client. It blocks: call it in a thread.
 
@@ -47,7 +42,6 @@ def make_client(
         endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
         config: Whatever it sets goes before our own settings, but for a pool that is too small.
         max_concurrency: How many connections the pool must hold at least.
-        writes: The writes under way, by their tokens, in which the end of each try is noted.
 
     Returns:
         A client without any connection yet, to be used on one event loop, and closed there.
@@ -76,7 +70,6 @@ def make_client(
     # belongs to a loop.
     client = asyncio.run(context.__aenter__())
     _tune(client)
-    client.meta.events.register("needs-retry.s3.PutObject", partial(_note_try, writes))
     return client
 
 
@@ -91,22 +84,6 @@ def _tune(client: Any) -> None:
     s3: Mapping[str, Any] = client.meta.config.s3 or {}
     if client.meta.endpoint_url.startswith("https://") and "payload_signing_enabled" not in s3:
         client.meta.config.s3 = {**s3, "payload_signing_enabled": False}
-
-
-def _note_try(
-    writes: Mapping[str, Write],
-    request_dict: Mapping[str, Any],
-    response: tuple[Any, Mapping[str, Any]] | None,
-    caught_exception: Exception | None,
-    **_: Any,
-) -> None:
-    write = writes.get(request_dict["headers"].get(f"x-amz-meta-{TOKEN}", ""))
-    if write is None:
-        return
-    if response is not None:
-        write.ended(response[1]["ResponseMetadata"]["HTTPStatusCode"])
-    elif caught_exception is not None and not was_not_connected(caught_exception):
-        write.ended(None)
 
 
 def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:

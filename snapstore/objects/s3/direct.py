@@ -21,18 +21,28 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, FlexibleChecksumError
 
-from snapstore.objects.base import StoredObject, Version
+from snapstore.deadline import Deadline
+from snapstore.errors import InvalidResponseError
+from snapstore.objects.base import DamagedReplyError, StoredObject, Version
+from snapstore.objects.readback import Ending, Write, version_of
 from snapstore.objects.s3 import xml
+from snapstore.objects.s3.calls import Call
+from snapstore.objects.s3.errors import as_botocore, ending_of, is_wrong_region
 from snapstore.objects.s3.internals import Internals, UnfitError
-from snapstore.objects.s3.requests import Page, Requests, crc32, too_large
-from snapstore.objects.s3.settle import LINEAGE, TOKEN, Write, version_of
+from snapstore.objects.s3.requests import (
+    Page,
+    Requests,
+    crc32,
+    etag_of,
+    own_metadata,
+    too_large,
+)
 from snapstore.objects.s3.template import CRC32, META, Template
 
 __all__ = ["DirectRequests"]
@@ -41,33 +51,30 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("snapstore")
 
-_CONCLUSIVE: Final = frozenset({404, 409, 412, 429})
-"""Statuses that, with a code in the body, the generic call would not make anything else of."""
+_REPEATED: Final = frozenset({400, 401, 403})
+"""Statuses that may be the fault of a replayed request: a generic call is asked again."""
+
+_UNDERSTOOD: Final = frozenset({404, 409, 412})
+"""Statuses, beside the good ones, of requests that a server has understood."""
+
+_OVERLOADED: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses of a server in trouble, which a generic call would have met as well."""
 
 _LARGE: Final = 2**20
 """A body of so many bytes keeps the event loop busy; and given as bytes, aiohttp warns of it."""
 
-_A_MOMENT: Final = 1e-6
-"""Seconds for others to run: after 0, what is due by a timer would not have had its turn."""
+_MAX_ERROR_BYTES: Final = 64 * 1024
 
-_UNWELL: Final = frozenset({500, 502, 503, 504})
-"""Statuses of a server in trouble, which the generic call would have met as well."""
+_YIELD: Final = 1e-6
+"""Seconds of sleep that let others run, timers included: those wait for more than 0."""
 
-_PATIENCE: Final = 5
-_PAUSE: Final = 60.0
+_FAILURE_THRESHOLD: Final = 5
+_RESET_TIMEOUT: Final = 60.0
 
-_NEVER_SENT: Final = (AttributeError, RuntimeError, ValueError)
-"""What comes of a client that its owner has closed, and of a header that can't be sent."""
+_TRANSPORT: Final = (OSError, TimeoutError, aiohttp.ClientError, RuntimeError, ValueError)
+"""What sending and receiving raises; the last two come of a closed session and of a bad header."""
 
-_BROKEN: Final = (OSError, TimeoutError, aiohttp.ClientError, *_NEVER_SENT)
 _NOTHING: Final[Mapping[str, str]] = {}
-_HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-direct", "unique_id_uses_count": True}
-
-_lesson: ContextVar[list[Any] | None] = ContextVar("snapstore_lesson", default=None)
-"""Where the requests of the generic call under way are to be noted."""
-
-_rehearsing: ContextVar[bool] = ContextVar("snapstore_rehearsing", default=False)
-"""Whether the generic call under way is not to be sent."""
 
 
 class DirectRequests:
@@ -94,7 +101,6 @@ class DirectRequests:
         self._failures: Counter[str] = Counter()
         self._resting_until = 0.0
         self.off: str | None = None
-        client.meta.events.register("before-send.s3", _note, **_HOOK)
         self._look_inside()
         # Their requests are addressed and signed in ways of their own.
         if bucket.startswith("arn:"):
@@ -114,52 +120,45 @@ class DirectRequests:
             with suppress(Exception):
                 await self._internals.warm()
                 if self._internals.has_credentials:
-                    await self._rehearse()
+                    await self._capture_all()
 
-    async def _rehearse(self) -> None:
-        """Learn all requests from generic calls that are not sent."""
+    async def _capture_all(self) -> None:
+        """Capture all requests from generic calls that are not sent."""
         calls: dict[tuple[str, str], Callable[[], Awaitable[object]]] = {
             ("PutObject", "key"): lambda: self._generic.put("key", b"", Write(None, create=False)),
             ("GetObject", "key"): lambda: self._generic.get("key", 0),
             ("ListObjectsV2", ""): lambda: self._generic.list("", 1, None, None),
             ("DeleteObjects", ""): lambda: self._generic.delete(["key"]),
         }
-        token = _rehearsing.set(True)
-        try:
-            for (operation, key), call in calls.items():
-                with suppress(ClientError):  # which is how such a call ends
-                    await self._learn(operation, key, call())
-        finally:
-            _rehearsing.reset(token)
-
-    def close(self) -> None:
-        """Take the hook away again."""
-        self._client.meta.events.unregister("before-send.s3", _note, **_HOOK)
+        for (operation, key), call in calls.items():
+            with suppress(ClientError), Call(dry_run=True).watched():  # ClientError is how it ends
+                await self._capture(operation, key, call())
 
     async def get(self, key: str, max_bytes: int) -> StoredObject:
         """See `Requests.get`."""
-        template = self._template("GetObject")
-        if template is None:
-            return await self._learn("GetObject", key, self._generic.get(key, max_bytes))
-        try:
-            async with await self._send(template, "GET", key=key) as reply:
-                length, etag = reply.content_length, _etag(reply)
-                if reply.status == 200 and length is not None and etag:
-                    if length > max_bytes:
-                        raise too_large(self._bucket, key, length, max_bytes)
-                    data = await reply.read()
-                    if length >= _LARGE:
-                        # To put it together took milliseconds, and so will the checksum.
-                        await asyncio.sleep(_A_MOMENT)
-                    if len(data) == length and _is_intact(data, reply.headers.get(CRC32)):
-                        del self._failures["GetObject"]
-                        return StoredObject(data, version_of(etag, _metadata(reply)))
-                await self._raise_if_conclusive(reply, "GetObject")
-                why: object = reply.status
-        except _BROKEN as error:
-            why = error
-        self._fell_back("GetObject", why)
-        return await self._learn("GetObject", key, self._generic.get(key, max_bytes))
+
+        async def read(response: aiohttp.ClientResponse) -> StoredObject:
+            if response.status == 206:
+                raise DamagedReplyError(f"GetObject of {key}: the response is a part of the object")
+            etag = etag_of(response.headers, "GetObject", key)
+            length = response.content_length
+            if length is not None and length > max_bytes:
+                raise too_large(self._bucket, key, length, max_bytes)
+            Deadline.current().allow(length or 0)
+            data = await _read_up_to(response, max_bytes + 1)
+            if len(data) > max_bytes:
+                raise too_large(self._bucket, key, len(data), max_bytes)
+            if len(data) >= _LARGE:
+                # To put it together took milliseconds, and so will the checksum.
+                await asyncio.sleep(_YIELD)
+            self._internals.verify(data, response.headers)
+            metadata = _metadata(response)
+            return StoredObject(data, version_of(etag, metadata), own_metadata(metadata))
+
+        found = await self._replay("GetObject", "GET", read, key=key)
+        if found is None:
+            return await self._capture("GetObject", key, self._generic.get(key, max_bytes))
+        return found
 
     async def head(self, key: str) -> Version:
         """See `Requests.head`. It is rare, and always generic."""
@@ -167,42 +166,31 @@ class DirectRequests:
 
     async def put(self, key: str, data: bytes, write: Write) -> Version:
         """See `Requests.put`."""
-        template = self._template("PutObject")
-        if template is None or (self._internals.sends_again and len(data) >= _LARGE):
-            return await self._learn("PutObject", key, self._generic.put(key, data, write))
         headers = {META + name: value for name, value in write.metadata.items()}
         headers[CRC32] = crc32(data)
-        if write.condition is not None:
-            headers["if-none-match" if write.condition == "*" else "if-match"] = write.condition
-        try:
-            async with await self._send(template, "PUT", key, headers=headers, body=data) as reply:
-                etag = _etag(reply)
-                if reply.status == 200 and etag and await _is_empty(reply):
-                    del self._failures["PutObject"]
-                    return write.version(etag)
-                await self._raise_if_conclusive(reply, "PutObject")
-                # After a good status that is not as expected, it has most likely been applied.
-                write.ended(reply.status if reply.status >= 300 else None)
-                why: object = reply.status
-        except (aiohttp.ClientConnectorError, *_NEVER_SENT) as error:
-            why = error
-        except _BROKEN as error:
-            write.ended(None)
-            why = error
-        self._fell_back("PutObject", why)
-        return await self._learn("PutObject", key, self._generic.put(key, data, write))
+        if write.precondition is not None:
+            name, value = write.precondition
+            headers[name] = value
+
+        async def read(response: aiohttp.ClientResponse) -> Version:
+            text = (await _read_up_to(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+            if text and xml.is_error(text):
+                raise _client_error(response, "PutObject", text, status=500)
+            return write.version(etag_of(response.headers, "PutObject", key))
+
+        version = None
+        if self.off is None and not (self._internals.sends_again and len(data) >= _LARGE):
+            version = await self._replay(
+                "PutObject", "PUT", read, key=key, headers=headers, body=data
+            )
+        if version is None:
+            return await self._capture("PutObject", key, self._generic.put(key, data, write))
+        return version
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
     ) -> Page:
         """See `Requests.list`. The keys are taken out of the XML as it comes."""
-
-        def generic() -> Awaitable[Page]:
-            return self._generic.list(prefix, page_size, start_after, token)
-
-        template = self._template("ListObjectsV2")
-        if template is None:
-            return await self._learn("ListObjectsV2", "", generic())
         position = {"start-after": start_after} if token is None else {"continuation-token": token}
         wanted = {
             "encoding-type": "url",
@@ -216,84 +204,107 @@ class DirectRequests:
             for name, value in sorted(wanted.items())
             if value is not None
         )
-        sent = self._send(template, "GET", query=query)
-        page = await self._read("ListObjectsV2", sent, xml.read_page)
-        return await self._learn("ListObjectsV2", "", generic()) if page is None else page
+
+        async def read(response: aiohttp.ClientResponse) -> Page | None:
+            text = _text_of(await response.read())
+            return None if text is None else xml.read_page(text)
+
+        page = await self._replay("ListObjectsV2", "GET", read, query=query)
+        if page is None:
+            call = self._generic.list(prefix, page_size, start_after, token)
+            return await self._capture("ListObjectsV2", "", call)
+        return page
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
-        template, body = self._template("DeleteObjects"), xml.delete_body(keys)
-        if template is None:
-            return await self._learn("DeleteObjects", "", self._generic.delete(keys))
+        body = xml.delete_body(keys)
         if body is None:
             return await self._generic.delete(keys)
+
+        async def read(response: aiohttp.ClientResponse) -> dict[str, str] | None:
+            text = _text_of(await response.read())
+            return None if text is None else xml.read_deleted(text, keys)
+
         headers = {CRC32: crc32(body)}
-        sent = self._send(template, "POST", query="delete=", headers=headers, body=body)
-        outcome = await self._read("DeleteObjects", sent, lambda text: xml.read_deleted(text, keys))
+        outcome = await self._replay(
+            "DeleteObjects", "POST", read, query="delete=", headers=headers, body=body
+        )
         if outcome is None:
-            return await self._learn("DeleteObjects", "", self._generic.delete(keys))
+            return await self._capture("DeleteObjects", "", self._generic.delete(keys))
         return outcome
 
-    async def _send(
+    async def _replay(
         self,
-        template: Template,
+        operation: str,
         method: str,
-        key: str = "",
+        read: Callable[[aiohttp.ClientResponse], Awaitable[T | None]],
         *,
+        key: str = "",
         query: str = "",
         headers: Mapping[str, str] = _NOTHING,
         body: bytes = b"",
-    ) -> aiohttp.ClientResponse:
+    ) -> T | None:
+        """Make a request without the client: one try, which ends like one try of a generic call.
+
+        Args:
+            operation: The S3 operation.
+            method: The HTTP method.
+            read: Reads a response of 200.
+            key: The key.
+            query: The query, percent-encoded and sorted by name.
+            headers: The headers of this request alone.
+            body: The body.
+
+        Returns:
+            What was read; `None` where a generic call has to be made instead.
+        """
+        template = self._template(operation)
+        if template is None:
+            return None
         session, times, credentials = await self._internals.current()
-        url, headers = template.signed(
+        url, signed = template.signed(
             credentials, method, key=key, query=query, headers=headers, body=body
         )
-        return await session.request(
-            method,
-            url,
-            headers=headers,
-            # Empty bytes would be sent as a body of length 0.
-            data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
-            allow_redirects=False,
-            timeout=times,
-        )
-
-    async def _read(
-        self,
-        operation: str,
-        sent: Awaitable[aiohttp.ClientResponse],
-        read: Callable[[str], T | None],
-    ) -> T | None:
-        """What is read out of a good reply; `None` if that can't be done."""
+        call = Call.current()
+        call.sent()
+        found: T | None = None
+        failure: Exception | None = None
         try:
-            async with await sent as reply:
-                if reply.status == 200:
-                    found = read((await reply.read()).decode())
-                    if found is not None:
-                        del self._failures[operation]
-                        return found
-                await self._raise_if_conclusive(reply, operation)
-                why: object = reply.status
-        except _BROKEN as error:
-            why = error
-        self._fell_back(operation, why)
-        return None
-
-    async def _raise_if_conclusive(self, reply: aiohttp.ClientResponse, operation: str) -> None:
-        if reply.status not in _CONCLUSIVE:
-            return
-        code = xml.error_code((await reply.read()).decode(errors="replace"))
-        if not code:
-            return
-        del self._failures[operation]
-        headers = {name.lower(): value for name, value in reply.headers.items()}
-        metadata = {
-            "HTTPStatusCode": reply.status,
-            "HTTPHeaders": headers,
-            "RequestId": headers.get("x-amz-request-id"),
-        }
-        error = {"Code": code, "Message": ""}
-        raise ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
+            async with await session.request(
+                method,
+                url,
+                headers=signed,
+                # Empty bytes would be sent as a body of length 0.
+                data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
+                allow_redirects=False,
+                timeout=times,
+            ) as response:
+                if 200 <= response.status < 300:
+                    found = await read(response)
+                else:
+                    text = (await _read_up_to(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+                    failure = _client_error(response, operation, text)
+        except (ClientError, FlexibleChecksumError, InvalidResponseError) as error:
+            failure = error
+        except _TRANSPORT as error:
+            failure = as_botocore(error, str(url.origin()))
+        if found is not None:
+            del self._failures[operation]
+            return found
+        call.ended(Ending.LOST if failure is None else ending_of(failure))
+        if not isinstance(failure, ClientError):
+            self._fell_back(operation, type(failure).__name__)
+            if failure is None:
+                return None
+            raise failure
+        status: int = failure.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status in _UNDERSTOOD:
+            del self._failures[operation]
+            raise failure
+        self._fell_back(operation, f"a response of {status}", counts=status not in _OVERLOADED)
+        if is_wrong_region(failure.response) or (status in _REPEATED and not call.is_last_try):
+            return None
+        raise failure
 
     def _template(self, operation: str) -> Template | None:
         if self.off is not None or self.rests:
@@ -309,22 +320,19 @@ class DirectRequests:
         except UnfitError as error:
             self._switch_off(str(error))
 
-    async def _learn(self, operation: str, key: str, call: Awaitable[T]) -> T:
+    async def _capture(self, operation: str, key: str, call: Awaitable[T]) -> T:
         """Make a generic call, and take what it sent for a template if it was understood."""
-        requests: list[Any] = []
-        token = _lesson.set(requests)
         try:
             result = await call
         except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _CONCLUSIVE:
-                self._take(operation, key, requests)
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _UNDERSTOOD:
+                self._store_template(operation, key)
             raise
-        finally:
-            _lesson.reset(token)
-        self._take(operation, key, requests)
+        self._store_template(operation, key)
         return result
 
-    def _take(self, operation: str, key: str, requests: Sequence[Any]) -> None:
+    def _store_template(self, operation: str, key: str) -> None:
+        requests = Call.current().requests
         if self.off is not None or not requests:
             return
         try:
@@ -337,17 +345,23 @@ class DirectRequests:
         else:
             self._switch_off("requests go through a proxy")
 
-    def _fell_back(self, operation: str, why: object) -> None:
-        """Note that a replay was of no use: for what it raised, or for the status of its reply."""
-        reason = f"an answer of {why}" if isinstance(why, int) else type(why).__name__
-        logger.debug("%s of %s falls back to a generic call: %s", operation, self._bucket, reason)
-        if isinstance(why, int) and why in _UNWELL:
+    def _fell_back(self, operation: str, why: str, *, counts: bool = True) -> None:
+        """Note that a replay was of no use. The next call is a generic one, and captured anew.
+
+        Args:
+            operation: The S3 operation.
+            why: What has happened.
+            counts: Whether it brings the circuit breaker nearer to opening.
+        """
+        logger.debug("%s of %s falls back to a generic call: %s", operation, self._bucket, why)
+        self._templates.pop(operation, None)
+        if not counts:
             return
         self._failures[operation] += 1
-        if self._failures[operation] >= _PATIENCE:
+        if self._failures[operation] >= _FAILURE_THRESHOLD:
             self._failures.clear()
-            self._resting_until = time.monotonic() + _PAUSE
-            logger.debug("the direct path to %s rests for %g s", self._bucket, _PAUSE)
+            self._resting_until = time.monotonic() + _RESET_TIMEOUT
+            logger.debug("the direct path to %s rests for %g s", self._bucket, _RESET_TIMEOUT)
 
     def _switch_off(self, why: str) -> None:
         self.off = why
@@ -355,37 +369,52 @@ class DirectRequests:
         logger.debug("the direct path to %s is off: %s", self._bucket, why)
 
 
-class _Unsent:
-    """Stands for the reply to a request that is not sent."""
-
-    status_code = 412
-    headers: Mapping[str, str] = _NOTHING
-
-    @property
-    async def content(self) -> bytes:
-        return b"<Error><Code>Unsent</Code></Error>"
-
-
-def _note(request: Any, **_: Any) -> _Unsent | None:
-    """Look at a request as it is sent, and leave it as it is. A reply is one to do without it."""
-    lesson = _lesson.get()
-    if lesson is not None:
-        lesson.append(request)
-    return _Unsent() if _rehearsing.get() else None
+async def _read_up_to(response: aiohttp.ClientResponse, size: int) -> bytes:
+    """Read a body, or its first bytes where it is longer."""
+    length = response.content_length
+    if length is not None and length <= size:
+        return await response.read()
+    body = bytearray()
+    while len(body) < size and (chunk := await response.content.read(size - len(body))):
+        body += chunk
+    return bytes(body)
 
 
-def _etag(reply: aiohttp.ClientResponse) -> str:
-    return reply.headers.get("ETag", "").strip('"')
+def _text_of(body: bytes) -> str | None:
+    """The text of a body; `None` where it is no UTF-8."""
+    with suppress(UnicodeDecodeError):
+        return body.decode()
+    return None
 
 
-async def _is_empty(reply: aiohttp.ClientResponse) -> bool:
-    return reply.content_length == 0 or not await reply.read()
+def _client_error(
+    response: aiohttp.ClientResponse, operation: str, text: str, status: int | None = None
+) -> ClientError:
+    """The error that botocore makes of a response.
+
+    Args:
+        response: The response.
+        operation: The S3 operation.
+        text: Its body.
+        status: The status to be told, where it is not the response's own.
+    """
+    status = status or response.status
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    details = xml.read_error(text)
+    # For what is no XML, botocore takes the status for the code.
+    error = {"Code": str(status)} if details is None else {"Code": "", **details}
+    metadata = {
+        "HTTPStatusCode": status,
+        "HTTPHeaders": headers,
+        "RequestId": headers.get("x-amz-request-id"),
+    }
+    return ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
 
 
-def _metadata(reply: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name: reply.headers.get(META + name, "") for name in (TOKEN, LINEAGE)}
-
-
-def _is_intact(data: bytes, checksum: str | None) -> bool:
-    """Whether a body matches its CRC-32. One of several parts, with their number, is none of it."""
-    return checksum is None or "-" in checksum or checksum == crc32(data)
+def _metadata(response: aiohttp.ClientResponse) -> dict[str, str]:
+    start = len(META)
+    return {
+        name[start:].lower(): value
+        for name, value in response.headers.items()
+        if name[:start].lower() == META
+    }

@@ -50,9 +50,9 @@ from snapstore.errors import (
     UnsupportedOperationError,
 )
 from snapstore.objects.base import DamagedReplyError
-from snapstore.objects.s3.settle import Write
+from snapstore.objects.readback import Ending
 
-__all__ = ["note_end", "translate", "was_not_connected"]
+__all__ = ["as_botocore", "ending_of", "is_wrong_region", "translate"]
 
 CREATE_CLIENT: Final = "CreateClient"
 """Stands for an operation in the errors of making a client."""
@@ -109,53 +109,88 @@ _WRONG_REGION: Final = frozenset(
 )
 
 
-_NEVER_SENT: Final = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    NoRegionError,
-    ParamValidationError,
-    SSOError,
+_REJECTED: Final = frozenset(
+    {"Busy", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling"}
 )
+"""Codes of a 503 with which a server turns a request away before it does anything."""
 
 
-def note_end(write: Write, error: Exception, *, each_try_is_noted: bool) -> None:
-    """Note in a write how it ended.
+def ending_of(end: Exception | Mapping[str, Any]) -> Ending:
+    """Tell what the end of a try says of the write that it made.
 
     Args:
-        write: The write.
-        error: What the client raised.
-        each_try_is_noted: Whether the client has noted each try as it ended; if not, what became
-            of those before the last one is unknown.
+        end: What was raised, or the parsed response. A good response counts as none: where it is
+            asked about, it was not as it should be.
     """
-    reply: Mapping[str, Any] | None = (getattr(error, "response", None) or {}).get(
-        "ResponseMetadata"
-    )
-    if reply is not None:
-        write.ended(reply.get("HTTPStatusCode"))
-        if reply.get("RetryAttempts") and not each_try_is_noted:
-            write.ended(None)
-    elif (
-        isinstance(error, _NEVER_SENT)
-        or _is_expired(error)
-        or (each_try_is_noted and was_not_connected(error))
-    ):
-        return
-    else:
-        write.ended(None)
+    if isinstance(end, ClientError):
+        end = end.response
+    if isinstance(end, Exception):
+        return Ending.REJECTED if _was_never_sent(end) else Ending.LOST
+    status = end.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
+    code = str(end.get("Error", {}).get("Code", ""))
+    if 300 <= status < 500 or status == 501 or (status == 503 and code in _REJECTED):
+        return Ending.REJECTED
+    # Without a code of S3 it is the response of a gateway, which says nothing of the server.
+    is_of_the_server = status in (500, 503) and code and not code.isdigit()
+    return Ending.DOUBTFUL if is_of_the_server else Ending.LOST
 
 
-def was_not_connected(error: Exception) -> bool:
-    """Whether there was no connection to send a request on."""
-    if isinstance(error, EndpointConnectionError):
-        # It stands for a connection that broke, too.
-        return isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorError | socket.gaierror)
-    if type(error) is HTTPClientError:
-        # A header that can't be sent, a file of certificates that does not exist, a closed client.
-        cause = getattr(error, "kwargs", {}).get("error")
-        return isinstance(cause, AttributeError | FileNotFoundError | RuntimeError | ValueError)
-    return isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError)
+def is_wrong_region(response: Mapping[str, Any]) -> bool:
+    """Whether a parsed response sends the request to another region."""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = response.get("Error", {}).get("Code")
+    return status in (301, 302, 307, 308) or code in _WRONG_REGION
+
+
+_THROTTLED: Final = frozenset(
+    {"PriorRequestNotComplete", "RequestLimitExceeded", "SlowDown", "TooManyRequestsException"}
+)
+"""Codes of services for credentials that throttle, beside those that say so."""
+
+_UNTRUSTED: Final = aiohttp.ClientConnectorCertificateError
+"""What no other try changes."""
+
+
+def _was_never_sent(error: Exception) -> bool:
+    """Whether an error is one of those that are known to come before the first byte is sent.
+
+    They are few on purpose: of any other the request may have been applied.
+    """
+    cause = getattr(error, "kwargs", {}).get("error", error)
+    if isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError):
+        return True
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return True
+    if isinstance(cause, FileNotFoundError | IsADirectoryError | socket.gaierror):
+        return True
+    if isinstance(cause, ssl.SSLError):
+        return cause.library == "X509"  # a file of certificates that has none
+    if isinstance(cause, AttributeError):
+        return cause.obj is None  # the sessions of a client that is closed
+    if type(cause) is RuntimeError:
+        return str(cause) == "Session is closed"
+    return type(cause) is ValueError and "header injection" in str(cause)
+
+
+def as_botocore(error: Exception, url: str) -> BotoCoreError:
+    """The error that aiobotocore makes of what aiohttp raises, so that both paths raise the same.
+
+    Args:
+        error: What was raised while a request was sent or its response read.
+        url: The URL of the request.
+    """
+    kind: type[BotoCoreError] = HTTPClientError
+    if isinstance(error, aiohttp.ClientSSLError):
+        kind = SSLError
+    elif isinstance(error, aiohttp.ConnectionTimeoutError):
+        kind = ConnectTimeoutError
+    elif isinstance(error, TimeoutError):
+        kind = ReadTimeoutError
+    elif isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+        kind = ConnectionClosedError
+    elif isinstance(error, aiohttp.ClientConnectionError | socket.gaierror):
+        kind = EndpointConnectionError
+    return kind(endpoint_url=url, error=error)
 
 
 def _is_expired(error: Exception) -> bool:
@@ -163,7 +198,9 @@ def _is_expired(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "credentials are still expired" in str(error)
 
 
-def translate(error: Exception, *, operation: str, bucket: str, key: str | None) -> StorageError:
+def translate(
+    error: Exception, *, operation: str, bucket: str, key: str | None, sent: bool
+) -> StorageError:
     """Put an error of the client into our words.
 
     Args:
@@ -171,6 +208,7 @@ def translate(error: Exception, *, operation: str, bucket: str, key: str | None)
         operation: The S3 operation, `"PutObject"`.
         bucket: The bucket.
         key: The full key or prefix.
+        sent: Whether a request was sent. What fails before is not the server.
     """
     if isinstance(error, StorageError):
         return error
@@ -181,6 +219,11 @@ def translate(error: Exception, *, operation: str, bucket: str, key: str | None)
             return _without_credentials(error, where, facts)
         return _from_reply(error, where, facts)
     kind, why = _explain(error, operation, bucket)
+    if not sent and issubclass(kind, StorageUnavailableError | StorageTimeoutError):
+        # The request was not sent yet, so it is not S3 that was waited for.
+        why = f"the credentials could not be obtained: {why.partition(';')[0]}"
+    if isinstance(getattr(error, "kwargs", {}).get("error"), _UNTRUSTED):
+        facts["retryable"] = False
     return kind(f"{where}: {why}", **facts)
 
 
@@ -210,8 +253,8 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         )
     if isinstance(error, CredentialRetrievalError):
         return AccessDeniedError, (
-            f"the credentials could not be had from {details['provider']}; check the profile, or "
-            "log in again"
+            f"the credentials could not be obtained from {details['provider']}; "
+            "check the profile, or log in again"
         )
     if isinstance(error, SSOError | TokenRetrievalError):
         return AccessDeniedError, "nobody is logged in, or no longer; use: aws sso login"
@@ -249,14 +292,19 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         return StorageUnavailableError, (
             f"{server} could not be reached: {_reason(cause)}; check endpoint_url"
         )
+    if isinstance(error, HTTPClientError) and isinstance(cause, UnicodeError):
+        return InvalidResponseError, "a header of the response is not UTF-8; check what is between"
     if isinstance(error, HTTPClientError) and isinstance(cause, ValueError):
         return StorageError, ("a header can't be sent; is there a line break in the credentials?")
     if isinstance(error, HTTPClientError) and isinstance(cause, RuntimeError | AttributeError):
         return StorageError, (
             "the client can't be used; was it closed, or entered on another event loop?"
         )
-    if isinstance(error, HTTPClientError) and isinstance(cause, FileNotFoundError):
-        return StorageError, "a file of certificates does not exist; check AWS_CA_BUNDLE"
+    if isinstance(error, HTTPClientError) and (
+        isinstance(cause, FileNotFoundError | IsADirectoryError)
+        or (isinstance(cause, ssl.SSLError) and cause.library == "X509")
+    ):
+        return StorageError, "there are no certificates in a file; check AWS_CA_BUNDLE"
     if operation == CREATE_CLIENT and isinstance(error, OSError):
         return StorageError, f"{error.filename}: {_reason(error)}; check the AWS configuration"
     if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
@@ -269,15 +317,13 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
 
 
 def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
-    """The error of a request that was made only to have credentials for another."""
+    """The error of a request that was made only to obtain credentials."""
     code, status, what = _summary(error)
     facts |= {"code": code or None, "status": status}
-    kind = AccessDeniedError if status is not None and status < 500 else StorageUnavailableError
-    return kind(
-        f"{where}: the credentials could not be had: {error.operation_name} was refused ({what}); "
-        "check the role and the profile",
-        **facts,
-    )
+    why = f"{where}: the credentials could not be obtained: {error.operation_name}"
+    if status is None or status >= 500 or status == 429 or "Thrott" in code or code in _THROTTLED:
+        return StorageUnavailableError(f"{why} failed ({what}); try again later", **facts)
+    return AccessDeniedError(f"{why} was refused ({what}); check the role and the profile", **facts)
 
 
 def _summary(error: ClientError) -> tuple[str, int | None, str]:

@@ -7,6 +7,7 @@ aiobotocore makes it, there is no direct path, and the reason is said.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -17,8 +18,11 @@ import botocore
 from aiobotocore.client import AioBaseClient
 from aiobotocore.endpoint import AioEndpoint
 from aiobotocore.httpsession import AIOHTTPSession
+from botocore import httpchecksum
+from botocore.exceptions import FlexibleChecksumError, HTTPClientError
 
 from snapstore.objects.s3.client import HTTPSession
+from snapstore.objects.s3.requests import crc32
 from snapstore.objects.s3.signing import Credentials
 
 if TYPE_CHECKING:
@@ -81,6 +85,7 @@ class Internals:
             self._lookups = self._emitter._lookup_cache  # noqa: SLF001
             self._handlers_of = self._emitter._handlers.prefix_search  # noqa: SLF001
             self._call = type(client)._make_api_call  # noqa: SLF001
+            self._checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         except AttributeError as error:
             raise UnfitError(f"this version of aiobotocore has no {error.name}") from None
         if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
@@ -138,11 +143,29 @@ class Internals:
         if time.monotonic() >= self._good_until:
             frozen = await self._credentials.get_frozen_credentials()
             credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-            session: Any = await self._get_session(None)
+            try:
+                session: Any = await self._get_session(None)
+            except (AttributeError, OSError) as error:  # a closed client, no certificates
+                raise HTTPClientError(error=error) from None
             session = getattr(session, "followed", session)
             self._current = Current(session, self._times_of(session), credentials)
             self._good_until = time.monotonic() + _GOOD_FOR
         return self._current
+
+    def verify(self, data: bytes, headers: Mapping[str, str]) -> None:
+        """Check a body by the checksums that came with it, as far as botocore knows them.
+
+        Raises:
+            FlexibleChecksumError: It does not match one of them.
+        """
+        for name, checksum in self._checksums.items():
+            expected = headers.get(f"x-amz-checksum-{name}")
+            # That of an object of several parts has their number, and is not one of the body.
+            if expected is None or "-" in expected:
+                continue
+            found = crc32(data) if name == "crc32" else checksum().handle(data)
+            if found != expected:
+                raise FlexibleChecksumError(error_msg=f"the {name} differs")
 
     def _times_of(self, session: aiohttp.ClientSession) -> aiohttp.ClientTimeout:
         """Those of the session, without a watch over each read that would end no request sooner."""

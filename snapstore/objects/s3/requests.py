@@ -10,11 +10,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from snapstore.deadline import Deadline
 from snapstore.errors import InvalidResponseError
-from snapstore.objects.base import UNCONFIRMED, ObjectTooLargeError, StoredObject, Version
-from snapstore.objects.s3.settle import Write, version_of
+from snapstore.objects.base import (
+    UNCONFIRMED,
+    DamagedReplyError,
+    ObjectTooLargeError,
+    StoredObject,
+    Version,
+)
+from snapstore.objects.readback import LINEAGE, WRITE_ID, Write, version_of
 
-__all__ = ["DELETED", "Page", "Requests", "crc32", "too_large"]
+__all__ = ["DELETED", "Page", "Requests", "crc32", "etag_of", "own_metadata", "too_large"]
 
 DELETED: Final = "Deleted"
 """Stands for the code of a key that was deleted."""
@@ -59,8 +66,12 @@ class Requests:
         """Read an object. Its length is checked before its body is read."""
         reply = await self._client.get_object(Key=key, **self._common)
         async with reply["Body"] as body:
+            if reply["ResponseMetadata"]["HTTPStatusCode"] == 206:
+                raise DamagedReplyError(f"GetObject of {key}: the response is a part of the object")
             version = _version(reply, "GetObject", key)
-            return StoredObject(await self._read(body, reply, key, max_bytes), version)
+            Deadline.current().allow(reply.get("ContentLength", 0))
+            data = await self._read(body, reply, key, max_bytes)
+            return StoredObject(data, version, own_metadata(reply.get("Metadata", {})))
 
     async def head(self, key: str) -> Version:
         """Ask for an object's version."""
@@ -70,8 +81,9 @@ class Requests:
     async def put(self, key: str, data: bytes, write: Write) -> Version:
         """Write an object, with a CRC-32 of the body for the server to check."""
         condition: dict[str, str] = {}
-        if write.condition is not None:
-            condition["IfNoneMatch" if write.condition == "*" else "IfMatch"] = write.condition
+        if write.precondition is not None:
+            name, value = write.precondition
+            condition["IfMatch" if name == "if-match" else "IfNoneMatch"] = value
         reply = await self._client.put_object(
             Key=key,
             Body=data,
@@ -83,7 +95,7 @@ class Requests:
             **self._encryption,
             **condition,
         )
-        return write.version(_etag(reply, "PutObject", key))
+        return write.version(etag_of(reply, "PutObject", key))
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
@@ -137,14 +149,25 @@ def crc32(data: bytes) -> str:
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
 
 
-def _version(reply: Mapping[str, Any], operation: str, key: str) -> Version:
-    return version_of(_etag(reply, operation, key), reply.get("Metadata", {}))
+def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata that a caller gave, without what the store itself keeps there."""
+    return {name: text for name, text in metadata.items() if name not in (WRITE_ID, LINEAGE)}
 
 
-def _etag(reply: Mapping[str, Any], operation: str, key: str) -> str:
-    etag: str = reply.get("ETag", "").strip('"')
+def etag_of(headers: Mapping[str, Any], operation: str, key: str) -> str:
+    """The etag in the headers of a response, or in what was parsed from them, without quotes.
+
+    Raises:
+        InvalidResponseError: There is none.
+    """
+    # A proxy that compresses marks it as weak; the server knows it by its strong form alone.
+    etag = str(headers.get("ETag", "")).strip().removeprefix("W/").strip('"')
     if not etag:
-        raise InvalidResponseError(
-            f"{operation} of {key}: the reply has no ETag", operation=operation, key=key
-        )
+        # What was written once is not written again for the sake of its etag.
+        kind = InvalidResponseError if operation == "PutObject" else DamagedReplyError
+        raise kind(f"{operation} of {key}: the response has no ETag", operation=operation, key=key)
     return etag
+
+
+def _version(reply: Mapping[str, Any], operation: str, key: str) -> Version:
+    return version_of(etag_of(reply, operation, key), reply.get("Metadata", {}))

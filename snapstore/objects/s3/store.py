@@ -10,7 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from snapstore.errors import InvalidResponseError, OutcomeUnknownError, StorageError
+from snapstore.deadline import Deadline
+from snapstore.errors import (
+    InvalidResponseError,
+    OutcomeUnknownError,
+    StorageError,
+    StorageTimeoutError,
+    StorageUnavailableError,
+)
 from snapstore.objects.base import (
     PAGE_SIZE,
     UNCONFIRMED,
@@ -20,9 +27,10 @@ from snapstore.objects.base import (
     StoredObject,
     Version,
 )
+from snapstore.objects.readback import Verdict, Write
 from snapstore.objects.retry import full_jitter, retrying
+from snapstore.objects.s3.calls import Call, register_hooks, unregister_hooks
 from snapstore.objects.s3.requests import DELETED, Page, Requests
-from snapstore.objects.s3.settle import Verdict, Write
 
 if TYPE_CHECKING:
     from snapstore.objects.s3.direct import DirectRequests
@@ -34,6 +42,10 @@ T = TypeVar("T")
 logger: Final = logging.getLogger("snapstore")
 
 _DELETE_ATTEMPTS: Final = 4
+_TRIES_IF_DAMAGED: Final = 3
+_TRIES_TO_REACH_IT: Final = 3
+_SPELLINGS: Final = 4
+"""Ways to write the condition of one write: two etags, with and without quotes."""
 _PASSING: Final = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "UnknownError"}
 )
@@ -101,8 +113,10 @@ class S3ObjectStore:
         self._timeout = timeout
         self._direct: DirectRequests | None = None
         self._requests: Requests | DirectRequests
-        # The conditional writes under way, by token: each try of one is noted in it.
-        self._writes: dict[str, Write] = {}
+        # How this server wants the etag of If-Match: found out by the first one that it accepts.
+        self._quotes_etags = self._knows_quotes = False
+        self._has_answered = False
+        self._most_tries: int | None = None
 
     async def open(self) -> None:
         """Make the client, in a thread, or take the borrowed one.
@@ -118,18 +132,20 @@ class S3ObjectStore:
             if finding.status != "ok":
                 logger.warning("the S3 client is %s", finding.words)
         else:
-            options = {**self._own_client_options, "writes": self._writes}
             failure: StorageError | None = None
             try:
-                self._client = await asyncio.to_thread(_make_client, options)
+                self._client = await asyncio.to_thread(_make_client, self._own_client_options)
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
-                failure = self._translated(error, "CreateClient", None)
+                failure = self._translated(error, "CreateClient", None, sent=False)
             # Outside of the handler: what a program for credentials has printed is in the chain.
             if failure is not None:
                 raise failure
         # More requests at once than connections would only wait for each other unseen.
-        pool = self._client.meta.config.max_pool_connections
-        self._slots = asyncio.Semaphore(min(self._max_concurrency, pool))
+        config = self._client.meta.config
+        self._slots = asyncio.Semaphore(min(self._max_concurrency, config.max_pool_connections))
+        self._most_tries = (config.retries or {}).get("total_max_attempts")
+        self._has_answered = False
+        register_hooks(self._client)
         self._requests = Requests(
             self._client, self.name, common=self._common, encryption=self._encryption
         )
@@ -150,11 +166,11 @@ class S3ObjectStore:
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
         client, self._client = self._client, None
-        if self._direct is not None:
-            self._direct.close()
-            self._direct = None
-        if self._borrowed is None and client is not None:
-            await client.close()
+        self._direct = None
+        if client is not None:
+            unregister_hooks(client)
+            if self._borrowed is None:
+                await client.close()
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`. One request; the length is checked before the body is read."""
@@ -175,71 +191,132 @@ class S3ObjectStore:
     ) -> Version:
         """See `ObjectStore.put`. One request, with a CRC-32 of the body for the server to check.
 
-        A conditional write whose reply was lost is settled by one request more: see `settle`.
+        A refused write is read back, with one request more: see `readback`.
         """
-        write = Write(if_match, create=if_none_match)
-        if write.condition is None:
-            return await self._run("PutObject", key, lambda: self._requests.put(key, data, write))
+        return await self.put_with_metadata(
+            key, data, {}, if_match=if_match, if_none_match=if_none_match
+        )
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """See `MetadataStore`. S3 has room for 100 bytes of it beside what the store keeps."""
+        write = self._new_write(if_match, create=if_none_match, metadata=metadata)
+        result = await self._send_put(key, data, write)
+        while not isinstance(result, Version):
+            found = await self._read_back(key, result.write, result.failure)
+            if result.write.classify(found) is not Verdict.UNCHANGED or not result.respell(found):
+                return result.resolve(found)
+            result = await self._send_put(key, data, result.write)
+        return result
+
+    async def try_put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version | _RefusedPut:
+        """See `RefusingStore.try_put`."""
+        return await self._send_put(key, data, self._new_write(if_match, create=if_none_match))
+
+    def _new_write(
+        self, over: Version | None, *, create: bool, metadata: Mapping[str, str] = {}
+    ) -> Write:
+        write = Write(over, create=create, metadata=metadata)
+        write.quoted = self._quotes_etags
+        return write
+
+    async def _send_put(self, key: str, data: bytes, write: Write) -> Version | _RefusedPut:
         try:
-            return await self._put_conditionally(key, data, write)
+            version = await self._run(
+                "PutObject",
+                key,
+                lambda: self._requests.put(key, data, write),
+                size=len(data),
+                write=write,
+            )
+        except asyncio.CancelledError:
+            Deadline.current().outcome = write.outcome
+            raise
         except StorageError as error:
             failure = error
-        refused = _is_refusal(failure)
-        # Through a borrowed client, aiohttp may have sent it twice without a word (aiohttp #10790).
-        if write.in_doubt or (refused and self._borrowed is not None):
-            version = await self._settle(key, write, failure)
-            if version is not None:
-                return version
-        raise _precondition_failed(failure) if refused else failure
+        else:
+            if write.condition not in (None, "*"):
+                self._quotes_etags, self._knows_quotes = write.quoted, True
+            return version
+        failure.outcome = write.outcome
+        if write.condition is None:
+            raise failure
+        # What is said of a condition in a form that the server does not read.
+        is_misread = type(failure) is StorageError and failure.status == 400
+        if is_misread and self.respell(write, write.condition):
+            return await self._send_put(key, data, write)
+        if _is_refusal(failure):
+            return _RefusedPut(self, write, failure)
+        if write.in_doubt:
+            verdict = write.classify(await self._read_back(key, write, failure))
+            if isinstance(verdict, Version):
+                return verdict
+            if verdict is Verdict.CONFLICT:
+                raise _precondition_failed(failure)
+            if verdict is Verdict.UNKNOWN or write.pending:
+                raise _unknown(failure, write)
+            failure.outcome = "not applied"
+        raise failure
 
-    async def _put_conditionally(self, key: str, data: bytes, write: Write) -> Version:
-        from snapstore.objects.s3.errors import note_end
+    def respell(self, write: Write, etag: str) -> bool:
+        """Spell the condition of a write in another way, since the server does not take this one.
 
-        async def request() -> Version:
-            try:
-                return await self._requests.put(key, data, write)
-            except Exception as error:
-                note_end(write, error, each_try_is_noted=self._borrowed is None)
-                raise
+        Some servers want quotes, some refuse them, and some give another etag with the response to
+        a PUT than with one to a GET.
 
-        self._writes[write.token] = write
-        try:
-            return await self._run("PutObject", key, request)
-        finally:
-            del self._writes[write.token]
+        Args:
+            write: The write.
+            etag: The etag of the version to be replaced, as the server gave it last.
 
-    async def _settle(self, key: str, write: Write, failure: StorageError) -> Version | None:
-        """Find out from the object as it is now what became of a write.
+        Returns:
+            Whether there is a way that was not tried yet.
+        """
+        if write.condition == "*":
+            return False
+        write.tried.add((write.condition, write.quoted))
+        for quoted in (write.quoted, not write.quoted):
+            is_possible = quoted == self._quotes_etags or not self._knows_quotes
+            if is_possible and (etag, quoted) not in write.tried and len(write.tried) < _SPELLINGS:
+                write.condition, write.quoted = etag, quoted
+                if not self._knows_quotes:
+                    self._quotes_etags = quoted
+                return True
+        return False
+
+    async def _read_back(self, key: str, write: Write, failure: StorageError) -> Version | None:
+        """The version of an object as it is now, to tell what became of a write.
 
         Args:
             key: The object's key.
             write: The write.
-            failure: How its last request ended.
-
-        Returns:
-            The version that was written; `None` if none was, and `failure` tells why.
+            failure: How its last try ended.
 
         Raises:
-            PreconditionFailedError: Another write came first.
-            OutcomeUnknownError: Nothing can tell.
+            OutcomeUnknownError: The object can't be looked at.
         """
-        found, seen = None, True
         try:
-            found = await self._run("HeadObject", key, lambda: self._requests.head(key))
+            return await self._run("HeadObject", key, lambda: self._requests.head(key))
+        except asyncio.CancelledError:
+            Deadline.current().outcome = "unknown"
+            raise
         except StorageError as error:
-            seen = error.status == 404
-        verdict = write.judge(found) if seen else Verdict.UNKNOWN
-        if isinstance(verdict, Version):
-            return verdict
-        if verdict is Verdict.OVERTAKEN:
-            raise _precondition_failed(failure)
-        if found is None and _is_refusal(failure):
-            verdict = Verdict.UNKNOWN  # there was an object: perhaps ours, and deleted since
-        if verdict is Verdict.UNKNOWN and write.in_doubt:
-            raise OutcomeUnknownError(f"{failure}; it may have been applied", **failure.facts)
-        if write.pending:
-            raise OutcomeUnknownError(f"{failure}; it may yet be applied", **failure.facts)
-        return None
+            if error.status == 404:
+                return None
+        raise _unknown(failure, write)
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -301,25 +378,72 @@ class S3ObjectStore:
             words = f"can't be told: {error}"
             return [Finding(about, "unknown", words) for about in inspection.OF_BUCKET] + findings
 
-    async def _run(self, operation: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
-        """Make a request in its turn, again where that is worth it."""
+    async def _run(
+        self,
+        operation: str,
+        key: str,
+        request: Callable[[], Awaitable[T]],
+        *,
+        size: int = 0,
+        write: Write | None = None,
+    ) -> T:
+        """Make a request in its turn, and again until the deadline where its failure passes.
+
+        Args:
+            operation: The S3 operation.
+            key: The key or prefix.
+            request: Makes it once.
+            size: The bytes of its body.
+            write: The write that it makes.
+        """
+        tries = 0
 
         async def once() -> T:
+            nonlocal tries
+            left = None if self._most_tries is None else self._most_tries - tries
+            # An own client makes one try a call, so that all waits are of one kind.
+            call = Call(write=write, tries_left=left, one_try=self._borrowed is None)
             try:
-                return await request()
+                with call.watched():
+                    # Given back while the next try is waited for.
+                    async with self._slots, Deadline.current().one_try(size):
+                        result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
-                failure = self._translated(error, operation, key)
+                failure = self._translated(error, operation, key, sent=call.tries > 0)
+            else:
+                self._has_answered = True
+                return result
+            finally:
+                tries += max(call.tries, 1)
             # Outside of the handler: what was caught must not be in the chain, see errors.py.
+            self._has_answered = self._has_answered or failure.status is not None
             raise failure
 
-        async with self._slots:
-            return await retrying(once, attempts=_attempts)
+        def most_tries(error: StorageError) -> int | None:
+            if self._most_tries is not None and tries >= self._most_tries:
+                return 1
+            return self._tries_for(error)
 
-    def _translated(self, error: Exception, operation: str, key: str | None) -> StorageError:
+        return await retrying(once, most_tries=most_tries)
+
+    def _tries_for(self, error: StorageError) -> int | None:
+        """How often a request may be made that fails so; `None` until the deadline."""
+        if isinstance(error, DamagedReplyError):
+            return _TRIES_IF_DAMAGED
+        if not isinstance(error, StorageUnavailableError | StorageTimeoutError):
+            return 1
+        if not error.retryable:
+            return 1
+        # What has never been reached is more likely a wrong address than a server that is down.
+        return None if self._has_answered else _TRIES_TO_REACH_IT
+
+    def _translated(
+        self, error: Exception, operation: str, key: str | None, *, sent: bool
+    ) -> StorageError:
         # Imported where it is needed, since it imports botocore; by then a client has done so.
         from snapstore.objects.s3.errors import translate
 
-        return translate(error, operation=operation, bucket=self.name, key=key)
+        return translate(error, operation=operation, bucket=self.name, key=key, sent=sent)
 
     def _broken_listing(self, prefix: str, why: str) -> InvalidResponseError:
         return InvalidResponseError(
@@ -338,15 +462,32 @@ def _make_client(options: dict[str, Any]) -> Any:
     return make_client(**options)
 
 
-def _attempts(error: StorageError) -> int:
-    """How often a request may be made that botocore's `standard` mode does not make again."""
-    if error.status == 429:
-        return 5
-    if error.status == 409 and error.operation == "PutObject":
-        return 8
-    if isinstance(error, DamagedReplyError) and error.operation == "GetObject":
-        return 3
-    return 1
+class _RefusedPut:
+    """See `RefusedWrite`."""
+
+    def __init__(self, store: S3ObjectStore, write: Write, failure: StorageError) -> None:
+        self.write = write
+        self.failure = failure
+        self._store = store
+
+    def resolve(self, found: Version | None) -> Version:
+        """See `RefusedWrite.resolve`."""
+        verdict = self.write.classify(found)
+        if isinstance(verdict, Version):
+            return verdict
+        if verdict is Verdict.UNCHANGED:
+            self.respell(found)
+        if verdict is Verdict.UNKNOWN or (verdict is Verdict.UNCHANGED and self.write.pending):
+            raise _unknown(self.failure, self.write)
+        raise _precondition_failed(self.failure, is_missing=found is None)
+
+    def respell(self, found: Version | None) -> bool:
+        """Spell the condition in another way: this one was refused although it holds.
+
+        Returns:
+            Whether there is another way.
+        """
+        return found is not None and self._store.respell(self.write, found.etag)
 
 
 def _is_refusal(error: StorageError) -> bool:
@@ -354,8 +495,16 @@ def _is_refusal(error: StorageError) -> bool:
     return error.status == 412 or error.code == "NoSuchKey"
 
 
-def _precondition_failed(error: StorageError) -> PreconditionFailedError:
-    return PreconditionFailedError(str(error), **error.facts)
+def _precondition_failed(
+    error: StorageError, *, is_missing: bool = False
+) -> PreconditionFailedError:
+    return PreconditionFailedError(str(error), is_missing=is_missing, **error.facts)
+
+
+def _unknown(failure: StorageError, write: Write) -> OutcomeUnknownError:
+    when = "may yet be applied" if write.pending else "may have been applied"
+    facts = {**failure.facts, "outcome": "unknown"}
+    return OutcomeUnknownError(f"{failure}; it {when}", **facts)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 
 from yarl import URL
 
+from snapstore.objects.readback import LINEAGE, WRITE_ID
 from snapstore.objects.s3.internals import UnfitError
-from snapstore.objects.s3.settle import LINEAGE, TOKEN
 from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
 
 __all__ = ["CRC32", "META", "Template"]
@@ -26,7 +26,7 @@ _MADE_ANEW: Final = frozenset(
     {
         *("authorization", "host", "content-length", "x-amz-date", "x-amz-content-sha256"),
         *("x-amz-security-token", "if-match", "if-none-match", "user-agent", CRC32),
-        *(META + TOKEN, META + LINEAGE),
+        *(META + WRITE_ID, META + LINEAGE),
         # What these tell the server is optional, and true only of a request of botocore's.
         *("amz-sdk-invocation-id", "amz-sdk-request", "expect", "x-amzn-trace-id"),
         "x-amz-sdk-checksum-algorithm",

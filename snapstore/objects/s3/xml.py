@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from html import unescape
 from typing import Final
 from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from snapstore.objects.base import UNCONFIRMED
 from snapstore.objects.s3.requests import DELETED, Page
 
-__all__ = ["delete_body", "error_code", "read_deleted", "read_page"]
+__all__ = ["delete_body", "is_error", "read_deleted", "read_error", "read_page"]
 
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
@@ -26,10 +27,23 @@ _DELETED_KEY = re.compile(r"<Deleted><Key>([^<&]*)</Key></Deleted>")
 _NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
-def error_code(text: str) -> str:
-    """The code in an error; `""` if there is none."""
-    found = _CODE.search(text)
-    return unescape(found[1]) if found else ""
+def read_error(text: str) -> dict[str, str] | None:
+    """Read what an error says, by the names of its elements.
+
+    Returns:
+        The texts; none where it is no error of S3. `None` where it is no XML.
+    """
+    root = _parsed(text)
+    if root is None:
+        return None
+    error = root if root.tag == "Error" else root.find("Error")
+    return {} if error is None else {found.tag: (found.text or "").strip() for found in error}
+
+
+def is_error(text: str) -> bool:
+    """Whether a body that came with a good status is an error, or no XML at all."""
+    root = _parsed(text)
+    return root is None or root.tag == "Error"
 
 
 def read_page(text: str) -> Page | None:
@@ -92,9 +106,18 @@ def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
         key = _KEY.search(content)
         if key is None or "&#" in key[1]:
             return None
-        code = DELETED if kind == "Deleted" else error_code(content) or UNCONFIRMED
+        found = _CODE.search(content)
+        said = unescape(found[1]) if found else ""
+        code = DELETED if kind == "Deleted" else said or UNCONFIRMED
         outcome[unescape(key[1])] = code
     return outcome if outcome.keys() == wanted else None
+
+
+def _parsed(text: str) -> ET.Element | None:
+    try:
+        return ET.fromstring(text)  # noqa: S314 -- expat bounds what entities may become
+    except ET.ParseError:
+        return None
 
 
 def _is_plain(text: str) -> bool:
