@@ -28,7 +28,7 @@ Messages name keys, never what is stored under them. Every error can be pickled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "AccessDeniedError",
@@ -110,6 +110,8 @@ class StorageError(SnapstoreError):
         status: The HTTP status.
         request_id: The server's id of the request, to quote to its owner.
         retry_after: Seconds the server asked to wait.
+        outcome: What became of a write or a delete in spite of the error: `"not applied"`,
+            `"applied"`, or `"unknown"` if nothing can tell; `None` where the error does not say.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class StorageError(SnapstoreError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        outcome: Literal["not applied", "applied", "unknown"] | None = None,
     ) -> None:
         super().__init__(message)
         self.operation = operation
@@ -132,6 +135,7 @@ class StorageError(SnapstoreError):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.outcome = outcome
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -144,6 +148,7 @@ class StorageError(SnapstoreError):
             "status": self.status,
             "request_id": self.request_id,
             "retry_after": self.retry_after,
+            "outcome": self.outcome,
         }
 
 

@@ -34,6 +34,7 @@ SnapstoreError
     └── PartialDeleteError
 """
 FACTS = {
+    "outcome": "applied",
     "operation": "PutObject",
     "bucket": "bucket",
     "key": "s/scopes/agent/a/snapshots/snapshot_latest.json",
