@@ -22,6 +22,7 @@ __all__ = [
     "ObjectTooLargeError",
     "PreconditionFailedError",
     "StoredObject",
+    "SweepableStore",
     "Version",
     "content_version",
 ]
@@ -187,6 +188,21 @@ class InspectableStore(Protocol):
 
         Args:
             key: Where there is no object: one may be written here, and is removed again.
+        """
+        ...
+
+
+@runtime_checkable
+class SweepableStore(Protocol):
+    """An object store in which interrupted writes leave something that is no object."""
+
+    async def sweep(self, prefix: str) -> None:
+        """Remove what interrupted writes have left: unfinished objects, empty directories.
+
+        What a writer is at work on stays.
+
+        Args:
+            prefix: What the keys begin with that the writes were for; it ends with `/`.
         """
         ...
 
