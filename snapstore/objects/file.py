@@ -197,6 +197,7 @@ class FileObjectStore:
                 try:
                     return await self._in_thread(self._writers, operation, key, work)
                 except LockedElsewhereError:
+                    # Up to 20 ms, then up to 40: the holder does not say when it is done.
                     await asyncio.sleep(full_jitter(min(attempt, 1)))
                 except StorageError as error:
                     moves += 1
