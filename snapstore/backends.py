@@ -96,21 +96,40 @@ class S3Storage(ObjectSnapshotStorage):
 class FileStorage(ObjectSnapshotStorage):
     """Snapshots in files, in the layout of the Strands `FileStorage`. POSIX only.
 
-    Several processes on one host may use one root: conditional writes are exact between them. What
-    is cancelled while a thread is at it may be applied all the same, until the storage is closed.
+    Several processes on one host may use one root, forked ones too: conditional writes are exact
+    between them. Between hosts that share a network file system they are not. What is cancelled or
+    timed out while a thread is at it may be applied all the same, until the storage is closed.
+
+    Files and directories are made for their owner alone (modes 0600 and 0700); a file that is
+    replaced keeps its mode.
 
     Args:
-        root: The folder that holds the sessions; made by the first write.
+        root: The directory that holds the sessions; made by the first write.
+        prefix: What all keys begin with, without the closing `/`: a directory under the root.
+        timeout: Seconds that a save or a load may take, the wait for another writer included, each
+            page of a listing, each batch of a delete, and each attempt of `update_latest` without
+            the time that `update` takes; `None` for no deadline.
         max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        InvalidIdentifierError: The prefix can't be part of a key, or is too long.
     """
 
     def __init__(
         self,
         root: str | os.PathLike[str],
         *,
+        prefix: str = "",
+        timeout: float | None = 60.0,
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
     ) -> None:
-        super().__init__(FileObjectStore(root), max_snapshot_bytes=max_snapshot_bytes)
+        super().__init__(
+            FileObjectStore(root),
+            prefix=prefix,
+            max_snapshot_bytes=max_snapshot_bytes,
+            timeout=timeout,
+        )
 
 
 class MemoryStorage(ObjectSnapshotStorage):

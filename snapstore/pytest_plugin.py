@@ -177,11 +177,10 @@ def snapstore_file(tmp_path_factory: pytest.TempPathFactory) -> StorageFactory:
             async with snapstore_file() as storage:
                 ...
     """
-    from snapstore import ObjectSnapshotStorage
-    from snapstore.objects.file import FileObjectStore
+    from snapstore import FileStorage
 
     root = tmp_path_factory.mktemp("snapstore")
-    return _factory(lambda prefix: ObjectSnapshotStorage(FileObjectStore(root), prefix=prefix))
+    return _factory(lambda prefix: FileStorage(root, prefix=prefix))
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ from snapstore.objects.base import (
     PreconditionFailedError,
     RefusedWrite,
     StoredObject,
+    SweepableStore,
     Version,
 )
 from snapstore.objects.retry import full_jitter
@@ -509,6 +510,9 @@ class ObjectSnapshotStorage:
                     bucket=self._store.name,
                     key=prefix,
                 )
+            if isinstance(self._store, SweepableStore):
+                own = f"{prefix}scopes/"
+                await self._in_time(self._store.sweep(own), "delete", own)
             return DeletedSession(deleted, kept)
 
     async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
@@ -549,8 +553,9 @@ class ObjectSnapshotStorage:
         Returns:
             What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
             `"compare-and-swap"` and `"delete"`; on S3 also on `"versioning"`, `"encryption"`, the
-            `"client"` and the `"direct path"`. What fails is reported, not raised. Where it is
-            cancelled, its session stays: `delete_session` removes it.
+            `"client"` and the `"direct path"`; on files also on `"locks"`, `"replacing"`,
+            `"durability"`, `"permissions"` and `"hosts"`. What fails is reported, not raised. Where
+            it is cancelled, its session stays: `delete_session` removes it.
         """
         with self._lifecycle:
             prefix = self._layout.session_prefix(f"snapstore-check-{new_snapshot_id()}")

@@ -27,7 +27,7 @@ def snapshot_of(n, size=0):
 
 
 PROLOGUE = f"""
-import asyncio, fcntl, json, os, resource, signal, stat, sys, threading, traceback
+import asyncio, errno, fcntl, json, os, resource, signal, stat, sys, threading, traceback
 from snapstore import FileStorage, S3Storage, Snapshot, SnapshotLocation
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
@@ -217,6 +217,11 @@ CHANGING = (
     "open", "mkdir", "fsync", "write", "truncate", "replace", "rename", "link", "unlink", "rmdir"
 )
 
+def flock(descriptor, operation, flock=fcntl.flock):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode) and not directories_are_locked:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    flock(descriptor, operation)
+
 def dying(function):
     # Before the step, so that what is left is what all the steps before it have made.
     def step(*arguments, **options):
@@ -231,14 +236,14 @@ def dying(function):
     return step
 
 for line in sys.stdin:
-    root, write, steps, most_bytes = json.loads(line)
+    root, write, steps, most_bytes, directories_are_locked = json.loads(line)
     child = os.fork()
     if not child:
         ended = 1
         try:
             for name in CHANGING:
                 setattr(os, name, dying(getattr(os, name)))
-            fcntl.flock = dying(fcntl.flock)
+            fcntl.flock = dying(flock)
             if most_bytes is not None:
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -258,8 +263,9 @@ def mortals():
     """Lets processes write: each dies at a step, or at a byte. Gives how one has ended."""
     with process(DIE) as parent:
 
-        async def write(root, write, *, step=0, most_bytes=None):
-            parent.stdin.write(json.dumps([str(root), write, step, most_bytes]) + "\n")
+        async def write(root, write, *, step=0, most_bytes=None, locked="directory"):
+            arguments = [str(root), write, step, most_bytes, locked == "directory"]
+            parent.stdin.write(json.dumps(arguments) + "\n")
             parent.stdin.flush()
             return int(await word_of(parent))
 
@@ -272,8 +278,8 @@ def snapshots_in(root):
     return {path.name: json.loads(path.read_bytes()) for path in paths}
 
 
-async def check_what_is_left(storage, root, *, may_be):
-    """That all is whole, free and can be erased."""
+async def check_what_is_left(storage, root, *, may_be, delete_at_once=True):
+    """That all is whole, free and can be erased, at once or after another save."""
     lasting = await latest(storage)
     kept = await history(storage)
     for snapshot in (lasting, *kept.values()):
@@ -281,15 +287,18 @@ async def check_what_is_left(storage, root, *, may_be):
     names = {f"snapshot_{snapshot_id}.json" for snapshot_id in kept} | {"snapshot_latest.json"}
     assert snapshots_in(root).keys() <= names
     async with asyncio.timeout(PATIENCE):
+        if delete_at_once:
+            await storage.delete_session(session_id="session-1")
+            assert list(root.iterdir()) == []
         await storage.save_snapshot(location=LOCATION, snapshot=snapshot_of(3), is_latest=True)
         assert await latest(storage) == snapshot_of(3)
         await storage.delete_session(session_id="session-1")
     assert await history(storage) == {}
-    assert not (root / "session-1").exists()
-    assert [path for path in root.rglob("*") if path.is_file() and path.stat().st_size] == []
+    assert list(root.iterdir()) == []
     return lasting, kept
 
 
+@pytest.mark.parametrize("locked", ["directory", "file"])
 @pytest.mark.parametrize(
     ("before", "write"),
     [
@@ -300,7 +309,9 @@ async def check_what_is_left(storage, root, *, may_be):
         ("a snapshot", "delete"),
     ],
 )
-async def test_killed_at_any_step_a_process_leaves_the_old_or_the_new(tmp_path, before, write):
+async def test_killed_at_any_step_a_process_leaves_the_old_or_the_new(
+    tmp_path, before, write, locked
+):
     size = 200_000
     old = None if before == "nothing" else snapshot_of(1, size)
     new = None if write == "delete" else snapshot_of(2, size)
@@ -312,8 +323,10 @@ async def test_killed_at_any_step_a_process_leaves_the_old_or_the_new(tmp_path, 
             async with FileStorage(root) as storage:
                 if old is not None:
                     await storage.checkpoint(location=LOCATION, snapshot=old, snapshot_id=OLD_ID)
-                ended = await writing(root, write, step=step)
-                lasting, kept = await check_what_is_left(storage, root, may_be=(old, new))
+                ended = await writing(root, write, step=step, locked=locked)
+                lasting, kept = await check_what_is_left(
+                    storage, root, may_be=(old, new), delete_at_once=step % 2
+                )
             if write == "checkpoint" and lasting == new:
                 assert NEW_ID in kept
             seen.append(lasting)

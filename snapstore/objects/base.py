@@ -25,6 +25,7 @@ __all__ = [
     "RefusedWrite",
     "RefusingStore",
     "StoredObject",
+    "SweepableStore",
     "Version",
     "content_version",
 ]
@@ -45,7 +46,8 @@ class PreconditionFailedError(StorageError):
     """
 
     def __init__(self, message: str, *, is_missing: bool = False, **facts: Any) -> None:
-        super().__init__(message, **{**facts, "outcome": "not applied"})
+        facts["outcome"] = "not applied"
+        super().__init__(message, **facts)
         self.is_missing = is_missing
 
 
@@ -264,6 +266,21 @@ class InspectableStore(Protocol):
 
         Args:
             key: Where there is no object: one may be written here, and is removed again.
+        """
+        ...
+
+
+@runtime_checkable
+class SweepableStore(Protocol):
+    """An object store in which interrupted writes leave something that is no object."""
+
+    async def sweep(self, prefix: str) -> None:
+        """Remove what interrupted writes have left: unfinished objects, empty directories.
+
+        What a writer is at work on stays.
+
+        Args:
+            prefix: What the keys begin with that the writes were for; it ends with `/`.
         """
         ...
 

@@ -131,8 +131,7 @@ async def file_sides(request):
 
     async def keys():
         files = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
-        # The locks of FileStorage lie in `.snapstore`.
-        return {path.as_posix() for path in files if path.parts[0] != ".snapstore"}
+        return {path.as_posix() for path in files}
 
     async with FileStorage(root) as storage:
         reference = request.getfixturevalue("reference")

@@ -148,7 +148,7 @@ async def backends(client: Any) -> None:
     assert_type(report.ok, bool)
     assert_type(report["create-only"], Finding)
 
-    files = FileStorage("snapshots", max_snapshot_bytes=2**20)
+    files = FileStorage("snapshots", prefix="prod", timeout=None, max_snapshot_bytes=2**20)
     await files.open()
     try:
         await updates(files)

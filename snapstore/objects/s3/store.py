@@ -503,7 +503,8 @@ def _precondition_failed(
 
 def _unknown(failure: StorageError, write: Write) -> OutcomeUnknownError:
     when = "may yet be applied" if write.pending else "may have been applied"
-    facts = {**failure.facts, "outcome": "unknown"}
+    facts = failure.facts
+    facts["outcome"] = "unknown"
     return OutcomeUnknownError(f"{failure}; it {when}", **facts)
 
 
