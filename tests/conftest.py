@@ -22,6 +22,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--s3-server", default="seaweedfs", choices=ENGINES, help="the engine of the S3 server"
     )
+    parser.addoption(
+        "--schedules", default=1_000, type=int, help="how many schedules are simulated"
+    )
 
 
 def pytest_configure(config):

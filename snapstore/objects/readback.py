@@ -148,6 +148,8 @@ class Write:
 
     def sent(self) -> None:
         """Note that a try is being sent. Until its end is noted it may have been applied."""
+        if self._under_way:  # the one before was given up
+            self.ended(Ending.LOST)
         self._under_way = True
 
     def ended(self, ending: Ending) -> None:
