@@ -510,6 +510,8 @@ def verdicts(schedule):
                 done = applied or (this.kind == "history" and this.history)
                 if done and is_excused(this, report):
                     counts["hidden"] += 1
+                elif applied and restored and log[applied[0].replaced - 1].is_foreign:
+                    counts["foreign"] += 1
                 else:
                     assert not done, f"{this.kind}: {name} is false, since it was applied"
             else:

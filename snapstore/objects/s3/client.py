@@ -22,6 +22,7 @@ import msgspec
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
+from wrapt import ObjectProxy
 
 __all__ = ["HTTPSession", "make_client"]
 
@@ -136,4 +137,21 @@ class _WithoutRedirects:
         self.followed = session
 
     async def request(self, *args: Any, **options: Any) -> Any:
-        return await self.followed.request(*args, **options, allow_redirects=False)
+        response = await self.followed.request(*args, **options, allow_redirects=False)
+        try:
+            b"".join(value for _, value in response.raw_headers).decode()
+        except UnicodeDecodeError:
+            return _WithDecodableHeaders(response)
+        return response
+
+
+class _WithDecodableHeaders(ObjectProxy[Any]):
+    # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway may
+    # add one in another encoding, which says nothing of the response.
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple(
+            (name, value.decode(errors="replace").encode())
+            for name, value in self.__wrapped__.raw_headers
+        )

@@ -7,10 +7,14 @@ So the errors made here have no cause; what can be said of it is in their messag
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import ssl
+import time
+import traceback
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -212,6 +216,7 @@ def translate(
     """
     if isinstance(error, StorageError):
         return error
+    _close_response(error)
     facts: dict[str, Any] = {"operation": operation, "bucket": bucket, "key": key}
     where = f"{operation} of {bucket}" if key is None else f"{operation} of {bucket}/{key}"
     if isinstance(error, ClientError):
@@ -225,6 +230,20 @@ def translate(
     if isinstance(getattr(error, "kwargs", {}).get("error"), _UNTRUSTED):
         facts["retryable"] = False
     return kind(f"{where}: {why}", **facts)
+
+
+def _close_response(error: Exception) -> None:
+    """Give back the connection of a response whose headers aiobotocore could not decode.
+
+    It keeps no reference to it but in the frame that has failed, and the connection would never
+    be free again. Clients of our own decode such headers.
+    """
+    if not isinstance(getattr(error, "kwargs", {}).get("error"), UnicodeError):
+        return
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        response = frame.f_locals.get("response")
+        if isinstance(response, aiohttp.ClientResponse):
+            response.close()
 
 
 def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[StorageError], str]:
@@ -368,9 +387,14 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
 
 
 def _seconds(header: str | None) -> float | None:
-    """The wait in a Retry-After header, in its form as a number (RFC 9110, section 10.2.3)."""
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, min(float(header or ""), 60.0))
+    """The wait in a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3)."""
+    if not header:
+        return None
+    with contextlib.suppress(ValueError):
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     return None
 
 
