@@ -261,7 +261,8 @@ class Client:
     async def call(self, apply, faults):
         """Send a request, and again where the client does so by itself."""
         for attempt in range(self.tries):
-            self.meta.events.emit("before-send.s3", request=None)
+            request = SimpleNamespace(url="http://s3", headers={})
+            self.meta.events.emit("before-send.s3", request=request)
             end = {"response": None, "caught_exception": None}
             try:
                 return await self.send(apply, faults)
@@ -530,7 +531,10 @@ def is_excused(this, report):
 
 
 def first(log, number):
-    """The number of the first try of a write, which may be applied several times."""
+    """The number of the first try of a write, which may be applied several times.
+
+    What has replaced another try of it has replaced the same content.
+    """
     if not number:
         return number
     write = log[number - 1]

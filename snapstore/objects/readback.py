@@ -16,11 +16,12 @@ After a refusal, or where a response is missing, the object is looked at:
     anything else                                           not applied if no response was lost;
                                                             else unknown
 
-The version to be replaced has one successor at most, since no two writes of a snapshot have equal
-bytes, and so equal etags. Another SDK's writes may, and carry no id: see `docs`.
+The version to be replaced has one successor at most, since each write of a snapshot has bytes of
+its own, and so an etag of its own. Where a version has no write id, as those of other SDKs, its etag
+stands for it, and may come again.
 
-A create has no version to replace, and a delete makes room for it again. So what has been created
-since says nothing of a create whose response was lost.
+A create has no version to replace, and a delete makes room for it again. So an object that another
+has created says nothing of a create whose response was lost.
 """
 
 from __future__ import annotations
@@ -146,6 +147,15 @@ class Write:
         """What is known of it, unless a response says that it was applied."""
         return "unknown" if self.in_doubt else "not applied"
 
+    def begin_try(self) -> None:
+        """Get ready to be sent, for the first time or again.
+
+        A write without condition may be applied with each try, over what others have written since
+        the last one. So each of its tries makes a version of its own.
+        """
+        if self.condition is None:
+            self.id = self.metadata[WRITE_ID] = _new_id()
+
     def sent(self) -> None:
         """Note that a try is being sent. Until its end is noted it may have been applied."""
         if self._under_way:  # the one before was given up
@@ -179,9 +189,10 @@ class Write:
             # What is not there, or not ours, may have been ours until a delete.
             return Verdict.CONFLICT if entries and not self.in_doubt else Verdict.UNKNOWN
         replaced = self._lineage[0]
-        if any(_is_same_version(entry, replaced) for entry in entries[1:]):
+        if any(_is_replaced(entries, place, replaced) for place in range(1, len(entries))):
             return Verdict.CONFLICT
-        if entries and _is_same_version(entries[0], replaced):
+        is_copy = entries and _OUR_ID.match(replaced) and not _OUR_ID.match(entries[0])
+        if entries and _is_same_version(entries[0], replaced) and not (is_copy and self.in_doubt):
             return Verdict.UNCHANGED
         return Verdict.UNKNOWN if self.in_doubt else Verdict.CONFLICT
 
@@ -207,6 +218,19 @@ def _etag_in(entry: str) -> str:
     """The etag in an entry with an id of ours."""
     separator, etag = entry[12], entry[13:]
     return etag if separator == "=" else base64.urlsafe_b64decode(f"{etag}==").hex()
+
+
+def _is_replaced(entries: list[str], place: int, version: str) -> bool:
+    """Whether an entry of a lineage shows that a version was replaced, by the one before it."""
+    entry = entries[place]
+    if not _is_same_version(entry, version):
+        return False
+    if _OUR_ID.match(version):
+        # Without the id it is a copy: somebody has restored the bytes of our version.
+        return _OUR_ID.match(entry) is not None
+    # At the end of a lineage is a write without condition, each try of which has the same etag. A
+    # version known by its etag alone may be one of its tries, and this one another.
+    return place < len(entries) - 1 or _OUR_ID.match(entry) is None
 
 
 def _is_same_version(one: str, other: str) -> bool:

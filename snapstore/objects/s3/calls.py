@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from snapstore.objects.readback import Ending, Write
+from snapstore.objects.s3.signing import signed_host
 
 __all__ = ["Call", "register_hooks", "unregister_hooks"]
 
@@ -110,10 +111,12 @@ class _NotSent:
 
 
 def _before_send(request: Any, **_: Any) -> _NotSent | None:
-    """Note a request, and leave it as it is. A response is one to do without sending it."""
+    """Note a request. A response is one to do without sending it."""
     call = _call.get()
     if call is None:
         return None
+    # aiohttp sends the host as the URL spells it, whose letters botocore signs in lower case.
+    request.headers["Host"] = signed_host(request.url)
     call.requests.append(request)
     if call.dry_run:
         return _NotSent()

@@ -194,6 +194,8 @@ def as_botocore(error: Exception, url: str) -> BotoCoreError:
         kind = ConnectionClosedError
     elif isinstance(error, aiohttp.ClientConnectionError | socket.gaierror):
         kind = EndpointConnectionError
+    if kind is HTTPClientError:
+        return kind(error=error)
     return kind(endpoint_url=url, error=error)
 
 
@@ -346,7 +348,7 @@ def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) 
 
 
 def _summary(error: ClientError) -> tuple[str, int | None, str]:
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = str(error.response.get("Error", {}).get("Code", "")).strip()
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     what = " ".join(dict.fromkeys(filter(None, (str(status or ""), code)))) or "without a code"
     return code, status, what
@@ -361,7 +363,7 @@ def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> Storag
     facts |= {
         "code": code or None,
         "status": status,
-        "request_id": metadata.get("RequestId"),
+        "request_id": metadata.get("RequestId") or None,
         "retry_after": _seconds(headers.get("retry-after")),
     }
     if code in _WRONG_REGION:

@@ -12,8 +12,9 @@ import hmac
 import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-__all__ = ["UNSIGNED_PAYLOAD", "Credentials", "Signer"]
+__all__ = ["UNSIGNED_PAYLOAD", "Credentials", "Signer", "signed_host"]
 
 UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 """Stands for the hash of a body that is not part of the signature."""
@@ -34,6 +35,15 @@ class Credentials(NamedTuple):
 
     def __repr__(self) -> str:
         return "Credentials(…)"
+
+
+def signed_host(url: str) -> str:
+    """The host of a URL as botocore signs it: in lower case, with its port where it is unusual."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return host if parts.port in (None, usual) else f"{host}:{parts.port}"
 
 
 class Signer:

@@ -401,8 +401,11 @@ class S3ObjectStore:
         async def once() -> T:
             nonlocal tries
             left = None if self._most_tries is None else self._most_tries - tries
-            # An own client makes one try a call, so that all waits are of one kind.
-            call = Call(write=write, tries_left=left, one_try=self._borrowed is None)
+            # Writes make one try a call, and so does an own client, so that waits are of one kind.
+            one_try = write is not None or self._borrowed is None
+            call = Call(write=write, tries_left=left, one_try=one_try)
+            if write is not None:
+                write.begin_try()
             try:
                 with call.watched():
                     # Given back while the next try is waited for.

@@ -12,7 +12,7 @@ from yarl import URL
 
 from snapstore.objects.readback import LINEAGE, WRITE_ID
 from snapstore.objects.s3.internals import UnfitError
-from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
+from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer, signed_host
 
 __all__ = ["CRC32", "META", "Template"]
 
@@ -92,13 +92,10 @@ class Template(NamedTuple):
         repeated = {
             name: " ".join(value.split()) for name, value in headers.items() if name in _REPEATED
         }
-        default_port = {"http": 80, "https": 443}[url.scheme]
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or ""
-        host = host if url.port in (None, default_port) else f"{host}:{url.port}"
         return cls(
             url=f"{url.scheme}://{url.netloc}{path}",
             path=path,
-            headers={"host": host, **repeated},
+            headers={"host": signed_host(request.url), **repeated},
             # aiobotocore adds the second one as it sends.
             unsigned={"user-agent": headers["user-agent"], "accept-encoding": "identity"},
             signs_body=headers["x-amz-content-sha256"] != UNSIGNED_PAYLOAD,
