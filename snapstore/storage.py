@@ -24,6 +24,7 @@ from snapstore.check import CheckReport, Probes
 from snapstore.codec import (
     decode_manifest,
     decode_raw_snapshot,
+    decode_raw_snapshot_in_slices,
     decode_snapshot,
     decode_snapshot_in_slices,
     encode_manifest,
@@ -304,15 +305,13 @@ class ObjectSnapshotStorage:
     ) -> RawSnapshot | None:
         """Load a snapshot as the JSON it is stored as, to be saved or sent elsewhere.
 
-        Only its envelope is decoded, for a small part of the cost.
+        It is checked as by `load_snapshot`, at the same cost, but for the memory of a large one.
 
-        Args and errors: as `load_snapshot`; but what is more than 200 objects and lists deep, or a
-        number out of range, is not noticed.
+        Args and errors: as `load_snapshot`.
         """
         with self._lifecycle:
             key = self._key(location, snapshot_id)
-            stored = await self._in_time(self._get(key), "get", key)
-            return None if stored is None else decode_raw_snapshot(stored.data, key=key)
+            return await self._in_time(self._load_raw(key), "get", key)
 
     async def update_latest(
         self,
@@ -548,6 +547,15 @@ class ObjectSnapshotStorage:
             async with self._decoding:
                 snapshot = await decode_snapshot_in_slices(stored.data, key=key)
         return VersionedSnapshot(snapshot, *stored.version)
+
+    async def _load_raw(self, key: str) -> RawSnapshot | None:
+        stored = await self._get(key)
+        if stored is None:
+            return None
+        if len(stored.data) <= _LARGE:
+            return decode_raw_snapshot(stored.data, key=key)
+        async with self._decoding:
+            return await decode_raw_snapshot_in_slices(stored.data, key=key)
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:
