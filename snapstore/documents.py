@@ -191,8 +191,8 @@ def _problem_of(error: msgspec.MsgspecError, text: bytes) -> str:
     if place is not None:
         byte = int(place[1])
         # Of -Infinity, the sign may have been read already.
-        for start in (byte, byte - 1):
-            constant = _CONSTANT.match(text, max(start, 0))
+        for start in (max(byte - 1, 0), byte):
+            constant = _CONSTANT.match(text, start)
             if constant is not None and constant.end() > byte:
                 return f"it is not valid JSON: it has {constant[0].decode()} (byte {byte})"
     return f"it is not valid JSON ({error})"

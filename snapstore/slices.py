@@ -172,13 +172,13 @@ class _Document:
 
     def _scan(self, start: int, end: int) -> _Steps:
         """Find out what is in an object or a list, without decoding it."""
-        while True:
+        for last in (False, True):
             self._room -= end - start
             with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return _scan(memoryview(self._scanned_text)[start:end])
-            if self._scanned_text is not self._text:
-                raise _UndecidedError
-            self._scanned_text = yield from _without_surrogates(self._text)
+            if not last:
+                self._scanned_text = yield from _without_surrogates(self._scanned_text)
+        raise _UndecidedError
 
     def _items(self, members: list[msgspec.Raw], start: int) -> Iterator[tuple[int, int, int, int]]:
         """Where the items of a list lie: as `_pairs`, with nothing for a key."""
