@@ -29,16 +29,15 @@ __all__ = ["copy_at_once", "encode_at_once"]
 _call: Callable[[Callable[[], Any]], Any] = operator.call
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
-_pack_into = msgspec.msgpack.Encoder().encode_into
 _pack_text_keys_into = msgspec.msgpack.Encoder(order="deterministic").encode_into
 """Raises for a key that is not a str (msgspec documentation, "Encoder", `order`)."""
 
-_PROTOCOL: Final = 2
-"""Of pickle: the last one that has neither bytes nor sets, and leaves them to
+_STRICT: Final = 2
+"""The last protocol of pickle that has neither bytes nor sets, and leaves them to
 `reducer_override`."""
 
-_SIZES: Final = (2**14, 2**17, 2**22)
-"""Bytes that are tried before all that are allowed."""
+_FRAMED: Final = 4
+"""The first protocol of pickle that writes a frame after the other, and not all at the end."""
 
 _NOTED: Final = 50
 """Dicts and lists in each other from which on a pickler without a memo notes those it is in
@@ -48,7 +47,7 @@ _FEW: Final = 100
 _COMMA: Final = ord(",")
 
 # A float of MessagePack whose exponent is all ones: NaN or an infinity.
-_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff]")
+_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 
 class _StrictPickler(pickle.Pickler):
@@ -59,6 +58,20 @@ class _StrictPickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> NoReturn:
         """Refuse what pickle has no opcode for."""
         raise TypeError(type(obj).__name__)
+
+
+class _Counter:
+    """A file that counts what is written to it, and takes no more than there is room for."""
+
+    def __init__(self, room: int) -> None:
+        self.bytes = 0
+        self._room = room
+
+    def write(self, data: bytes) -> None:
+        """Count, and keep nothing."""
+        self.bytes += len(data)
+        if self.bytes > self._room:
+            raise BufferError
 
 
 class _Nowhere:
@@ -98,26 +111,26 @@ def copy_at_once(document: dict[str, Any]) -> dict[str, Any] | None:
     """
     file = io.BytesIO()
     with suppress(Exception):
-        _StrictPickler(file, _PROTOCOL).dump(document)
+        _StrictPickler(file, _STRICT).dump(document)
         return cast("dict[str, Any]", pickle.loads(file.getbuffer()))  # noqa: S301 -- our own
     return None
 
 
 def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
-    # What holds itself over and over is found to be too large before anything takes its time.
-    packed = _pack(document, max_bytes)
-    if packed is None:
-        return None
-    pickler = _StrictPickler(_NOWHERE, _PROTOCOL)
-    pickler.fast = True
-    # While it is looked at, the buffer can't grow.
+    # What holds itself over and over is found to be too large before anything takes its time, and
+    # no other encoder may meet an object that it would run code of.
+    size = _Counter(max_bytes)
+    _fast_pickler(size, _FRAMED).dump(document)
+    pickler = _fast_pickler(_NOWHERE, _STRICT)
+    packed = bytearray(size.bytes)
+    steps: tuple[Callable[[], Any], ...] = (
+        partial(pickler.dump, document),
+        partial(_pack_text_keys_into, document, packed),
+        partial(_encode_json, document),
+    )
+    data: bytes
+    # With a view of it, the buffer can't grow.
     with memoryview(packed):
-        steps: tuple[Callable[[], Any], ...] = (
-            partial(pickler.dump, document),
-            partial(_pack_text_keys_into, document, packed),
-            partial(_encode_json, document),
-        )
-        data: bytes
         _, _, data = map(_call, steps)
     # To note depth it makes objects, for which Python 3.11 may run its collector, and other code.
     if _has_noted_depth(pickler) or _NOT_FINITE.search(packed):
@@ -127,17 +140,11 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
     return data
 
 
-def _pack(document: dict[str, Any], max_bytes: int) -> bytearray | None:
-    """Write a document as MessagePack, if it fits."""
-    for size in (*_SIZES, max_bytes):
-        packed = bytearray(min(size, max_bytes))
-        # With a view of it, it can't grow.
-        with suppress(BufferError), memoryview(packed):
-            _pack_into(document, packed)
-            return packed
-        if size >= max_bytes:
-            break
-    return None
+def _fast_pickler(file: _Counter | _Nowhere, protocol: int) -> _StrictPickler:
+    """A pickler without a memo, which writes what occurs twice twice."""
+    pickler = _StrictPickler(file, protocol)
+    pickler.fast = True
+    return pickler
 
 
 def _has_noted_depth(pickler: _StrictPickler) -> bool:
@@ -162,8 +169,7 @@ def _is_one_step() -> bool:
     for _ in range(_NOTED - 2):
         nested = [nested]
     for noted in (False, True):
-        pickler = _StrictPickler(_NOWHERE, _PROTOCOL)
-        pickler.fast = True
+        pickler = _fast_pickler(_NOWHERE, _STRICT)
         pickler.dump(nested)
         if _has_noted_depth(pickler) is not noted:
             return False

@@ -530,8 +530,10 @@ class ObjectSnapshotStorage:
     def _encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
         data = encode_snapshot(snapshot, max_bytes=self._max_bytes)
         if not isinstance(location, SnapshotLocation):
+            del data  # it would be in the error's frame
             raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
         if snapshot.scope != location.scope:
+            del data
             raise ScopeMismatchError(
                 f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
             )
