@@ -320,14 +320,16 @@ def test_a_thread_that_toggles_a_value_never_gets_the_bad_one_saved(
     data = {"rows": rows, "last": good, "lists": [[n] for n in range(size)]}
 
     def toggle():
-        data["last"] = bad
-        rows[0]["n"] = bad
-        data["last"] = good
-        rows[0]["n"] = good
+        # Threads take turns at the end of a loop's body: in either state.
+        for value in (bad, good, good):
+            data["last"] = value
+        for value in (bad, good, good):
+            rows[0]["n"] = value
 
     busy_threads(toggle)
-    saved = 0
-    for _ in range(300):
+    saved = tried = 0
+    while tried < 300 or (saved == 0 and tried < 20_000):
+        tried += 1
         try:
             body = encode_snapshot(Snapshot.new(data), max_bytes=2**24)
         except SnapshotEncodeError:
