@@ -12,7 +12,7 @@ import gc
 import operator
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -84,19 +84,14 @@ async def decode_document_in_slices(
     """
     document = None
     steps = _Document(data.removeprefix(UTF8_BOM), keep).steps()
-    try:
-        while document is None:
-            # To put a large body together has taken a while, too.
-            await asyncio.sleep(_YIELD)
-            try:
+    with closing(steps), suppress(NotJSONError, _UndecidedError):
+        try:
+            while True:
+                # To put a large body together has taken a while, too.
+                await asyncio.sleep(_YIELD)
                 next(steps)
-            except StopIteration as end:
-                document = end.value
-                break
-    except (NotJSONError, _UndecidedError):
-        document = None
-    finally:
-        steps.close()
+        except StopIteration as end:
+            document = end.value
     return document if type(document) is dict else decode_document(data, key, what)
 
 
