@@ -43,6 +43,10 @@ _NOTED: Final = 50
 """Dicts and lists in each other from which on a pickler without a memo notes those it is in
 (CPython, `FAST_NESTING_LIMIT`)."""
 
+_MUCH: Final = 2**20
+_LITTLE: Final = 2**16
+"""Bytes. A document of so much with so little in it holds the same over and over."""
+
 _FEW: Final = 100
 _COMMA: Final = ord(",")
 
@@ -61,17 +65,27 @@ class _StrictPickler(pickle.Pickler):
 
 
 class _Counter:
-    """A file that counts what is written to it, and takes no more than there is room for."""
+    """A file that counts what is written to it, and keeps nothing."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, document: dict[str, Any] | None = None) -> None:
         self.bytes = 0
         self._room = room
+        self._document = document
 
     def write(self, data: bytes) -> None:
-        """Count, and keep nothing."""
+        """Count.
+
+        Raises:
+            BufferError: There is more than there is room for, or much of little.
+        """
         self.bytes += len(data)
         if self.bytes > self._room:
             raise BufferError
+        if self.bytes > _MUCH and self._document is not None:
+            document, self._document = self._document, None
+            with suppress(BufferError):
+                _StrictPickler(_Counter(_LITTLE), _FRAMED).dump(document)
+                self._room = 0
 
 
 class _Nowhere:
@@ -119,7 +133,7 @@ def copy_at_once(document: dict[str, Any]) -> dict[str, Any] | None:
 def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
     # What holds itself over and over is found to be too large before anything takes its time, and
     # no other encoder may meet an object that it would run code of.
-    size = _Counter(max_bytes)
+    size = _Counter(max_bytes, document)
     _fast_pickler(size, _FRAMED).dump(document)
     pickler = _fast_pickler(_NOWHERE, _STRICT)
     packed = bytearray(size.bytes)
