@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from snapstore.documents import (
     UTF8_BOM,
     decode_document,
-    decode_document_in_slices,
-    decode_outline,
     encode_document,
     refuse,
     refuse_large,
 )
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
+from snapstore.frames import drop_frames, drop_frames_of_coroutine
 from snapstore.ids import SCOPES
-from snapstore.strictness import refuse_inexact
+from snapstore.slices import decode_document_in_slices
 from snapstore.types import Dialect, RawSnapshot, Snapshot, SnapshotManifest
 
 __all__ = [
     "decode_manifest",
     "decode_raw_snapshot",
+    "decode_raw_snapshot_in_slices",
     "decode_snapshot",
     "decode_snapshot_in_slices",
     "encode_manifest",
@@ -58,8 +59,13 @@ _ENVELOPES: Final[dict[Dialect, dict[str, str]]] = {
 }
 _ONLY_TYPESCRIPT: Final = _ENVELOPES["typescript"].keys() - _ENVELOPES["python"].keys()
 _ONLY_PYTHON: Final = _ENVELOPES["python"].keys() - _ENVELOPES["typescript"].keys()
+_LABELS: Final = {"appData": "app_data"}
+
+_validated: WeakValueDictionary[int, RawSnapshot] = WeakValueDictionary()
+"""The raw snapshots that were made here, by their ids: they need not be decoded to be saved."""
 
 
+@drop_frames
 def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> bytes:
     """Write a snapshot as compact JSON, in its own dialect's envelope.
 
@@ -69,7 +75,8 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
 
     Raises:
         SnapshotEncodeError: It holds a value that JSON can't carry exactly, is more than 200
-            objects and lists deep, or larger than `max_bytes`; or a raw one is not what it says.
+            objects and lists deep, or larger than `max_bytes`; another thread changes it all the
+            while; or a raw one is not what it says.
     """
     if isinstance(snapshot, RawSnapshot):
         return _encode_raw(snapshot, max_bytes)
@@ -84,17 +91,16 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
         raise SnapshotEncodeError("scope: neither 'agent' nor 'multiAgent'")
     envelope = _ENVELOPES[snapshot.dialect]
     _refuse_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
-    refuse_inexact(
-        {"data": snapshot.data, "app_data": snapshot.app_data} | snapshot.extra, max_bytes
-    )
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
-    return encode_document(document | snapshot.extra, max_bytes)
+    return encode_document(document | snapshot.extra, max_bytes, _LABELS)
 
 
 def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:
     """The document of a raw snapshot, which anybody may have made."""
     if type(snapshot.document) is not bytes:
         raise SnapshotEncodeError("document: not bytes")
+    if _validated.get(id(snapshot)) is snapshot:
+        return refuse_large(snapshot.document, max_bytes)
     problem = "document: its envelope is not that of the RawSnapshot"
     try:
         if decode_raw_snapshot(snapshot.document, key="document") == snapshot:
@@ -104,6 +110,7 @@ def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:
     raise SnapshotEncodeError(problem)
 
 
+@drop_frames
 def decode_snapshot(data: bytes, *, key: str) -> Snapshot:
     """Read a snapshot from JSON of any layout, in either dialect.
 
@@ -119,6 +126,7 @@ def decode_snapshot(data: bytes, *, key: str) -> Snapshot:
     return _snapshot_of(decode_document(data, key, "snapshot"), key)
 
 
+@drop_frames_of_coroutine
 async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
     """Read a snapshot as `decode_snapshot` does, and let the event loop run every few milliseconds.
 
@@ -127,20 +135,38 @@ async def decode_snapshot_in_slices(data: bytes, *, key: str) -> Snapshot:
     return _snapshot_of(await decode_document_in_slices(data, key, "snapshot"), key)
 
 
+@drop_frames
 def decode_raw_snapshot(data: bytes, *, key: str) -> RawSnapshot:
-    """Read the envelope of a snapshot, and of the rest no more than that it is JSON in UTF-8.
+    """Read the envelope of a snapshot, after a look at all of it.
 
-    Args and errors: as `decode_snapshot`, but what is too deep inside of `data`, or a number out of
-    range, is not noticed.
+    Args and errors: as `decode_snapshot`.
     """
-    snapshot = _snapshot_of(decode_outline(data, key, "snapshot"), key)
-    return RawSnapshot(
+    return _raw_snapshot_of(decode_document(data, key, "snapshot"), data, key)
+
+
+@drop_frames_of_coroutine
+async def decode_raw_snapshot_in_slices(data: bytes, *, key: str) -> RawSnapshot:
+    """Read as `decode_raw_snapshot` does, and let the event loop run every few milliseconds.
+
+    It takes the memory of a slice.
+
+    Args and errors: as `decode_snapshot`.
+    """
+    document = await decode_document_in_slices(data, key, "snapshot", keep=False)
+    return _raw_snapshot_of(document, data, key)
+
+
+def _raw_snapshot_of(document: dict[str, Any], data: bytes, key: str) -> RawSnapshot:
+    snapshot = _snapshot_of(document, key)
+    raw = RawSnapshot(
         data.removeprefix(UTF8_BOM),
         snapshot.scope,
         snapshot.schema_version,
         snapshot.created_at,
         snapshot.dialect,
     )
+    _validated[id(raw)] = raw
+    return raw
 
 
 def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
@@ -164,6 +190,7 @@ def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
     return Snapshot(**fields, dialect=dialect, extra=document)
 
 
+@drop_frames
 def encode_manifest(manifest: SnapshotManifest, *, max_bytes: int) -> bytes:
     """Write a manifest as compact JSON.
 
@@ -177,10 +204,10 @@ def encode_manifest(manifest: SnapshotManifest, *, max_bytes: int) -> bytes:
         if type(value) is not str:
             raise SnapshotEncodeError(f"{name}: not a str")
     _refuse_fields(manifest.extra, document.keys())
-    refuse_inexact(manifest.extra, max_bytes)
     return encode_document(document | manifest.extra, max_bytes)
 
 
+@drop_frames
 def decode_manifest(data: bytes, *, key: str) -> SnapshotManifest:
     """Read a manifest from JSON.
 

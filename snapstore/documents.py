@@ -1,31 +1,34 @@
 """JSON text to documents, which are plain dicts and lists, and back.
 
 It is msgspec's JSON, and beside it what msgspec does not read or write although JSON has it: lone
-surrogates, as JavaScript writes them, and long integers. What is large is read in slices.
+surrogates, as JavaScript writes them, and long integers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
 import re
 import sys
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
+from snapstore.exact import copy_at_once, encode_at_once
+from snapstore.frames import drop_frames
 from snapstore.strictness import MAX_DEPTH, is_too_deep, refuse_inexact
 
 __all__ = [
+    "ESCAPED_SURROGATE",
     "UTF8_BOM",
+    "NotJSONError",
     "decode_document",
-    "decode_document_in_slices",
-    "decode_outline",
+    "decode_json",
+    "decode_value",
     "encode_document",
     "encode_json",
     "refuse",
@@ -33,61 +36,72 @@ __all__ = [
 ]
 
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw]).decode
-
-_Scalar = str | int | float | bool | None
-_Members = _Scalar | list[msgspec.Raw] | dict[str, msgspec.Raw]
-_decode_outer_levels = msgspec.json.Decoder(
-    dict[str, _Scalar | list[msgspec.Raw] | dict[str, _Members]]
-).decode
-"""Scans a document once down to its single messages, for one scan takes milliseconds."""
-
-_A_MOMENT: Final = 1e-6
-"""Seconds for others to run: after 0, what is due by a timer would not have had its turn."""
-
-_SLICE: Final = 128 * 1024
-"""Bytes of JSON that are decoded in one go; a millisecond or two."""
-
-_EMPTY: Final[dict[bytes, type]] = {b"{": dict, b"[": list}
-"""What stands for an object or a list that nobody looks into, by the bracket it begins with."""
+decode_json: Final = msgspec.json.Decoder().decode
+"""Decodes JSON that msgspec reads; `decode_value` also what it does not."""
 
 UTF8_BOM: Final = b"\xef\xbb\xbf"
 """What may stand before a document, and is no part of it."""
 
+ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The beginning of the escape of a surrogate, lone or of a pair."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_CONSTANT = re.compile(rb"NaN|-?Infinity")
+_BYTE = re.compile(r"\(byte (\d+)\)")
 _TOO_DEEP: Final = f"it is more than {MAX_DEPTH} objects and lists deep"
+_UNCHANGED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
+class NotJSONError(Exception):
+    """A text is not JSON as it is read here. The message says why, without any of the text."""
+
+
+@drop_frames
 def encode_json(content: Any) -> bytes:
     """Write any content as compact JSON, by the rules for what is in a snapshot.
 
     Raises:
         SnapshotEncodeError: As `refuse_inexact`.
     """
-    refuse_inexact({"content": content}, sys.maxsize)
-    return encode_document(content, sys.maxsize)
+    # A document is an object: what is around the content is taken off again.
+    return encode_document({"content": content}, sys.maxsize)[len('{"content":') : -1]
 
 
-def encode_document(document: Any, max_bytes: int) -> bytes:
+def encode_document(
+    document: dict[str, Any], max_bytes: int, labels: Mapping[str, str] = _UNCHANGED
+) -> bytes:
     """Write a document as compact JSON in UTF-8.
 
+    What is checked is what is written, also while other threads change it: see
+    `docs/design/exact-encoding.md`.
+
     Args:
-        document: What `refuse_inexact` does not refuse.
+        document: The fields of an object.
         max_bytes: How many bytes it may have.
+        labels: What fields are called in errors, where that is not their name.
 
     Raises:
-        SnapshotEncodeError: It is larger than `max_bytes`.
+        SnapshotEncodeError: As `refuse_inexact`, or it is larger than `max_bytes`.
     """
+    data = encode_at_once(document, max_bytes)
+    if data is None:
+        data = _encode_copy(document, max_bytes, labels)
+    return refuse_large(data, max_bytes)
+
+
+def _encode_copy(document: dict[str, Any], max_bytes: int, labels: Mapping[str, str]) -> bytes:
+    """Check and write a copy that nobody else has."""
+    copy = copy_at_once(document)
+    if copy is None:
+        with suppress(RuntimeError):  # a dict that changes while it is looked at
+            refuse_inexact(document, max_bytes, labels)
+        raise SnapshotEncodeError("it was changed by another thread while it was being saved")
+    refuse_inexact(copy, max_bytes, labels)
     data = None
     # A UnicodeEncodeError holds the text, and must not be in the chain of what is raised next.
     with suppress(UnicodeEncodeError):
-        data = _encode_json(document)
-    if data is None:
-        data = _encode_with_surrogates(document)
-    return refuse_large(data, max_bytes)
+        data = _encode_json(copy)
+    return _encode_with_surrogates(copy) if data is None else data
 
 
 def refuse_large(data: bytes, max_bytes: int) -> bytes:
@@ -103,6 +117,7 @@ def refuse_large(data: bytes, max_bytes: int) -> bytes:
     return data
 
 
+@drop_frames
 def decode_document(data: bytes, key: str, what: str) -> dict[str, Any]:
     """Read a document from JSON of any layout.
 
@@ -116,23 +131,11 @@ def decode_document(data: bytes, key: str, what: str) -> dict[str, Any]:
     """
     if not data:
         refuse(key, what, "the object is empty")
-    # An error in the chain would hold the text it failed on: only its words are kept.
-    document, problem, again = None, None, False
+    document, problem = None, ""
     try:
-        with _no_garbage_collection():
-            document = _decode_json(data.removeprefix(UTF8_BOM))
-    except msgspec.MsgspecError as error:
-        problem = f"it is not valid JSON ({error})"
-        # Two things are valid JSON that msgspec does not read, or not always.
-        out_of_range = isinstance(error, msgspec.ValidationError)
-        again = out_of_range or _ESCAPED_SURROGATE.search(data) is not None
-    except UnicodeDecodeError:
-        problem = "it is not valid UTF-8"
-    except RecursionError:
-        problem = _TOO_DEEP
-    if again:
-        document = _decode_with_json(data)
-        problem = problem if document is None else None
+        document = decode_value(data.removeprefix(UTF8_BOM))
+    except NotJSONError as error:
+        problem = str(error)
     if problem:
         refuse(key, what, problem)
     if type(document) is not dict:
@@ -142,53 +145,30 @@ def decode_document(data: bytes, key: str, what: str) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-async def decode_document_in_slices(data: bytes, key: str, what: str) -> dict[str, Any]:
-    """Read a document as `decode_document` does, and let the event loop run every few milliseconds.
+def decode_value(text: bytes) -> Any:
+    """Decode JSON, also what msgspec does not read.
 
-    It takes longer, and threads would not help: the decoder holds the GIL. A single long text is
-    read in one go, and so is a document with half a surrogate pair.
-
-    Args and errors: as `decode_document`.
+    Raises:
+        NotJSONError: It is not JSON. How deep it is is not looked at, unless it is too deep for
+            the decoder.
     """
-    document, ended = None, False
-    # To put a large body together has taken a while, too.
-    await asyncio.sleep(_A_MOMENT)
-    # Whatever is wrong is found out again, and put into words, without slices.
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        text = data.removeprefix(UTF8_BOM).lstrip(b" \t\r\n")
-        outer = _decode_outer_levels(text)
-        await asyncio.sleep(_A_MOMENT)
-        slices = _decode_each(outer, 1)
-        with _no_garbage_collection() as collecting:
-            while not ended:
-                try:
-                    next(slices)
-                except StopIteration as end:
-                    document, ended = end.value, True
-                if collecting:
-                    # What this slice has made grows old now, and not all at once at the end.
-                    gc.collect(1)
-                await asyncio.sleep(_A_MOMENT)
-    return document if type(document) is dict else decode_document(data, key, what)
-
-
-def decode_outline(data: bytes, key: str, what: str) -> dict[str, Any]:
-    """Read what a document has on its first level: objects and lists come out empty.
-
-    Args and errors: as `decode_document`, but what is too deep, or a number out of range, is not
-    noticed.
-    """
-    # Whatever is wrong, or is not read by msgspec, is found out again by reading all of it.
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        text = data.removeprefix(UTF8_BOM)
-        text.decode()
-        return {
-            name: _EMPTY[bracket]()
-            if (bracket := bytes(memoryview(part)[:1])) in _EMPTY
-            else _decode_json(part)
-            for name, part in _decode_fields(text).items()
-        }
-    return decode_document(data, key, what)
+    # An error in the chain would hold the text it failed on: only its words are kept.
+    problem, again = "", False
+    try:
+        return decode_json(text)
+    except msgspec.MsgspecError as error:
+        problem = _problem_of(error, text)
+        # Two things are valid JSON that msgspec does not read, or not always.
+        out_of_range = isinstance(error, msgspec.ValidationError)
+        again = out_of_range or ESCAPED_SURROGATE.search(text) is not None
+    except UnicodeDecodeError:
+        problem = "it is not valid UTF-8"
+    except RecursionError:
+        problem = _TOO_DEEP
+    if again:
+        with suppress(ValueError, RecursionError):
+            return json.loads(text.decode(), parse_float=_finite, parse_constant=_refuse_constant)
+    raise NotJSONError(problem)
 
 
 def refuse(key: str, what: str, why: str) -> NoReturn:
@@ -205,6 +185,30 @@ def refuse(key: str, what: str, why: str) -> NoReturn:
     raise SnapshotDecodeError(f"{key} is not a {what}: {why}", key=key)
 
 
+def _problem_of(error: msgspec.MsgspecError, text: bytes) -> str:
+    """What is wrong with a text that msgspec refuses, in words."""
+    place = _BYTE.search(str(error))
+    if place is not None:
+        byte = int(place[1])
+        # Of -Infinity, the sign may have been read already.
+        for start in (max(byte - 1, 0), byte):
+            constant = _CONSTANT.match(text, start)
+            if constant is not None and constant.end() > byte:
+                return f"it is not valid JSON: it has {constant[0].decode()} (byte {byte})"
+    return f"it is not valid JSON ({error})"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotJSONError(f"it is not valid JSON: it has {name}")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not isfinite(value):
+        raise ValueError("out of range")
+    return value
+
+
 def _encode_with_surrogates(document: Any) -> bytes:
     r"""Write lone surrogates as JavaScript does, as `\udXXX`, and join the pairs.
 
@@ -219,103 +223,3 @@ def _encode_with_surrogates(document: Any) -> bytes:
 def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> None:
     if len(dict(pairs)) < len(pairs):
         raise SnapshotEncodeError("two keys become one where a surrogate pair is joined")
-
-
-def _decode_in_slices(part: msgspec.Raw, depth: int) -> Generator[None, None, Any]:
-    """Decode JSON, and yield where others may have their turn.
-
-    Args:
-        part: The JSON.
-        depth: How many objects and lists it lies in, itself included.
-
-    Raises:
-        RecursionError: It is too deep.
-    """
-    if len(part) <= _SLICE or bytes(memoryview(part)[:1]) not in _EMPTY:
-        return _decode_slice(part, depth)
-    members = _decode_members(part)
-    yield
-    return (yield from _decode_each(members, depth))
-
-
-def _decode_each(members: Any, depth: int) -> Generator[None, None, Any]:
-    """Decode the members of an object or a list as they were scanned, in slices."""
-    if type(members) is list:
-        values: list[Any] = []
-        for run in _runs(members):
-            if len(run) == 1:
-                values.append((yield from _decode_in_slices(run[0], depth + 1)))
-            else:
-                # A call for each of many short ones would cost as much as decoding them.
-                values += _decode_slice(b"[%b]" % b",".join(run), depth)
-            yield
-        return values
-    taken = 0
-    for name, member in members.items():
-        if isinstance(member, msgspec.Raw):
-            members[name] = yield from _decode_in_slices(member, depth + 1)
-            taken += len(member)
-        elif isinstance(member, dict | list):
-            members[name] = yield from _decode_each(member, depth + 1)
-        if taken > _SLICE:
-            taken = 0
-            yield
-    return members
-
-
-def _decode_slice(part: Any, depth: int) -> Any:
-    value = _decode_json(part)
-    is_container = type(value) is dict or type(value) is list
-    if is_container and (depth > MAX_DEPTH or is_too_deep(value, depth)):
-        raise RecursionError
-    return value
-
-
-def _runs(parts: Iterable[msgspec.Raw]) -> Iterator[list[msgspec.Raw]]:
-    """Put consecutive parts together until they are a slice."""
-    run: list[msgspec.Raw] = []
-    length = 0
-    for part in parts:
-        more = len(part)
-        if run and length + more > _SLICE:
-            yield run
-            run, length = [], 0
-        run.append(part)
-        length += more
-    if run:
-        yield run
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[bool]:
-    """Hold off the cyclic garbage collector: it would visit all that is being made, in vain.
-
-    Yields:
-        Whether it was on.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield collecting
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _decode_with_json(data: bytes) -> Any:
-    """Read what msgspec can't: an escaped lone surrogate, a long integer. Else `None`."""
-    try:
-        return json.loads(
-            data.removeprefix(UTF8_BOM).decode(),
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
-    except (ValueError, RecursionError):
-        return None
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not isfinite(value):
-        raise ValueError("out of range")
-    return value

@@ -24,6 +24,7 @@ from snapstore.check import CheckReport, Probes
 from snapstore.codec import (
     decode_manifest,
     decode_raw_snapshot,
+    decode_raw_snapshot_in_slices,
     decode_snapshot,
     decode_snapshot_in_slices,
     encode_manifest,
@@ -321,17 +322,13 @@ class ObjectSnapshotStorage:
     ) -> RawSnapshot | None:
         """Load a snapshot as the JSON it is stored as, to be saved or sent elsewhere.
 
-        Only its envelope is decoded, for a small part of the cost.
+        It is checked as by `load_snapshot`, at the same cost, but for the memory of a large one.
 
-        Args and errors: as `load_snapshot`; but what is more than 200 objects and lists deep, or a
-        number out of range, is not noticed.
+        Args and errors: as `load_snapshot`.
         """
         with self._lifecycle:
             key = self._key(location, snapshot_id)
-            stored = await self._in_time(self._get(key), "get", key)
-            if stored is None:
-                return None
-            return decode_raw_snapshot(strip_padding(stored.data), key=key)
+            return await self._in_time(self._load_raw(key), "get", key)
 
     async def update_latest(
         self,
@@ -576,8 +573,10 @@ class ObjectSnapshotStorage:
     def _encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
         data = encode_snapshot(snapshot, max_bytes=self._max_bytes)
         if not isinstance(location, SnapshotLocation):
+            del data  # it would be in the error's frame
             raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
         if snapshot.scope != location.scope:
+            del data
             raise ScopeMismatchError(
                 f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
             )
@@ -606,6 +605,16 @@ class ObjectSnapshotStorage:
             if refused is not None:
                 error.outcome, error.retryable = "unknown", False
             raise
+
+    async def _load_raw(self, key: str) -> RawSnapshot | None:
+        stored = await self._get(key)
+        if stored is None:
+            return None
+        document = strip_padding(stored.data)
+        if len(document) <= _LARGE:
+            return decode_raw_snapshot(document, key=key)
+        async with self._decoding:
+            return await decode_raw_snapshot_in_slices(document, key=key)
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:

@@ -120,16 +120,14 @@ class Snapshot(msgspec.Struct, frozen=True):
         ]
 
 
-class RawSnapshot(msgspec.Struct, frozen=True):
-    """A snapshot as JSON that nobody has looked into, to be moved as it is.
+class RawSnapshot(msgspec.Struct, frozen=True, weakref=True):
+    """A snapshot as the JSON it is stored as, to be moved as it is.
 
-    `load_raw` makes one; whatever takes a snapshot to save takes it too. Of what was read only the
-    envelope is decoded, so it costs a small part of a `Snapshot`, and what is saved are the bytes
-    that were loaded.
+    `load_raw` makes one; whatever takes a snapshot to save takes it too. What is saved are the
+    bytes that were loaded.
 
     Args:
-        document: The whole snapshot as JSON in UTF-8, valid, but perhaps too deep to be
-            loaded, or with a number that is out of range.
+        document: The whole snapshot as JSON in UTF-8.
         scope: As in `Snapshot`, as are the others.
         schema_version: The envelope's.
         created_at: The envelope's.

@@ -13,9 +13,11 @@ import snapstore
 ROOT = Path(snapstore.__file__).parent
 
 LADDER = [
-    {"snapstore.errors"},
+    {"snapstore.errors", "snapstore.frames"},
     {"snapstore.ids", "snapstore.strictness", "snapstore.deadline", "snapstore.padding"},
-    {"snapstore.types", "snapstore.documents"},
+    {"snapstore.types", "snapstore.exact"},
+    {"snapstore.documents"},
+    {"snapstore.slices"},
     {"snapstore.layout", "snapstore.codec", "snapstore.protocols"},
     {"snapstore.objects", "snapstore.objects.base"},
     {"snapstore.objects.retry", "snapstore.objects.readback", "snapstore.objects.file_locks"},

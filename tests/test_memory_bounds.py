@@ -1,10 +1,12 @@
-"""However long a session is, one page and one batch of it are in memory."""
+"""However long a session is, a page and a batch of it are in memory; of a raw snapshot, a slice."""
 
 import asyncio
 import tracemalloc
 from contextlib import aclosing
 
-from snapstore import ObjectSnapshotStorage, SnapshotLocation
+from snapstore import ObjectSnapshotStorage, Snapshot, SnapshotLocation
+from snapstore.codec import encode_snapshot
+from snapstore.objects.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 OBJECTS = 100_000
@@ -166,3 +168,18 @@ async def test_one_batch_is_in_flight_and_one_page_is_listed_ahead():
     assert store.deleted == 10 * PAGE
     assert store.most_in_flight == 1
     assert store.most_ahead <= 2
+
+
+async def test_a_large_raw_snapshot_is_checked_in_the_memory_of_a_slice():
+    messages = [{"n": n, "rows": [{"id": n, "text": "x" * 50}] * 10} for n in range(10_000)]
+    body = encode_snapshot(Snapshot.new({"messages": messages}), max_bytes=2**24)
+    assert len(body) > 2 * BOUND - 2**20
+    store = MemoryObjectStore()
+    store.objects["session-1/scopes/agent/weather/snapshots/snapshot_latest.json"] = body
+
+    async with ObjectSnapshotStorage(store) as storage:
+        loading = asyncio.create_task(storage.load_raw(location=LOCATION))
+        peak = await peak_of(loading)
+
+    assert loading.result().document is body
+    assert peak < BOUND

@@ -135,12 +135,19 @@ async def test_escapes_are_moved_as_they_are(text, storage, store) -> None:
     assert (await load(storage, store, body)).document == body
 
 
-async def test_what_is_too_deep_to_load_can_be_moved(storage, store) -> None:
-    body = json.dumps(TYPESCRIPT).replace("1.0,", f"{'[' * 300}{']' * 300},").encode()
-    raw = await load(storage, store, body)
-    assert raw.document == body
-    with pytest.raises(SnapshotDecodeError, match="deep"):
-        await storage.load_snapshot(location=LOCATION)
+@pytest.mark.parametrize(
+    "value", [b"[" * 300 + b"]" * 300, b"1e400", b"9" * 4301, b"NaN", b'{"a":1e400,"a":1}']
+)
+async def test_what_cannot_be_loaded_is_not_moved(value, storage, store) -> None:
+    body = json.dumps(TYPESCRIPT).encode().replace(b"1.0,", value + b",")
+    for load_it in (storage.load_raw, storage.load_snapshot):
+        await store.put(KEY, body)
+        with pytest.raises(SnapshotDecodeError) as found:
+            await load_it(location=LOCATION)
+        assert CANARY not in str(found.value)
+    raw = RawSnapshot(body, "agent", "1.0", TYPESCRIPT["createdAt"], "typescript")
+    with pytest.raises(SnapshotEncodeError):
+        await storage.save_snapshot(location=LOCATION, snapshot=raw, is_latest=True)
 
 
 @pytest.mark.parametrize(
