@@ -243,6 +243,7 @@ async def test_each_response_ends_alike_on_both_paths(operation, server) -> None
     method = {"load": "GET", "list": "GET", "delete": "POST"}.get(operation, "PUT")
 
     def answer(request):
+        given = RESPONSES[name]
         if operation == "delete" and request.method == "GET":
             entry = f"<Contents><Key>{ENTRY}</Key></Contents></ListBucketResult>".encode()
             return response(200, PAGE.replace(b"</ListBucketResult>", entry))
@@ -253,7 +254,7 @@ async def test_each_response_ends_alike_on_both_paths(operation, server) -> None
 
     server.answer = answer
     differences = {}
-    for name, given in RESPONSES.items():
+    for name in RESPONSES:
         ends = {}
         for direct in (True, False):
             async with storage_at(server, direct=direct, **ONE_TRY) as storage:

@@ -17,8 +17,8 @@ After a refusal, or where a response is missing, the object is looked at:
                                                             else unknown
 
 The version to be replaced has one successor at most, since each write of a snapshot has bytes of
-its own, and so an etag of its own. Where a version has no write id, as those of other SDKs, its etag
-stands for it, and may come again.
+its own, and so an etag of its own. Where a version has no write id, as those of other SDKs, its
+etag stands for it, and may come again.
 
 A create has no version to replace, and a delete makes room for it again. So an object that another
 has created says nothing of a create whose response was lost.
