@@ -233,6 +233,21 @@ def reference(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def simulate(session: nox.Session) -> None:
+    """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
+    session.install("-e", ".", *dependencies("test"))
+    posargs = session.posargs or ["--schedules=10000"]
+    session.run("pytest", "tests/test_simulation.py", *posargs)
+
+
+@nox.session(python=NEWEST)
+def soak(session: nox.Session) -> None:
+    """Let processes work for ten minutes on a network that breaks, and on files."""
+    session.install("-e", ".[server]", *dependencies("test"))
+    session.run("python", "tests/soak/soak.py", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Measure: CPU beside the peers, requests for each operation, and the cost of starting."""
     folder = install_typescript_sdk(session)
