@@ -61,7 +61,7 @@ class Usage(NamedTuple):
 def usage() -> Usage:
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return Usage(resident, len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()))
+    return Usage(resident, len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks()))
 
 
 # A worker
