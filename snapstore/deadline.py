@@ -64,20 +64,17 @@ class Deadline:
         finally:
             _current.reset(token)
 
-    def one_try(self, size: int = 0) -> asyncio.Timeout:
+    def one_try(self) -> asyncio.Timeout:
         """Bound one try of several, which a dead connection must not keep for the whole time.
-
-        Args:
-            size: The bytes to be sent.
 
         Returns:
             A context manager that raises `TimeoutError` when the try has taken its part.
         """
-        self._try = asyncio.timeout(None if self._ends is None else self._part_for(size))
+        self._try = asyncio.timeout(None if self._ends is None else self._part_for(0))
         return self._try
 
     def allow(self, size: int) -> None:
-        """Give the try under way the time to receive a body of this many bytes."""
+        """Give the try under way the time to send or to receive a body of this many bytes."""
         if self._try is not None and self._ends is not None:
             self._try.reschedule(asyncio.get_running_loop().time() + self._part_for(size))
 

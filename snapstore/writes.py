@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from snapstore.errors import (
@@ -52,17 +53,20 @@ async def put_latest(
         SnapshotConflictError: The condition does not hold.
     """
     try:
-        data = pad(document)
-        if snapshot_id is not None and isinstance(store, MetadataStore):
+        if isinstance(store, MetadataStore):
+            # Each try without condition may be applied, over what others have written meanwhile.
+            is_conditional = if_match is not None or if_none_match
             version = await store.put_with_metadata(
                 key,
-                data,
-                {ORIGIN: snapshot_id},
+                pad(document) if is_conditional else partial(pad, document),
+                {} if snapshot_id is None else {ORIGIN: snapshot_id},
                 if_match=if_match,
                 if_none_match=if_none_match,
             )
         else:
-            version = await store.put(key, data, if_match=if_match, if_none_match=if_none_match)
+            version = await store.put(
+                key, pad(document), if_match=if_match, if_none_match=if_none_match
+            )
     except PreconditionFailedError as error:
         refusal = error
     else:

@@ -7,7 +7,7 @@ storage of it, and `snapstore.testing.ObjectStoreTests` tells whether it is one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from snapstore.errors import InvalidResponseError, StorageError
@@ -200,7 +200,7 @@ class MetadataStore(Protocol):
     async def put_with_metadata(
         self,
         key: str,
-        data: bytes,
+        data: bytes | Callable[[], bytes],
         metadata: Mapping[str, str],
         *,
         if_match: Version | None = None,
@@ -210,7 +210,8 @@ class MetadataStore(Protocol):
 
         Args:
             key: Its full key.
-            data: The body.
+            data: The body; or a function that makes it for each try, so that no two tries have
+                equal bytes.
             metadata: ASCII texts by name, in lower case, with which the object is read:
                 `StoredObject.metadata`.
             if_match: As in `ObjectStore.put`.

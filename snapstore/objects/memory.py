@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from snapstore.objects.base import (
     PAGE_SIZE,
@@ -75,13 +75,14 @@ class MemoryObjectStore:
     async def put_with_metadata(
         self,
         key: str,
-        data: bytes,
+        data: bytes | Callable[[], bytes],
         metadata: Mapping[str, str],
         *,
         if_match: Version | None = None,
         if_none_match: bool = False,
     ) -> Version:
         """See `MetadataStore`."""
+        data = data() if callable(data) else data
         version = await self.put(key, data, if_match=if_match, if_none_match=if_none_match)
         self._metadata[key] = dict(metadata)
         return version

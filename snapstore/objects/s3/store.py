@@ -200,7 +200,7 @@ class S3ObjectStore:
     async def put_with_metadata(
         self,
         key: str,
-        data: bytes,
+        data: bytes | Callable[[], bytes],
         metadata: Mapping[str, str],
         *,
         if_match: Version | None = None,
@@ -234,15 +234,16 @@ class S3ObjectStore:
         write.quoted = self._quotes_etags
         return write
 
-    async def _send_put(self, key: str, data: bytes, write: Write) -> Version | _RefusedPut:
+    async def _send_put(
+        self, key: str, data: bytes | Callable[[], bytes], write: Write
+    ) -> Version | _RefusedPut:
+        async def request() -> Version:
+            body = data() if callable(data) else data
+            Deadline.current().allow(len(body))
+            return await self._requests.put(key, body, write)
+
         try:
-            version = await self._run(
-                "PutObject",
-                key,
-                lambda: self._requests.put(key, data, write),
-                size=len(data),
-                write=write,
-            )
+            version = await self._run("PutObject", key, request, write=write)
         except asyncio.CancelledError:
             Deadline.current().outcome = write.outcome
             raise
@@ -384,7 +385,6 @@ class S3ObjectStore:
         key: str,
         request: Callable[[], Awaitable[T]],
         *,
-        size: int = 0,
         write: Write | None = None,
     ) -> T:
         """Make a request in its turn, and again until the deadline where its failure passes.
@@ -393,7 +393,6 @@ class S3ObjectStore:
             operation: The S3 operation.
             key: The key or prefix.
             request: Makes it once.
-            size: The bytes of its body.
             write: The write that it makes.
         """
         tries = 0
@@ -409,7 +408,7 @@ class S3ObjectStore:
             try:
                 with call.watched():
                     # Given back while the next try is waited for.
-                    async with self._slots, Deadline.current().one_try(size):
+                    async with self._slots, Deadline.current().one_try():
                         result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = self._translated(error, operation, key, sent=call.tries > 0)
