@@ -14,7 +14,8 @@
         ├── BucketNotFoundError
         ├── AccessDeniedError     (PermissionError)
         ├── SnapshotConflictError
-        │   └── SnapshotExistsError
+        │   ├── SnapshotExistsError
+        │   └── SessionDeletedError
         ├── OutcomeUnknownError
         ├── StorageTimeoutError   (TimeoutError)
         ├── StorageUnavailableError
@@ -39,6 +40,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PartialDeleteError",
     "ScopeMismatchError",
+    "SessionDeletedError",
     "SnapshotConflictError",
     "SnapshotDecodeError",
     "SnapshotEncodeError",
@@ -161,6 +163,13 @@ class SnapshotConflictError(StorageError):
 
 class SnapshotExistsError(SnapshotConflictError):
     """Another snapshot is already stored under this id; history is never overwritten."""
+
+
+class SessionDeletedError(SnapshotConflictError):
+    """A version of the object had been seen, and now there is none: the session was deleted.
+
+    Nothing was written, so that a retry does not bring back what was deleted.
+    """
 
 
 class OutcomeUnknownError(StorageError):

@@ -25,7 +25,8 @@ SnapstoreError
     ├── BucketNotFoundError
     ├── AccessDeniedError (PermissionError)
     ├── SnapshotConflictError
-    │   └── SnapshotExistsError
+    │   ├── SnapshotExistsError
+    │   └── SessionDeletedError
     ├── OutcomeUnknownError
     ├── StorageTimeoutError (TimeoutError)
     ├── StorageUnavailableError
