@@ -18,7 +18,7 @@ LADDER = [
     {"snapstore.types", "snapstore.documents"},
     {"snapstore.layout", "snapstore.codec", "snapstore.protocols"},
     {"snapstore.objects", "snapstore.objects.base"},
-    {"snapstore.objects.retry"},
+    {"snapstore.objects.retry", "snapstore.objects.threads"},
     {"snapstore.objects.memory", "snapstore.objects.file", "snapstore.objects.s3"},
     {"snapstore.lifecycle", "snapstore.listing", "snapstore.deadline", "snapstore.check"},
     {"snapstore.storage"},

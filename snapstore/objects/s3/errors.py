@@ -251,6 +251,10 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         )
     if isinstance(error, HTTPClientError) and isinstance(cause, ValueError):
         return StorageError, ("a header can't be sent; is there a line break in the credentials?")
+    if isinstance(cause, RuntimeError) and "interpreter shutdown" in str(cause):
+        return StorageUnavailableError, (
+            "the server's name can't be resolved while the interpreter exits; save before"
+        )
     if isinstance(error, HTTPClientError) and isinstance(cause, RuntimeError | AttributeError):
         return StorageError, (
             "the client can't be used; was it closed, or entered on another event loop?"

@@ -23,6 +23,7 @@ from snapstore.objects.base import (
 from snapstore.objects.retry import full_jitter, retrying
 from snapstore.objects.s3.requests import DELETED, Page, Requests
 from snapstore.objects.s3.settle import Verdict, Write
+from snapstore.objects.threads import require_threads
 
 if TYPE_CHECKING:
     from snapstore.objects.s3.direct import DirectRequests
@@ -109,6 +110,7 @@ class S3ObjectStore:
 
         Raises:
             StorageError: The session or the configuration gives no usable client.
+            LifecycleError: No thread can be had, see `snapstore.objects.threads`.
         """
         if self._borrowed is not None:
             self._client = self._borrowed
@@ -120,6 +122,7 @@ class S3ObjectStore:
         else:
             options = {**self._own_client_options, "writes": self._writes}
             failure: StorageError | None = None
+            require_threads("a client for S3")
             try:
                 self._client = await asyncio.to_thread(_make_client, options)
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
