@@ -15,7 +15,7 @@ from snapstore import S3Storage, SnapshotLocation
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 
 BEGIN = """
-import asyncio, atexit, sys
+import asyncio, atexit, os, sys
 from snapstore import LifecycleError, S3Storage, Snapshot, SnapshotLocation
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
@@ -57,6 +57,34 @@ def save():
     runner.close()
 
 runner.run(storage.open())
+"""
+
+FAR_AT_EXIT = """
+from urllib.parse import urlsplit
+from aiobotocore.config import AioConfig
+from snapstore import StorageUnavailableError
+
+storage = S3Storage(
+    sys.argv[1],
+    endpoint_url=f"http://localhost:{urlsplit(os.environ['AWS_ENDPOINT_URL_S3']).port}",
+    config=AioConfig(
+        s3={"addressing_style": "path"},
+        connector_args={"force_close": True, "keepalive_timeout": None, "use_dns_cache": False},
+    ),
+)
+runner = asyncio.Runner()
+
+@atexit.register
+def load():
+    try:
+        runner.run(storage.load_snapshot(location=LOCATION))
+    except StorageUnavailableError as error:
+        print(error)
+    runner.run(storage.aclose())
+    runner.close()
+
+runner.run(storage.open())
+runner.run(storage.load_snapshot(location=LOCATION))
 """
 
 
@@ -105,3 +133,11 @@ def test_what_is_open_can_save_when_the_interpreter_exits_and_nothing_can_be_ope
             return await storage.load_snapshot(location=LOCATION)
 
     assert asyncio.run(load()).data == {"text": "x" * 4_000_000}
+
+
+def test_a_name_that_can_not_be_resolved_when_the_interpreter_exits_is_said_to_be_that(
+    s3_server, bucket, prefix
+):
+    said = run(FAR_AT_EXIT, bucket, prefix, **s3_server.environment())
+
+    assert "the server's name can't be resolved while the interpreter exits" in said

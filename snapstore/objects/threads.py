@@ -11,7 +11,7 @@ import threading
 
 from snapstore.errors import LifecycleError
 
-__all__ = ["require_threads"]
+__all__ = ["is_exiting", "require_threads"]
 
 
 def require_threads(what: str) -> None:
@@ -24,7 +24,7 @@ def require_threads(what: str) -> None:
         LifecycleError: The interpreter is exiting, or gevent or eventlet has replaced what threads
             are made of.
     """
-    if not threading.main_thread().is_alive():
+    if is_exiting():
         raise LifecycleError(
             f"{what} can't be opened while the interpreter exits, since no threads are started "
             "any more: save before the main thread ends"
@@ -35,6 +35,11 @@ def require_threads(what: str) -> None:
             f"{what} needs the threads of Python, which {green} has replaced: it works only where "
             f"{green} does not patch the standard library"
         )
+
+
+def is_exiting() -> bool:
+    """Whether the main thread has ended, after which Python starts no threads for work."""
+    return not threading.main_thread().is_alive()
 
 
 def _replaced_by() -> str | None:

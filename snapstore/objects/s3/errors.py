@@ -51,6 +51,7 @@ from snapstore.errors import (
 )
 from snapstore.objects.base import DamagedReplyError
 from snapstore.objects.s3.settle import Write
+from snapstore.objects.threads import is_exiting
 
 __all__ = ["note_end", "translate", "was_not_connected"]
 
@@ -251,7 +252,7 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         )
     if isinstance(error, HTTPClientError) and isinstance(cause, ValueError):
         return StorageError, ("a header can't be sent; is there a line break in the credentials?")
-    if isinstance(cause, RuntimeError) and "interpreter shutdown" in str(cause):
+    if isinstance(cause, RuntimeError) and is_exiting():
         return StorageUnavailableError, (
             "the server's name can't be resolved while the interpreter exits; save before"
         )
