@@ -38,12 +38,12 @@ class _Write(NamedTuple):
     Attributes:
         digest: Identifies its bytes.
         taken: When the agent's state was taken.
-        over: The version that it is to replace; `None` where it creates the object.
+        over: The etag of the version that it is to replace; `None` where it creates the object.
     """
 
     digest: bytes
     taken: int
-    over: Version | None
+    over: str | None
 
 
 class LastKnown:
@@ -73,7 +73,8 @@ class LastKnown:
         """Set the version; writes that are to replace another one can't be applied any more."""
         # In this order: a process may be forked off in between, and should recognise its write.
         self.version = version
-        self.unconfirmed = [write for write in self.unconfirmed if write.over == version]
+        etag = _etag_of(version)
+        self.unconfirmed = [write for write in self.unconfirmed if write.over == etag]
         if version is not None:
             self.history = None
 
@@ -253,7 +254,7 @@ class LatestSnapshots:
         facts: dict[str, Any] = {}
         for _ in range(_ATTEMPTS):
             known.sent += 1
-            known.unconfirmed.append(_Write(digest, taken, over))
+            known.unconfirmed.append(_Write(digest, taken, _etag_of(over)))
             try:
                 version = await self._objects.put_as_stored(
                     key, data, if_match=over, if_none_match=over is None
@@ -315,6 +316,10 @@ class LatestSnapshots:
 
     def _lock_of(self, known: LastKnown) -> asyncio.Lock:
         return self._locks.setdefault(known, asyncio.Lock())
+
+
+def _etag_of(version: Version | None) -> str | None:
+    return None if version is None else version.etag
 
 
 def _digest_of(data: bytes) -> bytes:

@@ -44,8 +44,13 @@ class SnapstoreSessionManager(SnapshotSessionManager):
 
     Each agent's latest snapshot is written only over the version that this agent has restored or
     saved last. Where another agent has saved the session meanwhile, in another process or in this
-    one, that is a `snapstore.SnapshotConflictError` from the invocation that saves. History is
-    never written over, is written before latest, and its pages are single requests.
+    one, that is a `snapstore.SnapshotConflictError` from the invocation that saves. Where the
+    session was deleted, it is a `SessionDeletedError`, whatever `on_conflict` is, until
+    `restore_snapshot(agent)`, or for a graph or a swarm `restore_multi_agent`. History is never
+    written over, is written before latest, and its pages are single requests.
+
+    One manager may serve a whole process: it tracks agents, graphs and swarms for as long as they
+    live, and tells those with the same id apart.
 
     Args:
         session_id: The session.
