@@ -385,6 +385,7 @@ ANSWERED = {
     "InvalidIdentifierError": (422, None),
     "OutcomeUnknownError": (503, None),
     "SnapshotConflictError": (409, None),
+    "SessionDeletedError": (409, None),
     "SnapshotExistsError": (409, None),
     "StorageTimeoutError": (503, "1"),
     "StorageUnavailableError": (503, "1"),

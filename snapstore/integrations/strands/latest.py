@@ -63,10 +63,10 @@ class LastKnown:
     def __init__(self) -> None:
         self.version: Version | None = None
         self.history: str | None = None
-        self.deleted = False
-        self.saved = -1
-        self.restored = -1
-        self.sent = 0
+        self.deleted: bool = False
+        self.saved: int = -1
+        self.restored: int = -1
+        self.sent: int = 0
         self.unconfirmed: list[_Write] = []
 
     def set_version(self, version: Version | None) -> None:

@@ -53,9 +53,9 @@ class Objects:
         self._store = store
         self._dialect: Dialect = dialect
         self._max_bytes = max_bytes
-        self.timeout = timeout
+        self.timeout: float | None = timeout
         self.place: str = store.name
-        self.latest = LatestSnapshots(self)
+        self.latest: LatestSnapshots = LatestSnapshots(self)
         self._deletes = BatchedDeletes(self._delete_all)
 
     async def open(self) -> None:

@@ -40,8 +40,8 @@ class Tracked:
     """
 
     def __init__(self) -> None:
-        self.known = LastKnown()
-        self.restored = False
+        self.known: LastKnown = LastKnown()
+        self.restored: bool = False
 
 
 class Agents:
@@ -107,10 +107,10 @@ class Action:
     """
 
     def __init__(self, known: LastKnown, *, must_exist: bool) -> None:
-        self.known = known
-        self.must_exist = must_exist
+        self.known: LastKnown = known
+        self.must_exist: bool = must_exist
         self.taken: int | None = None
-        self.appended = False
+        self.appended: bool = False
         self.found: Found | None = None
         self.found_history: str | None = None
 
