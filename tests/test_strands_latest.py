@@ -104,6 +104,17 @@ async def test_to_force_a_write_replaces_another_writers(writer, store):
     assert await state_in(store) == 3
 
 
+async def test_another_writers_snapshot_may_be_larger_than_what_is_read(store):
+    agent = Writer(objects_in(store, max_bytes=500))
+    await agent.save(1)
+    await store.behind.put(LATEST, document_of(2) + b" " * 500)
+
+    for force in (False, True):
+        with pytest.raises(snapstore.SnapshotConflictError, match="another writer came first"):
+            await agent.save(3, force=force)
+    assert await state_in(store) == 2
+
+
 @pytest.mark.parametrize("applied", [True, False])
 async def test_a_write_without_a_response_is_written_over_by_its_agent(applied, writer, store):
     agent = writer()

@@ -19,7 +19,12 @@ from weakref import WeakKeyDictionary
 
 from snapstore.deadline import in_time
 from snapstore.errors import SessionDeletedError, SnapshotConflictError
-from snapstore.objects.base import PreconditionFailedError, StoredObject, Version
+from snapstore.objects.base import (
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StoredObject,
+    Version,
+)
 
 if TYPE_CHECKING:
     from snapstore.integrations.strands.objects import Objects
@@ -266,7 +271,10 @@ class LatestSnapshots:
                 known.saved = taken
                 known.set_version(version)
                 return replaced
-            stored = await self._objects.get_as_stored(key)
+            try:
+                stored = await self._objects.get_as_stored(key)
+            except ObjectTooLargeError:
+                break  # this agent could not have written it
             if stored is None:
                 if known.version is not None:
                     raise self._deleted(key, known, facts)

@@ -173,11 +173,9 @@ class TrackedStorage:
         action, full = _action.get(), self._behind.full_key(key)
         known = action.known
         if not key.endswith(f"/{_LATEST}"):
-            folder = full.rpartition("/")[0].rpartition("/")[0]
+            latest = f"{full.rpartition('/')[0].rpartition('/')[0]}/{_LATEST}"
             await self._behind.run(
-                lambda objects: objects.latest.append(
-                    full, data, known, latest=f"{folder}/{_LATEST}"
-                )
+                lambda objects: objects.latest.append(full, data, known, latest=latest)
             )
             action.appended = True
         else:

@@ -83,6 +83,7 @@ def test_nothing_blocks_a_loop_that_is_watched(dialect, run):
 from blockbuster import BlockBuster
 
 async def main():
+    agent = await asyncio.to_thread(agent_of, manager)
     await storage.write("a", b"x")
     assert await storage.read("a") == b"x"
     assert "a" in await storage.list("")
@@ -93,12 +94,11 @@ async def main():
     await agent.invoke_async("one")
     await manager.delete_session()
     assert await storage.list("") == []
+    await asyncio.to_thread(storage.close)
 
 watching = BlockBuster()
 watching.activate()
-agent = agent_of(manager)
 asyncio.run(main())
-storage.close()
 print("done")
 """
     assert run(program, dialect=dialect) == "done\n"
