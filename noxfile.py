@@ -5,6 +5,7 @@ It needs nothing but `pip install nox`; every session brings its own tools.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 # More than there may be cores: most tests wait for a process. Each worker has a server of its own.
 PYTEST = ("-m", "pytest", "--numprocesses=4")
+
+TYPESCRIPT_SDK = "@strands-agents/sdk"
 
 NEEDED_IN_WHEEL = {
     "snapstore/demo/session.json",
@@ -178,17 +181,32 @@ def servers(session: nox.Session) -> None:
     session.run("pytest", *chosen, success_codes=codes)
 
 
-def install_typescript_sdk(session: nox.Session) -> Path:
-    """Install the TypeScript SDK, and beside it what the tests run on Node; return the folder."""
-    folder = Path(session.create_tmp()).resolve()
+def install_typescript_sdk(session: nox.Session, version: str | None = None) -> Path:
+    """Install the TypeScript SDK, and beside it what the tests run on Node; return the folder.
+
+    Args:
+        session: It has the group `node`.
+        version: The version; `None` for the newest that `package.json` allows.
+    """
+    folder = Path(session.create_tmp()).resolve() / (version or "newest")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for file in ("reference/package.json", "reference/reference.mjs", "strands/agents.mjs"):
         shutil.copy(ROOT / "tests" / file, folder)
-    session.run("node", "--version", external=True)
+    wanted = [f"{TYPESCRIPT_SDK}@{version}"] if version is not None else []
+    quiet = ("--legacy-peer-deps", "--no-package-lock", "--no-fund", "--no-audit")
     with session.chdir(folder):
-        session.run(
-            "npm", "install", "--legacy-peer-deps", "--no-package-lock", "--no-fund", external=True
-        )
+        session.run("node", "--version")
+        session.run("npm", "install", *quiet, *wanted)
+        session.run("npm", "list", TYPESCRIPT_SDK)
     return folder
+
+
+def lowest_typescript_sdk() -> str:
+    """The lower bound of the TypeScript SDK in `package.json`."""
+    package = json.loads((ROOT / "tests" / "reference" / "package.json").read_text())
+    bound: str = package["dependencies"][TYPESCRIPT_SDK]
+    return bound.removeprefix("^")
 
 
 def unpack_python_sdk(session: nox.Session) -> tuple[str, Path]:
@@ -216,20 +234,25 @@ def unpack_python_sdk(session: nox.Session) -> tuple[str, Path]:
 
 @nox.session(python=NEWEST)
 def reference(session: nox.Session) -> None:
-    """Run both Strands SDKs on what snapstore writes, and agents of both in one session."""
-    folder = install_typescript_sdk(session)
+    """Run both Strands SDKs on what snapstore writes, and agents of both in one session.
+
+    The newest of each together, and the lowest of each.
+    """
     session.install("-e", ".", *dependencies("reference"))
+    folder = install_typescript_sdk(session)
     newest, source = unpack_python_sdk(session)
     env = {"SNAPSTORE_REFERENCE": str(folder), "SNAPSTORE_SDK_SOURCE": str(source)}
     suites = ("tests/reference", "tests/strands")
     session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 
+    env["SNAPSTORE_REFERENCE"] = str(install_typescript_sdk(session, lowest_typescript_sdk()))
     [lowest] = [pin for pin in lowest_dependencies() if pin.startswith("strands-agents==")]
     session.install(lowest)
     installed, source = unpack_python_sdk(session)
-    if installed != newest:
-        env["SNAPSTORE_SDK_SOURCE"] = str(source)
-        session.run("python", *PYTEST, "tests/strands", *session.posargs, env=env)
+    env["SNAPSTORE_SDK_SOURCE"] = str(source)
+    # What is about Python's SDK alone has been run, if it is the same one.
+    alone = ["--ignore=tests/strands/python"] if installed == newest else []
+    session.run("python", *PYTEST, *suites, *alone, *session.posargs, env=env)
 
 
 @nox.session(python=NEWEST)
@@ -250,8 +273,8 @@ def soak(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Measure: CPU beside the peers, requests for each operation, and the cost of starting."""
-    folder = install_typescript_sdk(session)
     session.install("-e", ".[server]", *dependencies("bench"))
+    folder = install_typescript_sdk(session)
     session.run("python", "-m", "benchmarks.run", "--node", str(folder), *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "benchmarks.requests")

@@ -191,7 +191,10 @@ class SnapshotExistsError(SnapshotConflictError):
 
 
 class SessionDeletedError(SnapshotConflictError):
-    """The snapshot that was to be replaced has been deleted, and was not written again."""
+    """A version of the object had been seen, and now there is none: the session was deleted.
+
+    Nothing was written, so that a retry does not bring back what was deleted.
+    """
 
 
 class OutcomeUnknownError(StorageError):

@@ -20,7 +20,12 @@ LADDER = [
     {"snapstore.slices"},
     {"snapstore.layout", "snapstore.codec", "snapstore.protocols"},
     {"snapstore.objects", "snapstore.objects.base"},
-    {"snapstore.objects.retry", "snapstore.objects.readback", "snapstore.objects.file_locks"},
+    {
+        "snapstore.objects.retry",
+        "snapstore.objects.readback",
+        "snapstore.objects.threads",
+        "snapstore.objects.file_locks",
+    },
     {"snapstore.objects.directories"},
     {"snapstore.objects.file_inspection", "snapstore.objects.file_io"},
     {"snapstore.objects.memory", "snapstore.objects.file", "snapstore.objects.s3"},

@@ -165,18 +165,161 @@ BLOCKS = {
         {"image": {"format": "png", "source": {"bytes": None}}},
         {"image": {"format": "png", "source": {"bytes": None}}},
     ),
-    "one that is not known yet": ({"hologram": {"a": 1}}, {"hologram": {"a": 1}}),
 }
 """Each block in TypeScript, and the same in Python."""
 
 
 @pytest.mark.parametrize(("typescript", "python"), BLOCKS.values(), ids=BLOCKS)
 def test_a_block_has_its_counterpart(typescript, python):
-    def message(block):
-        return {"messages": [{"role": "user", "content": [block]}]}
+    assert converted("typescript", message_of(typescript)) == message_of(python)
+    assert converted("python", message_of(python)) == message_of(typescript)
 
-    assert converted("typescript", message(typescript)) == message(python)
-    assert converted("python", message(python)) == message(typescript)
+
+def message_of(*content, **fields):
+    return {"messages": [{"role": "user", "content": list(content), **fields}]}
+
+
+def test_a_block_that_is_not_known_yet_stays_in_python():
+    hologram = message_of({"hologram": {"a": 1}})
+
+    assert converted("typescript", hologram) == hologram
+
+
+# What TypeScript's SDK can't restore
+
+STANDS_FOR = {"text": "[content that only Python can restore]"}
+AUDIO = {"audio": {"format": "mp3", "source": {"bytes": BYTES}}}
+NOT_RESTORED = {
+    "an empty block": ({}, None),
+    "a kind that it does not know": ({"hologram": {"a": 1}}, STANDS_FOR),
+    "a block that is no object": (None, STANDS_FOR),
+    "a tool use that is none": ({"toolUse": None}, STANDS_FOR),
+    "a tool result without content": ({"toolResult": {"toolUseId": "t"}}, STANDS_FOR),
+    "thoughts that are none": ({"reasoningContent": None}, STANDS_FOR),
+    "a cache point that is none": ({"cachePoint": None}, None),
+    "nothing to guard": ({"guardContent": {}}, STANDS_FOR),
+    "two things to guard": (
+        {"guardContent": {"text": {"text": "x"}, "image": {"source": {"bytes": BYTES}}}},
+        STANDS_FOR,
+    ),
+    "an image to guard without a source": ({"guardContent": {"image": {"a": 1}}}, STANDS_FOR),
+    "citations that are none": ({"citationsContent": None}, STANDS_FOR),
+    **{
+        f"{kind} {why}": ({kind: value}, STANDS_FOR)
+        for kind in ("audio", "image", "video", "document")
+        for why, value in {
+            "that is none": None,
+            "without a source": {"format": "x", "name": "n"},
+            "whose source is none": {"format": "x", "source": None},
+            "with an empty source": {"format": "x", "source": {}},
+            "whose location is none": {"format": "x", "source": {"location": None}},
+        }.items()
+    },
+    "a document of parts that are none": (
+        {"document": {"source": {"content": [{"text": "x"}, None]}}},
+        STANDS_FOR,
+    ),
+}
+"""What Python may have in a message, and what TypeScript gets instead; `None` for nothing."""
+
+
+@pytest.mark.parametrize(("block", "stand_in"), NOT_RESTORED.values(), ids=NOT_RESTORED)
+def test_what_typescript_can_not_restore_is_carried_where_it_does_not_look(block, stand_in):
+    before, behind = {"text": "before"}, {"text": "behind"}
+    python = message_of(before, block, behind)
+
+    there = converted("python", python)
+
+    [message] = there["messages"]
+    assert message["content"] == [before, *([stand_in] if stand_in else []), behind]
+    assert message["metadata"].keys() == {"python_content"}
+    assert converted("typescript", there) == python
+
+
+@pytest.mark.parametrize(
+    "block",
+    [AUDIO, {}, {"cachePoint": {"type": "default"}}, {"toolUse": {"name": "n"}}, {"hologram": 1}],
+)
+def test_the_same_goes_for_the_content_of_a_tools_result(block):
+    def result(*content):
+        return {"toolResult": {"toolUseId": "t", "status": "success", "content": list(content)}}
+
+    python = message_of({}, result({"text": "a"}, block, {"json": {"a": 1}}, block), AUDIO)
+
+    there = converted("python", python)
+
+    silent = block == {} or "cachePoint" in block
+    stand_ins = [] if silent else [STANDS_FOR]
+    assert there["messages"][0]["content"] == [
+        result({"text": "a"}, *stand_ins, {"json": {"a": 1}}, *stand_ins),
+        {"audio": {"format": "mp3", "source": {"bytes": "iVBORwD/"}}},
+    ]
+    assert converted("typescript", there) == python
+
+
+@pytest.mark.parametrize("metadata", [{}, None, {"usage": {"inputTokens": 1}, "custom": {}}])
+def test_the_metadata_of_the_message_is_the_same_there_and_back(metadata):
+    python = message_of({}, metadata=metadata)
+
+    there = converted("python", python)
+
+    assert there["messages"][0]["metadata"].items() >= (metadata or {}).items()
+    assert converted("typescript", there) == python
+
+
+def test_a_system_prompt_keeps_its_words():
+    prompt = [
+        {"text": "Be brief."},
+        {"type": "text", "text": "Be kind."},
+        {"image": {"format": "png", "source": {"bytes": BYTES}}},
+        {"guardContent": {"text": {"text": "x"}}},
+        {"cachePoint": {"type": "default"}},
+        {},
+    ]
+    there = converted("python", {"system_prompt": prompt})
+
+    # TypeScript takes what has a type for a block of its own, and then can't save it.
+    assert there["systemPrompt"] == [
+        {"text": "Be brief."},
+        {"text": "Be kind."},
+        STANDS_FOR,
+        {"guardContent": {"text": {"text": "x"}}},
+        {"cachePoint": {"cacheType": "default"}},
+    ]
+    assert converted("typescript", there) == {"system_prompt": prompt}
+
+
+def test_what_typescript_has_removed_does_not_come_back():
+    result = {"toolUseId": "t", "status": "success", "content": [{"text": "a"}, AUDIO]}
+    there = converted("python", message_of({"toolResult": result}, {"hologram": 1}))
+    [message] = there["messages"]
+    message["content"][0]["toolResult"]["content"] = [{"text": "redacted"}]
+    message["content"][1] = {"text": "redacted"}
+
+    result["content"] = [{"text": "redacted"}]
+    assert converted("typescript", there) == message_of(
+        {"toolResult": result}, {"text": "redacted"}
+    )
+    message["content"] = []
+    assert converted("typescript", there) == message_of()
+
+
+def test_a_tool_result_that_waits_for_an_answer_carries_it_too():
+    done = {"toolUseId": "t-0", "status": "success", "content": [AUDIO, {"text": "done"}, {}]}
+    pending = {"assistant_message": ASSISTANT[1], "completed_tool_results": [done]}
+    asked = {
+        "interrupts": {},
+        "context": {},
+        "activated": True,
+        "pending_tool_execution": pending,
+    }
+    python = {"messages": [ASSISTANT[1]], "interrupt_state": asked}
+
+    there = converted("python", python)
+
+    waiting = there["interrupts"]["pendingToolExecution"]["completedToolResults"]["t-0"]
+    assert waiting["toolResult"]["content"] == [STANDS_FOR, {"text": "done"}]
+    assert converted("typescript", there) == python
 
 
 ASSISTANT = (
@@ -205,6 +348,7 @@ TYPESCRIPT = {
     "state": JSON_LIKE_BLOCKS | {"system_prompt": 1},
     "systemPrompt": [{"text": "Be brief."}, {"cachePoint": {"cacheType": "default"}}],
     "modelState": {"responseId": "r-1", "other": [1]},
+    "stash": {"location": "external", "storageType": "S3Storage"},
     "interrupts": {
         "interrupts": {
             "tool:t-1:approve": {
@@ -250,6 +394,7 @@ PYTHON = {
     "state": JSON_LIKE_BLOCKS | {"system_prompt": 1},
     "system_prompt": [{"text": "Be brief."}, {"cachePoint": {"type": "default"}}],
     "model_state": {"response_id": "r-1", "other": [1]},
+    "stash": {"location": "external", "storage_type": "S3Storage"},
     "interrupt_state": {
         "interrupts": {
             APPROVE: {"id": APPROVE, "name": "approve", "reason": {"price": 3}, "response": None},
@@ -284,7 +429,6 @@ def test_the_envelope_is_spelled_as_the_other_sdk_does():
 def test_what_has_no_counterpart_keeps_its_name():
     only_in_python = {
         "conversation_manager_state": {"__name__": "Sliding", "removed_message_count": 2},
-        "stash": {"location": "inline", "entries": {"a": BYTES}},
     }
     assert converted("python", only_in_python) == only_in_python
 
@@ -295,6 +439,14 @@ def test_what_has_no_counterpart_keeps_its_name():
     # What says nothing in TypeScript would be an error in Python.
     assert converted("typescript", {"interrupts": None}) == {"interrupts": None}
     assert converted("typescript", {"systemPrompt": None}) == {"system_prompt": None}
+
+
+def test_stash_in_a_snapshot_is_left_as_it_is():
+    entries = {"call_0": {"image": {"format": "png", "source": {"bytes": "iVBORwD/"}}}, "b": None}
+    stash = {"stash": {"location": "inline", "entries": entries}}
+
+    for dialect in OTHER:
+        assert converted(dialect, stash) == stash
 
 
 def test_what_only_typescript_knows_of_an_interrupt_is_beside_it():
@@ -395,10 +547,15 @@ def blocks_of(dialect):
         for kind in ("image", "video", "audio", "document")
     )
     text = of("text", words)
+    odd = st.just({}) | of("hologram", values) if python else st.nothing()
+    cache_point = of(
+        "cachePoint", fields({"ttl": words}, **{"type" if python else "cacheType": words})
+    )
+    parts = [text, of("json", values), *([media, cache_point, odd] if python else [])]
     result = fields(
         toolUseId=words,
         status=st.sampled_from(["success", "error"]),
-        content=st.lists(text | media | of("json", values), max_size=2),
+        content=st.lists(st.one_of(parts), max_size=3),
     )
     thought = {"text": words, "signature": words | st.none()}
     hidden = {"redactedContent": data}
@@ -422,7 +579,8 @@ def blocks_of(dialect):
         thoughts,
         of("toolUse", fields(name=words, toolUseId=words, input=values)),
         of("toolResult", result),
-        of("cachePoint", fields({"ttl": words}, **{"type" if python else "cacheType": words})),
+        cache_point,
+        odd,
         of("citationsContent" if python else "citations", citations),
     )
 
@@ -446,14 +604,17 @@ def agents(draw, dialect):
         else ("systemPrompt", "modelState", "interrupts")
     )
     response = "response_id" if python else "responseId"
+    prompts = blocks_of(dialect) if python else of("text", words)
     some = {
-        prompt: st.none() | words | st.lists(blocks_of(dialect), max_size=2),
+        prompt: st.none() | words | st.lists(prompts, max_size=2),
         model: fields({response: words}),
         "state": objects,
         "messages": st.lists(messages_of(dialect), max_size=3),
     }
     if python:
-        some |= {"conversation_manager_state": objects, "stash": objects}
+        some |= {"conversation_manager_state": objects}
+    storage_type = "storage_type" if python else "storageType"
+    some["stash"] = fields({storage_type: words, "entries": objects}, location=words)
     data = draw(fields(some))
     if draw(st.booleans()):
         data[asked] = draw(interrupts_of(dialect))
@@ -578,12 +739,51 @@ def test_half_an_emoji_stays_one_for_typescript():
 # What is not a snapshot
 
 
-def test_what_python_writes_and_json_does_not_know_stays_in_python():
-    document = document_of("python", {"state": {"n": float("nan")}})
+def result_of(value):
+    content = [{"text": "x"}, {"toolResult": {"toolUseId": "t", "content": [{"json": value}]}}]
+    return message_of(*content)
+
+
+INEXACT = {
+    "NaN": (float("nan"), "NaN"),
+    "an infinity": ({"low": [-float("inf")]}, "Infinity"),
+    "too many levels": (json.loads("[" * 300 + "]" * 300), "more than 200 objects and lists deep"),
+}
+
+
+@pytest.mark.parametrize(("value", "why"), INEXACT.values(), ids=INEXACT)
+def test_what_python_writes_and_json_can_not_carry_stays_in_python(value, why):
+    document = document_of("python", result_of(value))
 
     assert convert_snapshot(document, "python") == document
-    with pytest.raises(SnapshotDecodeError, match="not valid JSON"):
+    with pytest.raises(SnapshotEncodeError) as refused:
         convert_snapshot(document, "typescript")
+
+    path, _, reason = str(refused.value).partition(": ")
+    assert path.startswith("data.messages[0].content[1].toolResult.content[0].json")
+    assert reason == why
+    assert refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (
+            {"messages": [{"role": "user", "content": []}, {"content": "canary"}]},
+            "data.messages[1]",
+        ),
+        ({"messages": [{"role": "user", "content": []}, "canary"]}, "data.messages[1]"),
+        ({"messages": None}, "data.messages"),
+        ({"system_prompt": {"canary": 1}}, "data.system_prompt"),
+        ({"interrupt_state": {"canary": 1}}, "data.interrupt_state"),
+    ],
+)
+def test_what_python_s_sdk_does_not_write_is_refused_with_the_path_to_it(data, path):
+    with pytest.raises(SnapshotEncodeError) as refused:
+        convert_snapshot(document_of("python", data), "typescript")
+
+    assert str(refused.value) == f"{path}: not as an SDK writes it"
+    assert not [said for said in everything_said_by(refused.value) if CANARY in said]
 
 
 def unlike(data, dialect="typescript", **envelope):

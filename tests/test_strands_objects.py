@@ -11,9 +11,9 @@ import pytest
 
 import snapstore
 from snapstore.integrations.strands.anywhere import Anywhere
-from snapstore.integrations.strands.objects import Objects, Seen
+from snapstore.integrations.strands.objects import Objects
 from snapstore.objects.memory import MemoryObjectStore
-from snapstore.testing.doubles import FaultyObjectStore, LatencyObjectStore, StoreFault
+from snapstore.testing.doubles import FaultyObjectStore, StoreFault
 
 LATEST = "s/scopes/agent/a/snapshots/snapshot_latest.json"
 WITHIN = 10.0  # seconds
@@ -136,84 +136,6 @@ async def test_a_deadline_of_deletes_is_not_the_next_ones(store):
     with pytest.raises(snapstore.StorageTimeoutError):
         await first
     await second
-
-
-async def test_who_has_seen_an_object_writes_over_that_one_alone(objects):
-    one, two = Seen(), Seen()
-    assert not await objects.put_over("a", b"one", one)
-    with pytest.raises(snapstore.SnapshotConflictError, match="another writer came first"):
-        await objects.put_over("a", b"two", two)
-    assert not await objects.put_over("a", b"one again", one)
-
-    assert await objects.put_over("a", b"two", two, anyway=True)
-    assert not await objects.put_over("a", b"two again", two)
-    with pytest.raises(snapstore.SnapshotConflictError):
-        await objects.put_over("a", b"one", one)
-    assert (await objects.get("a")).data == b"two again"
-
-
-@pytest.mark.parametrize("applied", [True, False])
-async def test_who_has_written_without_an_answer_writes_over_that(applied, store):
-    objects, seen = objects_in(store, timeout=1.0), Seen()
-    await objects.put_over("a", b"one", seen)
-
-    async def lose(call):
-        if call.operation != "put":
-            return None
-        store.fault = passing
-        return StoreFault(applied=applied, error=snapstore.OutcomeUnknownError)
-
-    store.fault = lose
-    with pytest.raises(snapstore.OutcomeUnknownError):
-        await objects.put_over("a", b"two", seen)
-    await objects.put_over("a", b"three", seen)
-
-    assert (await objects.get("a")).data == b"three"
-
-
-async def test_who_has_written_without_an_answer_writes_over_nobody_else(store):
-    objects, seen = objects_in(store), Seen()
-
-    async def stall(call):
-        return StoreFault(stall=True) if call.operation == "put" else None
-
-    hasty = objects_in(store, timeout=0.05)
-    store.fault = stall
-    with pytest.raises(snapstore.StorageTimeoutError):
-        await hasty.put_over("a", b"one", seen)
-    store.fault = passing
-    await objects.put("a", b"another's")
-
-    with pytest.raises(snapstore.SnapshotConflictError):
-        await objects.put_over("a", b"two", seen)
-    assert (await objects.get("a")).data == b"another's"
-
-
-async def test_what_was_seen_since_ends_a_doubt(store):
-    objects, seen = objects_in(store), Seen()
-
-    async def lose(call):
-        return StoreFault(applied=True) if call.operation == "put" else None
-
-    store.fault = lose
-    with pytest.raises(snapstore.OutcomeUnknownError):
-        await objects.put_over("a", b"one", seen)
-    store.fault = passing
-    await objects.put("a", b"another's")
-    seen.see((await objects.get("a")).version)
-    await objects.put("a", b"one")  # by somebody else, and not seen
-
-    with pytest.raises(snapstore.SnapshotConflictError):
-        await objects.put_over("a", b"two", seen)
-
-
-async def test_writes_of_one_who_has_seen_take_turns():
-    objects = objects_in(LatencyObjectStore(MemoryObjectStore(), 0.01))
-    seen = Seen()
-
-    await asyncio.gather(*(objects.put_over("a", bytes([n]), seen) for n in range(10)))
-
-    assert (await objects.get("a")).data == bytes([9])
 
 
 async def test_a_snapshot_too_deep_for_the_other_dialect_names_its_key(objects):

@@ -25,6 +25,7 @@ from snapstore.objects.file_inspection import inspect_directory
 from snapstore.objects.file_io import FileTree, directory_of
 from snapstore.objects.file_locks import LockedElsewhereError
 from snapstore.objects.retry import full_jitter
+from snapstore.objects.threads import is_exiting, require_threads
 
 __all__ = ["FileObjectStore"]
 
@@ -43,21 +44,31 @@ class FileObjectStore:
     keeps its mode, and its owner if the process may set it.
 
     Args:
-        root: The directory. It is made by the first write.
+        root: The directory. It is made by the first write. A relative path is resolved when the
+            store is opened for the first time.
 
     Attributes:
-        name: The directory's absolute path.
+        name: The directory's path, absolute once the store was opened.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.name: str = os.path.abspath(os.fspath(root))
+        # What asks for the working directory blocks, by the rules that some event loops enforce.
+        self.name: str = os.path.normpath(os.fspath(root))
         self._files = FileTree(self.name)
         self._readers: ThreadPoolExecutor | None = None
         self._writers: ThreadPoolExecutor | None = None
         self._turns: WeakValueDictionary[DirectoryPath, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
-        """Get threads ready. No file is touched: the first write makes what it needs."""
+        """Get threads ready. No file is touched: the first write makes what it needs.
+
+        Raises:
+            LifecycleError: The interpreter is exiting, or its threads have been replaced.
+        """
+        require_threads("a file store")
+        if not os.path.isabs(self.name):
+            self.name = await asyncio.to_thread(os.path.abspath, self.name)
+            self._files = FileTree(self.name)
         self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapstore-read")
         self._writers = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapstore-write")
 
@@ -65,8 +76,10 @@ class FileObjectStore:
         """Wait for the threads: what was cancelled may still be writing."""
         pools = (self._readers, self._writers)
         self._readers = self._writers = None
-        for pool in pools:
-            if pool is not None:
+        for pool in filter(None, pools):
+            if is_exiting():  # they have been waited for
+                pool.shutdown()
+            else:
                 await asyncio.to_thread(pool.shutdown)
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
@@ -209,5 +222,7 @@ class FileObjectStore:
     async def _in_thread(
         self, pool: ThreadPoolExecutor | None, operation: str, key: str, work: Callable[[], T]
     ) -> T:
+        if is_exiting():
+            require_threads("a file store")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(pool, self._files.call, operation, key, work)

@@ -19,8 +19,12 @@ import {
   Model,
   SessionManager,
   Swarm,
+  configureLogging,
 } from '@strands-agents/sdk'
 import { S3Storage } from '@strands-agents/sdk/storage'
+
+const warnings = []
+configureLogging({ debug() {}, info() {}, warn: (...said) => warnings.push(said.join(' ')), error: console.error })
 
 const s3Client = new S3Client({ forcePathStyle: true })
 
@@ -32,7 +36,7 @@ class ScriptedModel extends Model {
   }
 
   getConfig() {
-    return { modelId: 'script' }
+    return { modelId: 'script', contextWindowLimit: 100_000 }
   }
 
   updateConfig() {}
@@ -80,7 +84,7 @@ const tools = () => [
   }),
 ]
 
-function agentOf({ id, script, systemPrompt, state }, sessionManager) {
+function agentOf({ id, script, systemPrompt, state, stash }, sessionManager, storage) {
   const model = new ScriptedModel(script)
   const agent = new Agent({
     id,
@@ -90,6 +94,8 @@ function agentOf({ id, script, systemPrompt, state }, sessionManager) {
     ...(systemPrompt && { systemPrompt }),
     ...(state && { appState: state }),
     ...(sessionManager && { sessionManager }),
+    ...(stash && { contextManager: 'auto' }),
+    ...(stash === 'durable' && { storage }),
   })
   agent.addHook(BeforeToolCallEvent, (event) => {
     if (event.toolUse.name !== 'delete') return
@@ -98,13 +104,14 @@ function agentOf({ id, script, systemPrompt, state }, sessionManager) {
   return { agent, model }
 }
 
-const sessionOf = ({ bucket, prefix, session }) =>
-  new SessionManager({ sessionId: session, storage: new S3Storage(bucket, { prefix, s3Client }) })
+const storageOf = ({ bucket, prefix }) => new S3Storage(bucket, { prefix, s3Client })
+const sessionOf = (run) => new SessionManager({ sessionId: run.session, storage: storageOf(run) })
 
 const kinds = {
   async agent(run) {
     const sessionManager = sessionOf(run)
-    const { agent, model } = agentOf(run.agents[0], sessionManager)
+    const { agent, model } = agentOf(run.agents[0], sessionManager, storageOf(run))
+    warnings.length = 0
     await agent.initialize()
     const history = await sessionManager.listSnapshotIds({ target: agent })
     if (run.restore !== undefined)
@@ -122,9 +129,24 @@ const kinds = {
       model_state: modelState,
       interrupt_state: interrupts,
       history,
+      warnings,
       asked: { [agent.id]: model.asked },
     }
   },
+
+  // Restores and saves each snapshot without a session; gives the error of each, or null.
+  restore: ({ snapshots }) =>
+    snapshots.map((snapshot) => {
+      try {
+        const agent = new Agent({ model: new ScriptedModel([]), printer: false })
+        agent.loadSnapshot(snapshot)
+        agent._interruptState.getPendingExecution()
+        JSON.stringify(agent.takeSnapshot({ preset: 'session' }))
+        return null
+      } catch (error) {
+        return String(error)
+      }
+    }),
 
   graph: (run) =>
     orchestrate(run, (nodes, sessionManager) => new Graph({ id: run.id, nodes, edges: run.edges, sessionManager })),

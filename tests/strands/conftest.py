@@ -40,8 +40,24 @@ class Outcome:
     interrupt_state: dict[str, Any] | None = None
     history: list[str] | None = None
     """The ids that were in history when the run began."""
+    warnings: list[str] | None = None
+    """What the SDK has warned of when it restored and saved."""
     asked: dict[str, list[Any]] = field(default_factory=dict)
     """For each agent, what its model was given, call by call."""
+
+
+def ask(node, **run):
+    """Have the SDK for TypeScript run something; an exception there is a `RuntimeError` here."""
+    node.stdin.write(json.dumps(run) + "\n")
+    node.stdin.flush()
+    answers, _, _ = select.select([node.stdout], [], [], ANSWER_WITHIN)
+    assert answers, "the other SDK does not answer"
+    line = node.stdout.readline()
+    assert line, "the other SDK has ended; its last words are on stderr"
+    answer = json.loads(line)
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer["result"]
 
 
 @dataclass
@@ -57,23 +73,14 @@ class Session:
     async def typescript(self, kind="agent", **run):
         """Run agents of the SDK for TypeScript; an exception there is a `RuntimeError` here."""
         where = {"bucket": self.bucket, "prefix": self.prefix, "session": "session-1"}
-        self.node.stdin.write(json.dumps({"kind": kind, **where, **run}) + "\n")
-        self.node.stdin.flush()
-        answers, _, _ = select.select([self.node.stdout], [], [], ANSWER_WITHIN)
-        assert answers, "the other SDK does not answer"
-        line = self.node.stdout.readline()
-        assert line, "the other SDK has ended; its last words are on stderr"
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return Outcome(**answer["result"])
+        return Outcome(**ask(self.node, kind=kind, **where, **run))
 
     async def python(self, kind="agent", **run):
         """Run agents of the SDK for Python."""
         with StrandsStorage(self.bucket, prefix=self.prefix, dialect=self.dialect) as storage:
             manager = SnapstoreSessionManager("session-1", storage=storage)
             if kind == "agent":
-                return await run_agent(manager, **run)
+                return await run_agent(manager, storage, **run)
             return await run_orchestrator(manager, kind, **run)
 
 
@@ -105,7 +112,7 @@ class ScriptedModel(Model):
         self.asked = []
 
     def get_config(self):
-        return {}
+        return {"context_window_limit": 100_000}
 
     def update_config(self, **config):
         """There is nothing to be changed."""
@@ -166,7 +173,12 @@ def ask_before_delete(event: BeforeToolCallEvent):
         event.cancel_tool = "not allowed"
 
 
-def agent_of(options, session_manager=None):
+def agent_of(options, session_manager=None, storage=None):
+    stash = {}
+    if "stash" in options:
+        stash["context_manager"] = "auto"
+    if options.get("stash") == "durable":
+        stash["storage"] = storage
     agent = Agent(
         agent_id=options["id"],
         name=options["id"],
@@ -176,13 +188,14 @@ def agent_of(options, session_manager=None):
         state=options.get("state"),
         session_manager=session_manager,
         callback_handler=None,
+        **stash,
     )
     agent.hooks.add_callback(BeforeToolCallEvent, ask_before_delete)
     return agent
 
 
-async def run_agent(manager, agents, restore=None, input=None, save=None):  # noqa: A002
-    agent = agent_of(agents[0], manager)
+async def run_agent(manager, storage, agents, restore=None, input=None, save=None):  # noqa: A002
+    agent = agent_of(agents[0], manager, storage)
     history = await manager.list_snapshot_ids(agent)
     if restore is not None:
         assert await manager.restore_snapshot(agent, snapshot_id=history[restore])
@@ -225,6 +238,14 @@ async def run_orchestrator(manager, kind, id, agents, input, edges=()):  # noqa:
 
 
 @pytest.fixture(scope="session")
+def typescript_version():
+    """The version of the SDK for TypeScript."""
+    package = Path(os.environ["SNAPSTORE_REFERENCE"]) / "node_modules/@strands-agents/sdk"
+    version = json.loads((package / "package.json").read_text())["version"]
+    return tuple(map(int, version.split(".")))
+
+
+@pytest.fixture(scope="session")
 def node(s3_server):
     """A process of Node that runs what it is told."""
     process = subprocess.Popen(
@@ -239,6 +260,16 @@ def node(s3_server):
         yield process
         process.stdin.close()
         assert process.wait(ANSWER_WITHIN) == 0
+
+
+@pytest.fixture
+def restore_in_typescript(node):
+    """A function that restores snapshots in TypeScript; the error of each, or `None`."""
+
+    def restore(*documents):
+        return ask(node, kind="restore", snapshots=[json.loads(each) for each in documents])
+
+    return restore
 
 
 @pytest.fixture

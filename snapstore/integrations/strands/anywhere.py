@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from snapstore.errors import StorageClosedError
 from snapstore.integrations.strands.iothread import IOThread
+from snapstore.objects.threads import require_threads
 
 __all__ = ["Anywhere"]
 
@@ -45,14 +46,23 @@ class Anywhere(Generic[R]):
         make: Makes the resource, without I/O.
     """
 
+    _home: _Home[R] | None = None
+
     def __init__(self, name: str, thread_name: str, make: Callable[[], R]) -> None:
-        self._home: _Home[R] | None = None
         self._name = name
         self._thread_name = thread_name
         self._make = make
         self._closed = False
         self._lock = threading.Lock()
         _all.add(self)
+
+    def __reduce__(self) -> tuple[type[Anywhere[R]], tuple[str, str, Callable[[], R]]]:
+        """What was pickled opens a resource of its own."""
+        return Anywhere, (self._name, self._thread_name, self._make)
+
+    def __deepcopy__(self, memo: object) -> Anywhere[R]:
+        """A deep copy does, too; what it is made of, such as a session, need not be copied."""
+        return Anywhere(self._name, self._thread_name, self._make)
 
     async def run(self, work: Callable[[R], Awaitable[T]], *, to_the_end: bool = False) -> T:
         """Run something with the resource, on its loop, and wait for it on this one.
@@ -63,6 +73,7 @@ class Anywhere(Generic[R]):
 
         Raises:
             StorageClosedError: It was closed.
+            LifecycleError: It was not open, and no thread can be had.
         """
         waiting = asyncio.wrap_future(self._submit(work))
         return await (asyncio.shield(waiting) if to_the_end else waiting)
@@ -93,6 +104,7 @@ class Anywhere(Generic[R]):
             if self._closed:
                 raise StorageClosedError(f"{self._name} is closed")
             if self._home is None:
+                require_threads(self._name)
                 self._home = _Home(self._thread_name, self._make())
             return self._home.submit(work)
 

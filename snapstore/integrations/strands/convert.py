@@ -10,17 +10,25 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from snapstore.codec import decode_snapshot, encode_snapshot
-from snapstore.errors import SnapshotDecodeError
+from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.interrupts import (
     interrupts_to_python,
     interrupts_to_typescript,
 )
-from snapstore.integrations.strands.messages import content_to, message_to, renamed
+from snapstore.integrations.strands.messages import (
+    content_to_python,
+    content_to_typescript,
+    message_to,
+    renamed,
+)
+from snapstore.strictness import refuse_inexact
 from snapstore.types import Dialect, Snapshot
 
 __all__ = ["convert_snapshot", "is_snapshot_key"]
@@ -41,7 +49,13 @@ _ESCAPE = re.compile(
 
 _AGENT_FIELDS: Final = {"systemPrompt": "system_prompt", "modelState": "model_state"}
 _MODEL_STATE_FIELDS: Final = {"responseId": "response_id"}
+_STASH_FIELDS: Final = {"storageType": "storage_type"}
 _ORCHESTRATOR_FIELDS: Final = {"orchestratorId": "orchestrator_id"}
+
+_PROMPT_ASIDE: Final = "python_system_prompt"
+"""What TypeScript can't restore of the system prompt."""
+
+T = TypeVar("T")
 
 
 class _Envelope(msgspec.Struct):
@@ -67,9 +81,13 @@ def is_snapshot_key(key: str) -> bool:
 def convert_snapshot(document: bytes, to: Dialect) -> bytes:
     """Translate a snapshot of one Strands SDK for the other.
 
-    Messages with all their blocks, state, system prompt, model state and pending interrupts are
-    translated. Whatever has no counterpart is carried along: there and back again, the document
+    Messages with all their blocks, state, system prompt, model state, stash and pending interrupts
+    are translated. Whatever has no counterpart is carried along: there and back again, the document
     holds the same values. The other SDK ignores it, and leaves it out when it saves.
+
+    TypeScript's SDK restores no session that has a block which it does not know in that place, such
+    as audio in the result of a tool. In its place it gets a text; the block is carried in the
+    metadata of its message, also when TypeScript saves, and comes back.
 
     An orchestrator's progress has no counterpart: TypeScript's does not tell which nodes follow
     which, and Python's not which there are. A graph or a swarm of the other SDK starts anew.
@@ -89,7 +107,9 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
         ValueError: `to` is neither `"typescript"` nor `"python"`.
         SnapshotDecodeError: The document is not a snapshot as an SDK writes it. No text of it is
             in the error.
-        SnapshotEncodeError: It is too deep for the other dialect's shapes.
+        SnapshotEncodeError: It holds what the other dialect can't carry: NaN or an infinity, which
+            Python's SDK writes, too many levels for the other's shapes, or, for TypeScript, what is
+            not shaped as Python's SDK has it. The message has the path to it, never the value.
 
     Example:
         Give what a TypeScript agent saved to the SDK for Python::
@@ -103,19 +123,43 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
     text = document
     if to == "python" and _ESCAPED_SURROGATE.search(text):
         text = _ESCAPE.sub(_whole, text)
-    changed, problem = None, ""
+    changed, problem, failure = None, "", None
     try:
         snapshot = decode_snapshot(text, key="the document")
         data = _data_to(snapshot, to)
         changed = msgspec.structs.replace(snapshot, data=data, dialect=to)
     except SnapshotDecodeError as error:
         problem = str(error)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except _UnlikeError as error:
         problem = "the document is not a snapshot: its data is not as an SDK writes it"
+        if to == "typescript":
+            failure = f"{error}: not as an SDK writes it"
     # Raised here, since an error in its chain could hold the text that was failed on.
+    if failure is not None:
+        raise SnapshotEncodeError(failure)
     if changed is None:
+        if to == "typescript":
+            _refuse_inexact_document(document)
         raise SnapshotDecodeError(problem)
     return encode_snapshot(changed, max_bytes=sys.maxsize)
+
+
+class _UnlikeError(Exception):
+    """A part of a snapshot is not as an SDK writes it; the message is the path to it."""
+
+
+def _refuse_inexact_document(document: bytes) -> None:
+    """Raise for what Python's SDK writes although JSON can't carry it.
+
+    Raises:
+        SnapshotEncodeError: There is such a value. The message has the path to it.
+    """
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        return
+    if type(found) is dict and "created_at" in found:
+        refuse_inexact(found, sys.maxsize)
 
 
 def _is_in(dialect: Dialect, document: bytes) -> bool:
@@ -146,27 +190,64 @@ def _data_to(snapshot: Snapshot, to: Dialect) -> dict[str, Any]:
     return change(snapshot.data, to)
 
 
+def _part_to(path: str, change: Callable[[], T]) -> T:
+    """Convert a part of the data.
+
+    Raises:
+        _UnlikeError: It is not as an SDK writes it.
+    """
+    try:
+        return change()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        pass
+    raise _UnlikeError(path)
+
+
 def _agent_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
-    data = renamed(data, _AGENT_FIELDS, to)
     there = to == "python"
-    prompt, model = ("system_prompt", "model_state") if there else ("systemPrompt", "modelState")
-    if type(data.get(prompt)) is list:
-        data[prompt] = content_to(data[prompt], to)
-    if type(data.get(model)) is dict:
-        data[model] = renamed(data[model], _MODEL_STATE_FIELDS, to)
-    messages = data.get("messages")
-    if messages is not None:
-        messages = [message_to(message, to) for message in messages]
+    data = renamed(data, _AGENT_FIELDS, to)
+    model = "model_state" if there else "modelState"
+    for part, fields in ((model, _MODEL_STATE_FIELDS), ("stash", _STASH_FIELDS)):
+        if type(data.get(part)) is dict:
+            data[part] = renamed(data[part], fields, to)
+    prompt = _prompt_to_python if there else _prompt_to_typescript
+    _part_to("data.system_prompt", lambda: prompt(data))
+    messages = None
+    if "messages" in data:
+        found: list[Any] = _part_to("data.messages", partial(list, data["messages"]))
+        messages = [
+            _part_to(f"data.messages[{number}]", partial(message_to, message, to))
+            for number, message in enumerate(found)
+        ]
     # TypeScript's null says that nothing is known, and stays.
     if there and data.get("interrupts") is not None:
-        state, messages = interrupts_to_python(data.pop("interrupts"), messages)
-        data["interrupt_state"] = state
+        asked = data.pop("interrupts")
+        data["interrupt_state"], messages = _part_to(
+            "data.interrupts", lambda: interrupts_to_python(asked, messages)
+        )
     elif not there and "interrupt_state" in data:
-        state, messages = interrupts_to_typescript(data.pop("interrupt_state"), messages)
-        data["interrupts"] = state
+        asked = data.pop("interrupt_state")
+        data["interrupts"], messages = _part_to(
+            "data.interrupt_state", lambda: interrupts_to_typescript(asked, messages)
+        )
     if messages is not None:
         data["messages"] = messages
     return data
+
+
+def _prompt_to_python(data: dict[str, Any]) -> None:
+    aside = data.pop(_PROMPT_ASIDE, None)
+    if type(data.get("system_prompt")) is list:
+        data["system_prompt"] = content_to_python(data["system_prompt"], aside)
+
+
+def _prompt_to_typescript(data: dict[str, Any]) -> None:
+    prompt = data.get("systemPrompt")
+    if prompt is None or type(prompt) is str:
+        return
+    data["systemPrompt"], aside = content_to_typescript(prompt, "system prompt")
+    if aside:
+        data[_PROMPT_ASIDE] = aside
 
 
 def _orchestrator_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:

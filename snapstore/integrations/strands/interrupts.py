@@ -9,7 +9,12 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
-from snapstore.integrations.strands.messages import content_to, message_to
+from snapstore.integrations.strands.aside import ASIDE, Block
+from snapstore.integrations.strands.messages import (
+    content_to_python,
+    content_to_typescript,
+    message_to,
+)
 from snapstore.types import Dialect
 
 __all__ = ["convert_interrupt_id", "interrupts_to_python", "interrupts_to_typescript"]
@@ -103,10 +108,11 @@ def interrupts_to_python(
     pending = result.pop("pendingToolExecution", None)
     if pending is not None:
         message = message_to(pending["assistantMessageData"], "python")
-        results = content_to(list(pending["completedToolResults"].values()), "python")
         result["pending_tool_execution"] = {
             "assistant_message": message,
-            "completed_tool_results": [block["toolResult"] for block in results],
+            "completed_tool_results": [
+                _result_to_python(block) for block in pending["completedToolResults"].values()
+            ],
         }
         if messages is not None and messages[-1:] != [message]:
             messages = [*messages, message]
@@ -136,9 +142,7 @@ def interrupts_to_typescript(
     pending = result.pop("pending_tool_execution", None)
     if pending is not None:
         message = message_to(pending["assistant_message"], "typescript")
-        blocks = content_to(
-            [{"toolResult": done} for done in pending["completed_tool_results"]], "typescript"
-        )
+        blocks = map(_result_to_typescript, pending["completed_tool_results"])
         result["pendingToolExecution"] = {
             "assistantMessageData": message,
             "completedToolResults": {block["toolResult"]["toolUseId"]: block for block in blocks},
@@ -146,6 +150,19 @@ def interrupts_to_typescript(
         if messages is not None and messages[-1:] == [message]:
             messages = messages[:-1]
     return result, messages
+
+
+def _result_to_typescript(result: dict[str, Any]) -> Block:
+    """A tool result that waits, as the block that TypeScript keeps of it as it is."""
+    [block], aside = content_to_typescript([{"toolResult": result}])
+    return block | {ASIDE: aside} if aside else block
+
+
+def _result_to_python(block: Block) -> dict[str, Any]:
+    result = {name: value for name, value in block.items() if name != ASIDE}
+    [block] = content_to_python([result], block.get(ASIDE))
+    changed: dict[str, Any] = block["toolResult"]
+    return changed
 
 
 def _responses_to(responses: list[Any], ids: dict[str, str]) -> list[Any]:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
-from weakref import WeakKeyDictionary
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from strands.bidi.agent import BidiAgent
 from strands.session import SnapshotSessionManager
 
-from snapstore.errors import SnapshotConflictError
+from snapstore.errors import SessionDeletedError, SnapshotConflictError
 from snapstore.ids import validate_snapshot_id
-from snapstore.integrations.strands.objects import Seen
 from snapstore.integrations.strands.sdk import STASH_PREFIX, is_namespaced
 from snapstore.integrations.strands.storage import StrandsStorage
+from snapstore.integrations.strands.tracked import Agents, TrackedStorage, acting, acting_for
 from snapstore.layout import Layout
-from snapstore.objects.base import Version
 
 if TYPE_CHECKING:
+    from strands.hooks.events import BeforeMultiAgentInvocationEvent
     from strands.multiagent.base import MultiAgentBase
     from strands.session.snapshot_session_manager import (
         BidiAgentSaveLatestStrategy,
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
         SaveLatestStrategy,
         SnapshotTrigger,
     )
-    from strands.storage.search import StorageSearchResult
+    from strands.types._snapshot import Snapshot
     from strands.types.agent import LocalAgent
 
 __all__ = ["OnConflict", "SnapstoreSessionManager"]
@@ -42,18 +38,19 @@ __all__ = ["OnConflict", "SnapstoreSessionManager"]
 OnConflict = Literal["raise", "reload", "overwrite"]
 """What becomes of an agent whose session another writer has saved meanwhile."""
 
-logger: Final = logging.getLogger("snapstore")
-
-_LATEST: Final = "/snapshot_latest.json"
-
 
 class SnapstoreSessionManager(SnapshotSessionManager):
     """The SDK's `SnapshotSessionManager`, for which another writer's session is not lost silently.
 
     Each agent's latest snapshot is written only over the version that this agent has restored or
     saved last. Where another agent has saved the session meanwhile, in another process or in this
-    one, that is a `snapstore.SnapshotConflictError` from the invocation that saves. History is
-    never written over, is written before latest, and its pages are single requests.
+    one, that is a `snapstore.SnapshotConflictError` from the invocation that saves. Where the
+    session was deleted, it is a `SessionDeletedError`, whatever `on_conflict` is, until
+    `restore_snapshot(agent)`, or for a graph or a swarm `restore_multi_agent`. History is never
+    written over, is written before latest, and its pages are single requests.
+
+    One manager may serve a whole process: it tracks agents, graphs and swarms for as long as they
+    live, and tells those with the same id apart.
 
     Args:
         session_id: The session.
@@ -110,8 +107,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             **kwargs,
         )
         self._on_conflict: OnConflict = on_conflict
-        # Per agent and not per key: two agents in one process are two writers.
-        self._seen: WeakKeyDictionary[object, Seen] = WeakKeyDictionary()
+        self._agents = Agents()
         if storage is not None:
             self._use(storage)
 
@@ -132,6 +128,8 @@ class SnapstoreSessionManager(SnapshotSessionManager):
     async def save_snapshot(self, agent: LocalAgent, *, is_latest: bool) -> str | None:
         """Save an agent as it is now.
 
+        Where a later save of the same agent has been written already, latest stays as it is.
+
         Args:
             agent: The agent.
             is_latest: `True` for latest, `False` for history under a new id.
@@ -140,9 +138,10 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             The id in history; `None` for latest.
 
         Raises:
+            SessionDeletedError: The session was deleted since the agent restored or saved it.
             SnapshotConflictError: Another writer has saved latest meanwhile.
         """
-        with self._acting_for(agent):
+        with acting_for(self._agents.of(agent)):
             return await super().save_snapshot(agent, is_latest=is_latest)
 
     async def list_snapshot_ids(
@@ -166,7 +165,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         cursor = None
         if start_after is not None:
             cursor = f"{history}snapshot_{validate_snapshot_id(start_after, 'start_after')}.json"
-        storage = cast("_ManagersStorage", self._resolved_storage)
+        storage = self._tracked_storage
         ids: builtins.list[str] = []
         wanted = limit
         while wanted is None or wanted > 0:
@@ -181,14 +180,16 @@ class SnapstoreSessionManager(SnapshotSessionManager):
     async def delete_session(self) -> None:
         """Delete all snapshots and all stash of this session.
 
-        Agents that are still there save it anew.
+        Saves of this manager's agents that are under way end first. An agent that is still there
+        can't save the session again: see `SessionDeletedError`.
 
         Raises:
             StorageError: Something was not confirmed as deleted.
         """
+        agents = self._agents.all()
+        await self._tracked_storage.wait(agents)
         await super().delete_session()
-        for seen in self._seen.values():
-            seen.see(None)
+        await self._tracked_storage.mark_deleted(agents)
 
     async def restore_multi_agent(self, orchestrator: MultiAgentBase) -> bool:
         """Restore a graph or a swarm from its latest snapshot.
@@ -214,108 +215,80 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             keys = await self._raw_storage.list(f"{STASH_PREFIX}/{self.session_id}/")
             await asyncio.gather(*map(self._raw_storage.delete, keys))
 
+    def _capture(self, agent: LocalAgent) -> Snapshot:
+        acting().capture()
+        return super()._capture(agent)
+
     async def _restore(self, agent: LocalAgent, *, snapshot_id: str | None = None) -> bool:
-        with self._acting_for(agent) as act:
+        with acting_for(self._agents.of(agent)) as action:
             restored = await super()._restore(agent, snapshot_id=snapshot_id)
-        if snapshot_id is None:
             # Only now: what the agent could not take over, it must not write over.
-            act.seen.see(act.found)
+            await self._tracked_storage.adopt(action)
         return restored
+
+    async def _reload(self, agent: LocalAgent) -> None:
+        """Restore an agent that has lost a race, unless what it lost against is gone, too."""
+        with acting_for(self._agents.of(agent), must_exist=True) as action:
+            if await super()._restore(agent):
+                await self._tracked_storage.adopt(action)
 
     async def _restore_multi_agent(self, orchestrator: MultiAgentBase) -> bool:
-        with self._acting_for(orchestrator) as act:
+        return await self._restored(orchestrator, must_exist=False)
+
+    async def _restored(self, orchestrator: MultiAgentBase, *, must_exist: bool) -> bool:
+        tracked = self._agents.of(orchestrator)
+        with acting_for(tracked, must_exist=must_exist) as action:
             restored = await super()._restore_multi_agent(orchestrator)
-        act.seen.see(act.found)
+            await self._tracked_storage.adopt(action)
+        tracked.restored = True
         return restored
 
+    async def _on_before_multi_agent_invocation(
+        self, event: BeforeMultiAgentInvocationEvent
+    ) -> None:
+        # The SDK's own asks whether this id was restored, and another object may have had it.
+        orchestrator = event.source
+        if not self._agents.of(orchestrator).restored:
+            await self._restored(orchestrator, must_exist=True)
+
+    def _get_multi_agent_save_lock(self, orchestrator_id: str) -> asyncio.Lock:  # noqa: ARG002
+        # Saves are ordered where they are written, and the SDK would keep a lock for each id.
+        return cast("asyncio.Lock", nullcontext())
+
     async def _save_immutable_and_latest(self, agent: LocalAgent) -> None:
-        with self._acting_for(agent):
+        with acting_for(self._agents.of(agent)):
             await super()._save_immutable_and_latest(agent)
 
     async def _save_on_completion(self, agent: LocalAgent, *, save_latest: bool) -> None:
         try:
             await super()._save_on_completion(agent, save_latest=save_latest)
-        except SnapshotConflictError:
+        except SnapshotConflictError as error:
             # Not before: in the midst of a turn what was taken over would be saved by its end.
-            if self._on_conflict == "reload" and not isinstance(agent, BidiAgent):
-                await self._restore(agent)
+            if self._reloads_after(error) and not isinstance(agent, BidiAgent):
+                await self._reload(agent)
             raise
 
     async def _save_multi_agent_latest(self, orchestrator: MultiAgentBase) -> None:
+        tracked = self._agents.of(orchestrator)
         try:
-            with self._acting_for(orchestrator):
+            with acting_for(tracked):
                 await super()._save_multi_agent_latest(orchestrator)
-        except SnapshotConflictError:
-            if self._on_conflict == "reload":
+        except SnapshotConflictError as error:
+            if self._reloads_after(error):
                 # It restores itself when it is invoked next.
-                self._multi_agent_restored_ids.discard(orchestrator.id)
+                tracked.restored = False
             raise
+
+    def _reloads_after(self, error: SnapshotConflictError) -> bool:
+        return self._on_conflict == "reload" and not isinstance(error, SessionDeletedError)
+
+    @property
+    def _tracked_storage(self) -> TrackedStorage:
+        return cast("TrackedStorage", self._resolved_storage)
 
     def _use(self, storage: object) -> None:
         if not isinstance(storage, StrandsStorage):
-            raise TypeError(f"storage must be a StrandsStorage, not a {type(storage).__name__}")
+            raise TypeError(f"storage must be a StrandsStorage, not a {type(storage).__qualname__}")
         scoped = storage if is_namespaced(storage) else storage.namespace("session")
         self._raw_storage = storage
-        self._storage = _ManagersStorage(scoped, overwrite=self._on_conflict == "overwrite")
-
-    @contextmanager
-    def _acting_for(self, agent: object) -> Iterator[_Act]:
-        act = _Act(self._seen.setdefault(agent, Seen()))
-        token = _acting.set(act)
-        try:
-            yield act
-        finally:
-            _acting.reset(token)
-
-
-class _Act:
-    """What the SDK's manager is doing, on behalf of one agent.
-
-    Attributes:
-        seen: What this agent has seen last of its latest snapshot.
-        found: The version that has been read.
-    """
-
-    def __init__(self, seen: Seen) -> None:
-        self.seen = seen
-        self.found: Version | None = None
-
-
-_acting: Final[ContextVar[_Act]] = ContextVar("snapstore_acting")
-
-
-class _ManagersStorage:
-    """The storage that the SDK's manager holds.
-
-    Args:
-        behind: Where everything is.
-        overwrite: Whether another writer's snapshot is written over.
-    """
-
-    def __init__(self, behind: StrandsStorage, *, overwrite: bool) -> None:
-        self._behind = behind
-        self._overwrite = overwrite
-
-    async def read(self, key: str) -> bytes | None:
-        stored = await self._behind.read_version(key)
-        _acting.get().found = None if stored is None else stored.version
-        return None if stored is None else stored.data
-
-    async def write(self, key: str, data: bytes) -> None:
-        if not key.endswith(_LATEST):
-            await self._behind.create(key, data)
-            return
-        seen = _acting.get().seen
-        if await self._behind.write_over(key, data, seen, anyway=self._overwrite):
-            logger.warning("%s: another writer's snapshot was written over", key)
-
-    async def delete(self, key: str) -> None:
-        await self._behind.delete(key)
-
-    async def list(
-        self, query: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> builtins.list[str]:
-        return await self._behind.list(query, start_after=start_after, limit=limit)
-
-    async def search(self, query: str) -> builtins.list[StorageSearchResult]:
-        return await self._behind.search(query)
+        self._storage = TrackedStorage(scoped, force=self._on_conflict == "overwrite")

@@ -1,7 +1,8 @@
 """Messages: what they are made of, from the one SDK's shapes to the other's.
 
 Only shapes that the SDKs give a meaning to are changed, each where it has that meaning. What tools
-were asked and what they answered in JSON is never looked into.
+were asked and what they answered in JSON is never looked into. What TypeScript can't restore is
+carried in the metadata of its message, which both SDKs keep.
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from snapstore.integrations.strands.aside import (
+    Block,
+    Place,
+    carry_aside,
+    put_back,
+    set_aside,
+    take_aside,
+)
 from snapstore.types import Dialect
 
-__all__ = ["content_to", "message_to", "renamed"]
+__all__ = ["content_to_python", "content_to_typescript", "message_to", "renamed"]
 
 _MARKER: Final = "__bytes_encoded__"
 
@@ -43,12 +52,31 @@ def renamed(node: dict[str, Any], names: dict[str, str], to: Dialect) -> dict[st
 
 def message_to(message: dict[str, Any], to: Dialect) -> dict[str, Any]:
     """One message of a conversation."""
-    return renamed(message, _MESSAGE_FIELDS, to) | {"content": content_to(message["content"], to)}
+    if to == "typescript":
+        content, aside = content_to_typescript(message["content"])
+        return carry_aside(renamed(message, _MESSAGE_FIELDS, to) | {"content": content}, aside)
+    message, aside = take_aside(message)
+    content = content_to_python(message["content"], aside)
+    return renamed(message, _MESSAGE_FIELDS, to) | {"content": content}
 
 
-def content_to(content: list[dict[str, Any]], to: Dialect) -> list[dict[str, Any]]:
-    """A list of content blocks: of a message, of a tool's result, or of a system prompt."""
-    return [_block_to(block, to) for block in content]
+def content_to_typescript(
+    content: list[Block], place: Place = "message"
+) -> tuple[list[Block], list[Block]]:
+    """Convert the content of a message or of a system prompt, and set aside some; see `set_aside`.
+
+    Args:
+        content: The blocks.
+        place: Where they are.
+    """
+    return set_aside(content, lambda block: _block_to(block, "typescript"), place)
+
+
+def content_to_python(content: list[Block], aside: list[Block] | None = None) -> list[Block]:
+    """Convert content, and put back what was set aside of it."""
+    changed = [_block_to(block, "python") for block in content]
+    put_back(changed, aside or [])
+    return changed
 
 
 def _block_to(block: dict[str, Any], to: Dialect) -> dict[str, Any]:
@@ -81,7 +109,7 @@ def _bytes_to(value: Any, to: Dialect) -> Any:
 
 
 def _tool_result_to(result: dict[str, Any], to: Dialect) -> dict[str, Any]:
-    return result | {"content": content_to(result["content"], to)}
+    return result | {"content": [_block_to(block, to) for block in result["content"]]}
 
 
 def _cache_point_to(point: dict[str, Any], to: Dialect) -> dict[str, Any]:
@@ -134,8 +162,7 @@ _BLOCKS: Final[dict[Dialect, dict[str, tuple[str, _Change]]]] = {
         "reasoning": ("reasoningContent", _reasoning_to),
         "citations": ("citationsContent", _citations_to),
     },
-    "typescript": {
-        "toolResult": ("toolResult", _tool_result_to),
+    "typescript": {  # tool results: `set_aside`
         "cachePoint": ("cachePoint", _cache_point_to),
         "guardContent": ("guardContent", _guard_to),
         "reasoningContent": ("reasoning", _reasoning_to),

@@ -8,53 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 from snapstore.deadline import in_time
-from snapstore.errors import (
-    OutcomeUnknownError,
-    PartialDeleteError,
-    SnapshotConflictError,
-    SnapshotDecodeError,
-    SnapshotEncodeError,
-    StorageTimeoutError,
-)
+from snapstore.errors import PartialDeleteError, SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.convert import convert_snapshot, is_snapshot_key
 from snapstore.integrations.strands.deletes import BatchedDeletes
+from snapstore.integrations.strands.latest import LatestSnapshots
 from snapstore.listing import iter_keys
 from snapstore.objects.base import (
     PAGE_SIZE,
     ObjectStore,
     ObjectTooLargeError,
-    PreconditionFailedError,
     StoredObject,
     Version,
 )
+from snapstore.padding import PADDING_BYTES, pad
 from snapstore.types import Dialect
 
-__all__ = ["Objects", "Seen"]
+__all__ = ["Objects"]
 
 _LARGE: Final = 256 * 1024
 """Bytes from which on a translation would hold up the other requests, and gets a thread."""
-
-
-class Seen:
-    """What somebody has seen last of an object, to write over that and nothing else.
-
-    Attributes:
-        version: Its version; `None` if there was no object.
-        in_doubt: What was written last, if nobody knows whether it was applied.
-        turn: Held while it is written: who writes next, sees what this one has written.
-    """
-
-    def __init__(self) -> None:
-        self.version: Version | None = None
-        self.in_doubt: bytes | None = None
-        self.turn: asyncio.Lock = asyncio.Lock()
-
-    def see(self, version: Version | None) -> None:
-        """Take this for what was seen last; what was in doubt before is of no more interest."""
-        self.version, self.in_doubt = version, None
 
 
 class Objects:
@@ -66,6 +41,11 @@ class Objects:
         max_bytes: How large an object may be, both ways.
         timeout: Seconds that a read, a write, a page of a listing or a batch of deletes may take;
             `None` for no deadline.
+
+    Attributes:
+        latest: The latest snapshots, for agents that know which version they replace.
+        timeout: As the argument.
+        place: What errors call the store.
     """
 
     def __init__(
@@ -74,7 +54,9 @@ class Objects:
         self._store = store
         self._dialect: Dialect = dialect
         self._max_bytes = max_bytes
-        self._timeout = timeout
+        self.timeout: float | None = timeout
+        self.place: str = store.name
+        self.latest: LatestSnapshots = LatestSnapshots(self)
         self._deletes = BatchedDeletes(self._delete_all)
 
     async def open(self) -> None:
@@ -92,12 +74,51 @@ class Objects:
         Raises:
             SnapshotDecodeError: It has the key of a snapshot, and is none.
         """
-        stored = await self._get(key)
+        stored = await self.get_as_stored(key)
         if stored is None:
             return None
-        return StoredObject(await _translated(key, stored.data, "python"), stored.version)
+        return StoredObject(await translated(key, stored.data, "python"), stored.version)
 
-    async def put(
+    async def get_as_stored(self, key: str) -> StoredObject | None:
+        """Read an object, byte for byte."""
+        return await in_time(
+            self._store.get(key, max_bytes=self._max_bytes + PADDING_BYTES),
+            self.timeout,
+            operation="get",
+            key=key,
+            place=self.place,
+        )
+
+    async def put(self, key: str, data: bytes, *, if_none_match: bool = False) -> Version:
+        """Write an object; a snapshot in the dialect asked for.
+
+        Args:
+            key: Its key.
+            data: The body; for the key of a snapshot, one of either SDK's.
+            if_none_match: Write only if there is no object under this key.
+
+        Raises:
+            SnapshotDecodeError: It has the key of a snapshot, and is none.
+            SnapshotEncodeError: It is a snapshot that the dialect asked for can't carry.
+            ObjectTooLargeError: It is larger than what is read again.
+        """
+        data = await translated(key, data, self._dialect)
+        return await self.put_as_stored(key, data, if_none_match=if_none_match)
+
+    async def encode_latest(self, key: str, document: bytes) -> bytes:
+        """The bytes to be written of a latest snapshot, which no other write of it has.
+
+        Args:
+            key: Its key.
+            document: The snapshot, of either SDK.
+
+        Raises:
+            SnapshotDecodeError: It is no snapshot.
+            SnapshotEncodeError: The dialect asked for can't carry it.
+        """
+        return pad(await translated(key, document, self._dialect))
+
+    async def put_as_stored(
         self,
         key: str,
         data: bytes,
@@ -105,87 +126,27 @@ class Objects:
         if_match: Version | None = None,
         if_none_match: bool = False,
     ) -> Version:
-        """Write an object, as `ObjectStore.put`; a snapshot in the dialect asked for.
+        """Write an object as `ObjectStore.put`, byte for byte.
 
         Raises:
-            SnapshotDecodeError: It has the key of a snapshot, and is none.
             ObjectTooLargeError: It is larger than what is read again.
         """
-        data = await _translated(key, data, self._dialect)
-        return await self._put(key, data, if_match=if_match, if_none_match=if_none_match)
-
-    async def _get(self, key: str) -> StoredObject | None:
-        return await in_time(
-            self._store.get(key, max_bytes=self._max_bytes),
-            self._timeout,
-            operation="get",
-            key=key,
-            place=self._store.name,
-        )
-
-    async def _put(
-        self, key: str, data: bytes, *, if_match: Version | None, if_none_match: bool
-    ) -> Version:
-        if len(data) > self._max_bytes:
+        if len(data) > self._max_bytes + PADDING_BYTES:
             raise ObjectTooLargeError(
                 f"{key} would have {len(data)} bytes, more than the {self._max_bytes} that "
                 "max_snapshot_bytes=… allows",
                 operation="put",
-                bucket=self._store.name,
+                bucket=self.place,
                 key=key,
             )
         return await in_time(
             self._store.put(key, data, if_match=if_match, if_none_match=if_none_match),
-            self._timeout,
+            self.timeout,
             operation="put",
             key=key,
-            place=self._store.name,
+            place=self.place,
+            writes=True,
         )
-
-    async def put_over(self, key: str, data: bytes, seen: Seen, *, anyway: bool = False) -> bool:
-        """Write an object over the version that was seen of it, and no other.
-
-        Args:
-            key: The object's key.
-            data: The body.
-            seen: What was seen; now it is what is written.
-            anyway: Write over another version too.
-
-        Returns:
-            Whether another version was written over.
-
-        Raises:
-            SnapshotConflictError: Another writer came first.
-        """
-        data = await _translated(key, data, self._dialect)
-        async with seen.turn:
-            await self._look_for_what_is_in_doubt(key, seen)
-            version = seen.version
-            facts: dict[str, Any] = {}
-            try:
-                seen.version = await self._put(
-                    key, data, if_match=version, if_none_match=version is None
-                )
-            except PreconditionFailedError as error:
-                facts = error.facts
-            except (OutcomeUnknownError, StorageTimeoutError):
-                seen.in_doubt = data
-                raise
-            else:
-                return False
-            if anyway:
-                seen.version = await self._put(key, data, if_match=None, if_none_match=False)
-                return True
-        raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
-
-    async def _look_for_what_is_in_doubt(self, key: str, seen: Seen) -> None:
-        """Who has written something without an answer has seen it, if it is there."""
-        if seen.in_doubt is None:
-            return
-        stored = await self._get(key)
-        if stored is not None and stored.data == seen.in_doubt:
-            seen.version = stored.version
-        seen.in_doubt = None
 
     async def delete(self, key: str) -> None:
         """Delete an object, together with those that are deleted at the same time.
@@ -196,10 +157,10 @@ class Objects:
         code = await self._deletes.delete(key)
         if code is not None:
             raise PartialDeleteError(
-                f"{key} in {self._store.name} was not deleted ({code})",
+                f"{key} in {self.place} was not deleted ({code})",
                 failed={key: code},
                 operation="delete",
-                bucket=self._store.name,
+                bucket=self.place,
                 key=key,
                 code=code,
             )
@@ -222,10 +183,10 @@ class Objects:
         async def fetch(scan: AsyncGenerator[list[str], None]) -> list[str] | None:
             return await in_time(
                 anext(scan, None),
-                self._timeout,
+                self.timeout,
                 operation="scan",
                 key=prefix,
-                place=self._store.name,
+                place=self.place,
             )
 
         scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
@@ -239,21 +200,39 @@ class Objects:
     async def _delete_all(self, keys: list[str]) -> Mapping[str, str]:
         return await in_time(
             self._store.delete(keys),
-            self._timeout,
+            self.timeout,
             operation="delete",
             key=keys[0],
-            place=self._store.name,
+            place=self.place,
+            writes=True,
         )
 
 
-async def _translated(key: str, data: bytes, to: Dialect) -> bytes:
+async def translated(key: str, data: bytes, to: Dialect) -> bytes:
+    """Translate what has the key of a snapshot; a large one in a thread.
+
+    Args:
+        key: Its key.
+        data: The object.
+        to: The dialect to be had.
+
+    Raises:
+        SnapshotDecodeError: It has the key of a snapshot, and is none.
+        SnapshotEncodeError: The dialect can't carry it.
+    """
     if not is_snapshot_key(key):
         return data
     failure: SnapshotDecodeError | SnapshotEncodeError
     try:
         if len(data) <= _LARGE:
             return convert_snapshot(data, to)
-        return await asyncio.to_thread(convert_snapshot, data, to)
+        try:
+            converting = asyncio.get_running_loop().run_in_executor(
+                None, convert_snapshot, data, to
+            )
+        except RuntimeError:  # the interpreter exits, and no thread is to be had
+            return convert_snapshot(data, to)
+        return await converting
     except SnapshotDecodeError as error:
         failure = SnapshotDecodeError(f"{key}: {error}", key=key)
     except SnapshotEncodeError as error:

@@ -14,7 +14,7 @@ from strands.storage.search import KeywordSearchStrategy
 from snapstore.errors import InvalidIdentifierError, SnapstoreError, StorageError
 from snapstore.integrations.strands.anywhere import Anywhere
 from snapstore.integrations.strands.errors import for_strands
-from snapstore.integrations.strands.objects import Objects, Seen
+from snapstore.integrations.strands.objects import Objects
 from snapstore.integrations.strands.sdk import (
     NAMESPACED,
     SDKStorageError,
@@ -86,7 +86,7 @@ class StrandsStorage:
                 agent("Hello!")
     """
 
-    _namespaced: object = None
+    _is_scoped = False
 
     def __init__(
         self,
@@ -128,15 +128,16 @@ class StrandsStorage:
             timeout=timeout,
         )
         make_store()  # refuses what can't be, now and not at the first request
-
-        def make() -> Objects:
-            return Objects(
-                make_store(), dialect=dialect, max_bytes=max_snapshot_bytes, timeout=timeout
-            )
-
+        make_objects = partial(
+            _make_objects,
+            make_store,
+            dialect=dialect,
+            max_bytes=max_snapshot_bytes,
+            timeout=timeout,
+        )
         self._prefix = _closed(_spelled(normal_prefix, prefix))
         self._search_strategy = search_strategy
-        self._objects = Anywhere(_NAME, f"snapstore-{bucket}", make)
+        self._objects = Anywhere(_NAME, f"snapstore-{bucket}", make_objects)
 
     async def write(self, key: str, data: bytes) -> None:
         """Write an object, over any there is.
@@ -148,9 +149,9 @@ class StrandsStorage:
         Raises:
             StorageError: It can't be written.
         """
-        full, data = self._key(key), bytes(data)
-        await self._run(lambda objects: objects.put(full, data))
-        await self._index(key, data)
+        full, data = self.full_key(key), bytes(data)
+        await self.run(lambda objects: objects.put(full, data))
+        await self.index(key, data)
 
     async def read(self, key: str) -> bytes | None:
         """Read an object.
@@ -178,8 +179,8 @@ class StrandsStorage:
         Raises:
             StorageError: It was not confirmed as deleted.
         """
-        full = self._key(key)
-        await self._run(lambda objects: objects.delete(full))
+        full = self.full_key(key)
+        await self.run(lambda objects: objects.delete(full))
 
     async def list(
         self, query: str = "", *, start_after: str | None = None, limit: int | None = None
@@ -201,12 +202,10 @@ class StrandsStorage:
         prefix = self._prefix + _spelled(normal_prefix, query)
         cursor = None
         if start_after is not None:
-            self._key(start_after)  # refuses what leads out of the prefix
+            self.full_key(start_after)  # refuses what leads out of the prefix
             # As it is: spelled like a key, that of a folder would come before what it follows.
             cursor = self._prefix + start_after
-        keys = await self._run(
-            lambda objects: objects.keys(prefix, start_after=cursor, limit=limit)
-        )
+        keys = await self.run(lambda objects: objects.keys(prefix, start_after=cursor, limit=limit))
         return sorted(key.removeprefix(self._prefix) for key in keys)
 
     async def search(self, query: str) -> builtins.list[StorageSearchResult]:
@@ -237,13 +236,13 @@ class StrandsStorage:
         scoped = copy.copy(self)
         normal = _spelled(normal_prefix, prefix).rstrip("/")
         scoped._prefix = self._prefix + _closed(normal)  # noqa: SLF001 -- it is one of its own
-        scoped._namespaced = NAMESPACED  # noqa: SLF001
+        scoped._is_scoped = True  # noqa: SLF001
         return scoped
 
     async def read_version(self, key: str) -> StoredObject | None:
         """Read an object with its version, as `read`."""
-        full = self._key(key)
-        return await self._run(lambda objects: objects.get(full))
+        full = self.full_key(key)
+        return await self.run(lambda objects: objects.get(full))
 
     async def create(self, key: str, data: bytes) -> None:
         """Write an object where there is none, as `write`.
@@ -251,33 +250,9 @@ class StrandsStorage:
         Raises:
             PreconditionFailedError: There is one, and it was not changed.
         """
-        full, data = self._key(key), bytes(data)
-        await self._run(lambda objects: objects.put(full, data, if_none_match=True))
-        await self._index(key, data)
-
-    async def write_over(self, key: str, data: bytes, seen: Seen, *, anyway: bool = False) -> bool:
-        """Write an object over the version that was seen of it, as `write`.
-
-        Once begun it is done, also if it is cancelled: else nobody would know what to write over.
-
-        Args:
-            key: Its key, without the prefix.
-            data: The body.
-            seen: What was seen; then it is what was written.
-            anyway: Write over another version, too.
-
-        Returns:
-            Whether another version was written over.
-
-        Raises:
-            SnapshotConflictError: Another writer came first; nothing was changed.
-        """
-        full, data = self._key(key), bytes(data)
-        overwritten = await self._run(
-            lambda objects: objects.put_over(full, data, seen, anyway=anyway), to_the_end=True
-        )
-        await self._index(key, data)
-        return overwritten
+        full, data = self.full_key(key), bytes(data)
+        await self.run(lambda objects: objects.put(full, data, if_none_match=True))
+        await self.index(key, data)
 
     def close(self) -> None:
         """Wait for what is under way, close the client and end the thread.
@@ -299,10 +274,26 @@ class StrandsStorage:
     ) -> None:
         self.close()
 
-    def _key(self, key: str) -> str:
+    @property
+    def _namespaced(self) -> object:
+        # Not an attribute, since the mark of a copy would be another object.
+        return NAMESPACED if self._is_scoped else None
+
+    def full_key(self, key: str) -> str:
+        """The key in the bucket, for `run`.
+
+        Raises:
+            InvalidIdentifierError: The key has a `..`, a backslash or half of a surrogate pair, or
+                is empty.
+        """
         return self._prefix + _spelled(normal_key, key)
 
-    async def _index(self, key: str, data: bytes) -> None:
+    async def index(self, key: str, data: bytes) -> None:
+        """Tell the search strategy of what was written.
+
+        Raises:
+            StorageError: It can't be indexed.
+        """
         if self._search_strategy is None:
             return
         try:
@@ -313,12 +304,33 @@ class StrandsStorage:
             )
             raise for_strands(failure) from error
 
-    async def _run(self, work: Callable[[Objects], Awaitable[T]], *, to_the_end: bool = False) -> T:
+    async def run(self, work: Callable[[Objects], Awaitable[T]], *, shield: bool = False) -> T:
+        """Run something with the objects, on the event loop of the I/O thread.
+
+        Args:
+            work: What to run.
+            shield: Whether it goes on if the caller is cancelled.
+        """
         try:
-            return await self._objects.run(work, to_the_end=to_the_end)
+            return await self._objects.run(work, to_the_end=shield)
         except SnapstoreError as error:
             failure = for_strands(error)
         raise failure
+
+
+# The SDK writes the name of a storage's class into snapshots, and warns of a stash out of reach if
+# another one reads them. The objects lie where its `S3Storage` has them, in both languages.
+StrandsStorage.__name__ = "S3Storage"
+
+
+def _make_objects(
+    make_store: Callable[[], S3ObjectStore],
+    *,
+    dialect: Dialect,
+    max_bytes: int,
+    timeout: float | None,
+) -> Objects:
+    return Objects(make_store(), dialect=dialect, max_bytes=max_bytes, timeout=timeout)
 
 
 def _closed(prefix: str) -> str:
@@ -328,7 +340,15 @@ def _closed(prefix: str) -> str:
 def _spelled(normal: Callable[[str], str], key: str) -> str:
     """A key or prefix in the SDK's spelling."""
     try:
-        return normal(key)
+        normalized = normal(key)
+        normalized.encode()
     except SDKStorageError as error:
         failure = InvalidIdentifierError(str(error))
+    except UnicodeEncodeError as error:
+        failure = InvalidIdentifierError(
+            f"Invalid storage key: character {error.start} is half of a surrogate pair, as of an "
+            "emoji cut in two; cut texts between characters"
+        )
+    else:
+        return normalized
     raise for_strands(failure)

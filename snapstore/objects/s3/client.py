@@ -11,6 +11,7 @@ import asyncio
 import gzip
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,7 @@ def make_client(
         settings = settings.merge(config)
     if settings.max_pool_connections < max_concurrency:
         settings = settings.merge(AioConfig(max_pool_connections=max_concurrency))
+    _read_files(session)
     context = session.create_client(
         "s3", region_name=region, endpoint_url=endpoint_url, config=settings
     )
@@ -72,6 +74,25 @@ def make_client(
     client = asyncio.run(context.__aenter__())
     _tune(client)
     return client
+
+
+def _read_files(session: AioSession) -> None:
+    """Let a session read its files where no event loop runs, which reading would block.
+
+    The loop that makes the client is its thread's own, but tools that watch for blocking calls,
+    such as blockbuster, look for any running loop. All of it is kept by the session. What fails
+    here is tried again when the client is made, which reports it: credentials that have to be
+    waited for need a loop.
+    """
+    loader = session.get_component("data_loader")
+    finding = session.get_credentials()
+    with suppress(Exception):
+        for name in ("endpoints", "partitions", "sdk-default-configuration"):
+            loader.load_data(name)
+        for name in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model("s3", name, api_version=None)
+        finding.send(None)
+    finding.close()
 
 
 def _tune(client: Any) -> None:

@@ -55,6 +55,7 @@ from snapstore.errors import (
 )
 from snapstore.objects.base import DamagedReplyError
 from snapstore.objects.readback import Ending
+from snapstore.objects.threads import is_exiting
 
 __all__ = ["as_botocore", "ending_of", "is_wrong_region", "translate"]
 
@@ -317,6 +318,10 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         return InvalidResponseError, "a header of the response is not UTF-8; check what is between"
     if isinstance(error, HTTPClientError) and isinstance(cause, ValueError):
         return StorageError, ("a header can't be sent; is there a line break in the credentials?")
+    if isinstance(cause, RuntimeError) and is_exiting():
+        return StorageUnavailableError, (
+            "the server's name can't be resolved while the interpreter exits; save before"
+        )
     if isinstance(error, HTTPClientError) and isinstance(cause, RuntimeError | AttributeError):
         return StorageError, (
             "the client can't be used; was it closed, or entered on another event loop?"

@@ -31,6 +31,7 @@ from snapstore.objects.readback import Verdict, Write
 from snapstore.objects.retry import full_jitter, retrying
 from snapstore.objects.s3.calls import Call, register_hooks, unregister_hooks
 from snapstore.objects.s3.requests import DELETED, Page, Requests
+from snapstore.objects.threads import require_threads
 
 if TYPE_CHECKING:
     from snapstore.objects.s3.direct import DirectRequests
@@ -123,6 +124,7 @@ class S3ObjectStore:
 
         Raises:
             StorageError: The session or the configuration gives no usable client.
+            LifecycleError: No thread can be had, see `snapstore.objects.threads`.
         """
         if self._borrowed is not None:
             self._client = self._borrowed
@@ -133,6 +135,7 @@ class S3ObjectStore:
                 logger.warning("the S3 client is %s", finding.words)
         else:
             failure: StorageError | None = None
+            require_threads("a client for S3")
             try:
                 self._client = await asyncio.to_thread(_make_client, self._own_client_options)
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it

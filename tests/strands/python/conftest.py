@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import json
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from strands import Agent
 from strands.models import Model
+from strands.multiagent import GraphBuilder, Swarm
 
 from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
 from snapstore.testing.proxy import recording_proxy
@@ -36,8 +38,12 @@ class Echo(Model):
         yield {"messageStop": {"stopReason": "tool_use" if start else "end_turn"}}
 
 
+def texts_in(messages):
+    return [block["text"] for message in messages for block in message["content"]]
+
+
 def texts_of(agent):
-    return [block["text"] for message in agent.messages for block in message["content"]]
+    return texts_in(agent.messages)
 
 
 @pytest.fixture
@@ -113,6 +119,48 @@ def make_agent(storage):
 @pytest.fixture
 def echo():
     return Echo
+
+
+def graph_of(manager):
+    agents = [Agent(agent_id=name, model=Echo(), callback_handler=None) for name in "ab"]
+    builder = GraphBuilder().set_graph_id("work").set_session_manager(manager)
+    builder.set_max_node_executions(10)
+    for agent in agents:
+        builder.add_node(agent, agent.agent_id)
+    builder.add_edge("a", "b")
+    return builder.set_entry_point("a").build()
+
+
+def swarm_of(manager):
+    agent = Agent(agent_id="a", model=Echo(), callback_handler=None)
+    return Swarm([agent], id="work", session_manager=manager)
+
+
+@pytest.fixture(params=["graph", "swarm"])
+def make_orchestrator(request):
+    """A function that makes graphs of two agents, or swarms of one, for a session manager."""
+    return {"graph": graph_of, "swarm": swarm_of}[request.param]
+
+
+def manager_in(agent):
+    return agent._session_manager  # noqa: SLF001 -- it is nowhere else
+
+
+@pytest.fixture
+def manager_of():
+    """The session manager of an agent."""
+    return manager_in
+
+
+@pytest.fixture
+def state_in():
+    """What was said, according to a stored snapshot."""
+
+    async def read(storage, key):
+        document = await storage.read(key)
+        return None if document is None else texts_in(json.loads(document)["data"]["messages"])
+
+    return read
 
 
 def threads():

@@ -1,16 +1,13 @@
 """The session manager: nobody's turn is lost without a word."""
 
 import asyncio
-import gc
 import json
 import logging
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import strands.storage
 from strands import Agent
-from strands.multiagent import GraphBuilder, Swarm
 from strands.session import SnapshotSessionManager
 from strands.types.exceptions import SnapshotException
 from strands.types.exceptions import StorageError as SDKStorageError
@@ -172,30 +169,6 @@ async def test_who_overwrites_does_so_aloud(make_agent, storage, caplog):
     caplog.clear()
     await two.invoke_async("three")
     assert caplog.text == ""
-
-
-async def test_a_session_that_was_deleted_elsewhere_is_a_conflict(make_agent, storage):
-    agent = make_agent()
-    await agent.invoke_async("one")
-    await SnapstoreSessionManager("session-1", storage=storage).delete_session()
-
-    with pytest.raises(snapstore.SnapshotConflictError):
-        await agent.invoke_async("two")
-    assert await storage.list("") == []
-
-
-async def test_an_agent_saves_its_session_anew_after_it_has_deleted_it(make_agent, storage):
-    agent = make_agent(snapshot_trigger=always)
-    await agent.invoke_async("one")
-    await storage.write("context/session-1/scopes/agent/echo/stash_0", b"x")
-    await storage.write("session/session-10/scopes/agent/echo/snapshots/other", b"x")
-    await manager_of(agent).delete_session()
-    assert await storage.list("session/session-1/") == []
-
-    await agent.invoke_async("two")
-
-    assert await saved(storage) == TALK
-    assert await storage.list("session/session-10/") != []
 
 
 async def test_a_session_is_deleted_in_few_requests(make_storage, make_agent, proxy):
@@ -534,26 +507,10 @@ async def test_a_session_in_typescript_is_gone_on_with(make_storage, make_agent,
     assert texts(make_agent()) == TALK
 
 
-def graph_of(echo, manager):
-    agents = [Agent(agent_id=name, model=echo(), callback_handler=None) for name in "ab"]
-    builder = GraphBuilder().set_graph_id("graph").set_session_manager(manager)
-    builder.set_max_node_executions(10)
-    for agent in agents:
-        builder.add_node(agent, agent.agent_id)
-    builder.add_edge("a", "b")
-    return builder.set_entry_point("a").build()
-
-
-def swarm_of(echo, manager):
-    agent = Agent(agent_id="a", model=echo(), callback_handler=None)
-    return Swarm([agent], id="swarm", session_manager=manager)
-
-
-@pytest.mark.parametrize("make", [graph_of, swarm_of])
-async def test_an_orchestrator_has_the_same_safety(make, echo, storage):
+async def test_an_orchestrator_has_the_same_safety(make_orchestrator, storage):
     async def run(on_conflict="raise", between=None):
         manager = SnapstoreSessionManager("session-1", storage=storage, on_conflict=on_conflict)
-        orchestrator = make(echo, manager)
+        orchestrator = make_orchestrator(manager)
         await orchestrator.invoke_async("one")
         if between is not None:
             await between()
@@ -570,11 +527,10 @@ async def test_an_orchestrator_has_the_same_safety(make, echo, storage):
     await run("overwrite", between=run)
 
 
-@pytest.mark.parametrize("make", [graph_of, swarm_of])
-async def test_an_orchestrator_that_lost_a_race_can_be_restored(make, echo, storage):
+async def test_an_orchestrator_that_lost_a_race_can_be_restored(make_orchestrator, storage):
     def orchestrator():
         manager = SnapstoreSessionManager("session-1", storage=storage)
-        return make(echo, manager), manager
+        return make_orchestrator(manager), manager
 
     (one, _), (two, manager) = orchestrator(), orchestrator()
     await two.invoke_async("one")
@@ -586,11 +542,10 @@ async def test_an_orchestrator_that_lost_a_race_can_be_restored(make, echo, stor
     assert (await two.invoke_async("two")).status.value == "completed"
 
 
-@pytest.mark.parametrize("make", [graph_of, swarm_of])
-async def test_an_orchestrator_that_reloads_can_try_again(make, echo, storage):
+async def test_an_orchestrator_that_reloads_can_try_again(make_orchestrator, storage):
     def orchestrator():
         manager = SnapstoreSessionManager("session-1", storage=storage, on_conflict="reload")
-        return make(echo, manager)
+        return make_orchestrator(manager)
 
     one, two = orchestrator(), orchestrator()
     await two.invoke_async("one")
@@ -640,15 +595,3 @@ async def test_another_storage_is_refused(echo, tmp_path):
 def test_arguments_are_checked(wrong, storage):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SnapstoreSessionManager(**{"session_id": "session-1", "storage": storage} | wrong)
-
-
-async def test_an_agent_that_is_gone_is_forgotten(make_agent, storage):
-    manager = SnapstoreSessionManager("session-1", storage=storage)
-    agent = make_agent(manager=manager)
-    await agent.invoke_async("one")
-    gone = weakref.ref(agent)
-
-    del agent
-    gc.collect()
-
-    assert gone() is None

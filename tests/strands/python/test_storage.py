@@ -1,18 +1,28 @@
 """A storage for the SDK: its keys, what it stores, lists, deletes and translates; its errors."""
 
 import asyncio
+import copy
+import gc
 import json
+import logging
 import pickle
 from urllib.parse import unquote
 
 import boto3
 import pytest
 import strands.storage
+from strands import Agent
+from strands.session import SnapshotSessionManager
 from strands.storage.search import StorageSearchResult
 from strands.types.exceptions import StorageError as SDKStorageError
 
 import snapstore
-from snapstore.integrations.strands import StrandsStorage, convert_snapshot
+from snapstore.integrations.strands import (
+    SnapstoreSessionManager,
+    StrandsStorage,
+    convert_snapshot,
+)
+from snapstore.integrations.strands.sdk import is_namespaced
 from snapstore.testing.proxy import Fault
 
 LATEST = "session/s-1/scopes/agent/weather/snapshots/snapshot_latest.json"
@@ -117,6 +127,124 @@ async def test_either_storage_reads_what_the_other_wrote(key, options, storage, 
     assert await storage.read(key) == b"theirs"
     await storage.delete(key)
     assert await theirs.read(key) is None
+
+
+@pytest.mark.parametrize("manager", [SnapshotSessionManager, SnapstoreSessionManager])
+async def test_stash_of_the_sdks_storage_is_not_out_of_reach(
+    manager, echo, options, storage, sdk_storage, caplog
+):
+    async def run(manager, storage, text):
+        agent = Agent(
+            agent_id="a",
+            model=echo(),
+            storage=storage,
+            session_manager=manager("session-1"),
+            context_manager="auto",
+            callback_handler=None,
+        )
+        await agent.invoke_async(text)
+        return await agent.context_manager.stash.list()
+
+    theirs = sdk_storage(options["prefix"])
+    stashed = await run(SnapshotSessionManager, theirs, "one")
+    with caplog.at_level(logging.WARNING, "strands"):
+        assert set(await run(manager, storage, "two")) > set(stashed)
+        assert set(await run(SnapshotSessionManager, theirs, "three")) > set(stashed)
+
+    assert caplog.text == ""
+
+
+CUT = "a\ud83c"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda storage: storage.read(CUT),
+        lambda storage: storage.write(CUT, b""),
+        lambda storage: storage.create(CUT, b""),
+        lambda storage: storage.delete(CUT),
+        lambda storage: storage.list(CUT),
+        lambda storage: storage.list("", start_after=CUT),
+        lambda storage: storage.namespace("n").read(CUT),
+    ],
+)
+async def test_a_key_with_half_an_emoji_is_refused_with_advice(use, storage, no_threads):
+    with pytest.raises(
+        snapstore.InvalidIdentifierError, match="half of a surrogate pair"
+    ) as caught:
+        await use(storage)
+
+    assert isinstance(caught.value, SDKStorageError)
+    assert caught.value.__context__ is None
+    assert no_threads() == []
+
+
+def test_a_prefix_with_half_an_emoji_is_refused_with_advice(options, storage):
+    for make in (
+        lambda: StrandsStorage(**options | {"prefix": CUT}),
+        lambda: storage.namespace(CUT),
+    ):
+        with pytest.raises(snapstore.InvalidIdentifierError, match="half of a surrogate pair"):
+            make()
+
+
+def copied_by_pickle(storage):
+    return pickle.loads(pickle.dumps(storage))
+
+
+EACH_COPY = pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, copied_by_pickle])
+
+
+@EACH_COPY
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_storage_can_be_copied(copied, used, options, storage):
+    session = None if copied is copied_by_pickle else options["session"]
+    original = StrandsStorage(**options | {"session": session})
+    if used:
+        await original.write("before", b"x")
+    view = original.namespace("n")
+
+    with copied(original) as copy_of_it, copied(view) as copy_of_view:
+        await copy_of_it.write("a", b"x")
+        await copy_of_view.write("b", b"x")
+    original.close()
+
+    assert set(await storage.list("")) >= {"a", "n/b"}
+    assert is_namespaced(copied(view))
+    assert not is_namespaced(copied(original))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copied_by_pickle])
+async def test_a_copy_has_a_thread_of_its_own(copied, options, no_threads):
+    original = StrandsStorage(**options | {"session": None})
+    await original.write("a", b"x")
+    twin = copied(original)
+    original.close()
+
+    with twin:
+        assert await twin.read("a") == b"x"
+    with pytest.raises(snapstore.StorageClosedError):
+        await original.read("a")
+
+
+@EACH_COPY
+def test_a_session_manager_can_be_copied_too(copied, options):
+    storage = StrandsStorage(**options | {"session": None})
+    manager = SnapstoreSessionManager("session-1", storage=storage, on_conflict="reload")
+
+    assert copied(manager).session_id == "session-1"
+    copied(manager.__class__("session-1"))
+
+
+def test_a_copy_that_fails_says_so_once(options, recwarn):
+    storage = StrandsStorage(**options)  # its session can't be pickled
+
+    with pytest.raises(AttributeError):
+        copied_by_pickle(storage)
+    gc.collect()
+
+    assert list(recwarn) == []
 
 
 @pytest.mark.parametrize("key", ["", "/", "a/../b", "..", "a\\b"])

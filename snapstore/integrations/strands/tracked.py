@@ -1,0 +1,237 @@
+"""What the SDK's manager reads and writes, and on behalf of which agent.
+
+The SDK's manager moves bytes through a storage that it holds, and tells it neither for whom nor
+when the bytes were taken. So a context variable says that, and the storage here asks it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Self, cast
+from weakref import ref
+
+from snapstore.integrations.strands.latest import Found, LastKnown
+from snapstore.integrations.strands.objects import Objects, translated
+from snapstore.integrations.strands.storage import StrandsStorage
+
+if TYPE_CHECKING:
+    from strands.storage.search import StorageSearchResult
+
+__all__ = ["Action", "Agents", "Tracked", "TrackedStorage", "acting", "acting_for"]
+
+logger: Final = logging.getLogger("snapstore")
+
+_LATEST: Final = "snapshot_latest.json"
+
+_counter: Final = itertools.count()
+
+
+class Tracked:
+    """What is known of an agent, a graph or a swarm.
+
+    Attributes:
+        known: What it knows of its session in the store.
+        restored: Whether a graph or a swarm has been restored, and need not be when it is invoked.
+    """
+
+    def __init__(self) -> None:
+        self.known: LastKnown = LastKnown()
+        self.restored: bool = False
+
+
+class Agents:
+    """Tracks agents, graphs and swarms for as long as they live.
+
+    By the object and not by its id: two objects with one id are two writers. Nor by what the object
+    says that it equals, since it may be a dataclass.
+    """
+
+    def __init__(self) -> None:
+        self._tracked: dict[_Reference, Tracked] = {}
+
+    def __reduce__(self) -> tuple[type[Agents], tuple[()]]:
+        """A copy tracks nothing, since the agents are those of the original."""
+        return Agents, ()
+
+    def of(self, agent: object) -> Tracked:
+        """What is known of an agent."""
+        tracked = self._tracked
+        reference = _Reference(agent, lambda gone: tracked.pop(gone, None))
+        return tracked.setdefault(reference, Tracked())
+
+    def all(self) -> list[Tracked]:
+        """What is known of all agents there are."""
+        return list(self._tracked.values())
+
+
+class _Reference(ref[object]):
+    """A weak reference that is equal to others of the very same object."""
+
+    _hash: int
+
+    def __new__(cls, agent: object, callback: Callable[[_Reference], object]) -> Self:
+        """Refer to an agent, and call back when it is gone."""
+        reference = super().__new__(cls, agent, cast("Callable[[ref[object]], object]", callback))
+        reference._hash = id(agent)
+        return reference
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        agent = self()
+        return agent is not None and isinstance(other, _Reference) and agent is other()
+
+
+class Action:
+    """What the SDK's manager is doing for an agent.
+
+    Args:
+        known: What the agent knows of its session in the store.
+        must_exist: Whether it is an error if a session that was known is gone.
+
+    Attributes:
+        known: As the argument.
+        must_exist: As the argument.
+        taken: When the state of the agent was taken that is saved; `None` if nobody has said it.
+        appended: Whether a snapshot was written into history.
+        found: What was read of latest.
+        found_history: The key of what was read in history.
+    """
+
+    def __init__(self, known: LastKnown, *, must_exist: bool) -> None:
+        self.known: LastKnown = known
+        self.must_exist: bool = must_exist
+        self.taken: int | None = None
+        self.appended: bool = False
+        self.found: Found | None = None
+        self.found_history: str | None = None
+
+    def capture(self) -> int:
+        """Note that the agent's state is taken now."""
+        self.taken = next(_counter)
+        return self.taken
+
+
+_action: Final[ContextVar[Action]] = ContextVar("snapstore_action")
+
+
+@contextmanager
+def acting_for(tracked: Tracked, *, must_exist: bool = False) -> Iterator[Action]:
+    """Act for an agent: what is read and written inside is for that one."""
+    action = Action(tracked.known, must_exist=must_exist)
+    token = _action.set(action)
+    try:
+        yield action
+    finally:
+        _action.reset(token)
+
+
+def acting() -> Action:
+    """What is being done for an agent."""
+    return _action.get()
+
+
+class TrackedStorage:
+    """The storage that the SDK's manager holds.
+
+    Args:
+        behind: Where everything is.
+        force: Whether another writer's snapshot is replaced.
+    """
+
+    def __init__(self, behind: StrandsStorage, *, force: bool) -> None:
+        self._behind = behind
+        self._force = force
+
+    async def read(self, key: str) -> bytes | None:
+        """Read for the agent that is acted for."""
+        action, full = _action.get(), self._behind.full_key(key)
+        if not key.endswith(f"/{_LATEST}"):
+            data = await self._behind.read(key)
+            action.found_history = None if data is None else full
+            return data
+
+        async def read(objects: Objects) -> tuple[Found, bytes | None]:
+            found = await objects.latest.read(full, action.known, must_exist=action.must_exist)
+            if found.stored is None:
+                return found, None
+            return found, await translated(full, found.stored.data, "python")
+
+        action.found, data = await self._behind.run(read)
+        return data
+
+    async def write(self, key: str, data: bytes) -> None:
+        """Write for the agent that is acted for; latest over the version that it knows."""
+        action, full = _action.get(), self._behind.full_key(key)
+        known = action.known
+        if not key.endswith(f"/{_LATEST}"):
+            latest = f"{full.rpartition('/')[0].rpartition('/')[0]}/{_LATEST}"
+            await self._behind.run(
+                lambda objects: objects.latest.append(full, data, known, latest=latest)
+            )
+            action.appended = True
+        else:
+            taken = action.capture() if action.taken is None else action.taken
+            # Once begun it is done, also if it is cancelled: else the agent would not know which
+            # version to write over next.
+            replaced = await self._behind.run(
+                lambda objects: objects.latest.write(
+                    full,
+                    data,
+                    known,
+                    taken=taken,
+                    force=self._force,
+                    after_history=action.appended,
+                ),
+                shield=True,
+            )
+            if replaced:
+                logger.warning("%s: another writer's snapshot was written over", key)
+        await self._behind.index(key, data)
+
+    async def adopt(self, action: Action) -> None:
+        """Record that an agent has taken over what was read for it."""
+        known, found, history = action.known, action.found, action.found_history
+        taken = action.capture()
+        # Shielded: the agent has it already.
+        if found is not None:
+            await self._behind.run(
+                lambda objects: objects.latest.adopt(known, found, taken=taken), shield=True
+            )
+        elif history is not None:
+            await self._behind.run(
+                lambda objects: objects.latest.adopt_history(known, history, taken=taken),
+                shield=True,
+            )
+
+    async def wait(self, agents: builtins.list[Tracked]) -> None:
+        """Wait for what is under way for these agents."""
+        known = [tracked.known for tracked in agents]
+        await self._behind.run(lambda objects: objects.latest.wait(known))
+
+    async def mark_deleted(self, agents: builtins.list[Tracked]) -> None:
+        """Record that the session of these agents was deleted."""
+        known = [tracked.known for tracked in agents]
+        await self._behind.run(lambda objects: objects.latest.mark_deleted(known))
+
+    async def delete(self, key: str) -> None:
+        """Delete an object."""
+        await self._behind.delete(key)
+
+    async def list(
+        self, query: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> builtins.list[str]:
+        """List keys."""
+        return await self._behind.list(query, start_after=start_after, limit=limit)
+
+    async def search(self, query: str) -> builtins.list[StorageSearchResult]:
+        """Search in what is stored."""
+        return await self._behind.search(query)
