@@ -21,6 +21,7 @@ LADDER = [
     {"snapstore.objects.retry"},
     {"snapstore.objects.memory", "snapstore.objects.file", "snapstore.objects.s3"},
     {"snapstore.lifecycle", "snapstore.listing", "snapstore.deadline", "snapstore.check"},
+    {"snapstore.deletion"},
     {"snapstore.storage"},
     {"snapstore.backends"},
     {"snapstore"},
@@ -41,7 +42,7 @@ PACKAGES = {
 HEAVY = {"aiobotocore", "aiohttp", "botocore"}
 IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.objects.s3.{module}"
-    for module in ("client", "direct", "errors", "inspection", "internals", "template")
+    for module in ("bounds", "client", "direct", "errors", "inspection", "internals", "template")
 }
 
 
