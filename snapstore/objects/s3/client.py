@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
+from snapstore.objects.s3.bounds import read_bounded
 from snapstore.objects.s3.errors import was_not_connected
 from snapstore.objects.s3.settle import TOKEN, Write
 
@@ -145,7 +146,8 @@ class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
 
 
 HTTPSession: Final[Any] = _HTTPSession
-"""An HTTP session for aiobotocore that follows no redirect and sends nothing twice.
+"""An HTTP session for aiobotocore that follows no redirect, sends nothing twice, and reads of each
+reply no more than its bound.
 
 Example:
     For a client of your own::
@@ -158,5 +160,23 @@ class _WithoutRedirects:
     def __init__(self, session: Any) -> None:
         self.followed = session
 
-    async def request(self, *args: Any, **options: Any) -> Any:
-        return await self.followed.request(*args, **options, allow_redirects=False)
+    def request(self, *args: Any, **options: Any) -> Awaitable[Any]:
+        # No coroutine: its frame would hold the headers, signature included, while it waits.
+        return _bounded(self.followed.request(*args, **options, allow_redirects=False))
+
+
+async def _bounded(sent: Awaitable[Any]) -> Any:
+    return _BoundedReply(await sent)
+
+
+class _BoundedReply:
+    """An `aiohttp.ClientResponse`. aiobotocore reads the body of an object from its `content`."""
+
+    def __init__(self, reply: Any) -> None:
+        self._reply = reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reply, name)
+
+    async def read(self) -> bytes:
+        return await read_bounded(self._reply)

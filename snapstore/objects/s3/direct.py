@@ -28,10 +28,11 @@ from urllib.parse import quote
 import aiohttp
 from botocore.exceptions import ClientError
 
-from snapstore.objects.base import StoredObject, Version
+from snapstore.objects.base import Body, StoredObject, Version
 from snapstore.objects.s3 import xml
+from snapstore.objects.s3.bounds import read_bounded
 from snapstore.objects.s3.internals import Internals, UnfitError
-from snapstore.objects.s3.requests import Page, Requests, crc32, too_large
+from snapstore.objects.s3.requests import Page, Requests, content_md5, crc32, too_large
 from snapstore.objects.s3.settle import LINEAGE, TOKEN, Write, version_of
 from snapstore.objects.s3.template import CRC32, META, Template
 
@@ -63,7 +64,14 @@ _BROKEN: Final = (OSError, TimeoutError, aiohttp.ClientError, *_NEVER_SENT)
 _NOTHING: Final[Mapping[str, str]] = {}
 _HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-direct", "unique_id_uses_count": True}
 
-_lesson: ContextVar[list[Any] | None] = ContextVar("snapstore_lesson", default=None)
+
+class _Captured:
+    """The last request of a generic call. It holds a signature, which must not show."""
+
+    request: Any = None
+
+
+_lesson: ContextVar[_Captured | None] = ContextVar("snapstore_lesson", default=None)
 """Where the requests of the generic call under way are to be noted."""
 
 _rehearsing: ContextVar[bool] = ContextVar("snapstore_rehearsing", default=False)
@@ -133,7 +141,8 @@ class DirectRequests:
             _rehearsing.reset(token)
 
     def close(self) -> None:
-        """Take the hook away again."""
+        """Take the hooks away again."""
+        self._generic.close()
         self._client.meta.events.unregister("before-send.s3", _note, **_HOOK)
 
     async def get(self, key: str, max_bytes: int) -> StoredObject:
@@ -147,7 +156,7 @@ class DirectRequests:
                 if reply.status == 200 and length is not None and etag:
                     if length > max_bytes:
                         raise too_large(self._bucket, key, length, max_bytes)
-                    data = await reply.read()
+                    data = Body(await reply.read())
                     if length >= _LARGE:
                         # To put it together took milliseconds, and so will the checksum.
                         await asyncio.sleep(_A_MOMENT)
@@ -171,7 +180,8 @@ class DirectRequests:
         if template is None or (self._internals.sends_again and len(data) >= _LARGE):
             return await self._learn("PutObject", key, self._generic.put(key, data, write))
         headers = {META + name: value for name, value in write.metadata.items()}
-        headers[CRC32] = crc32(data)
+        if self._generic.sends_checksum:
+            headers[CRC32] = crc32(data)
         if write.condition is not None:
             headers["if-none-match" if write.condition == "*" else "if-match"] = write.condition
         try:
@@ -222,17 +232,20 @@ class DirectRequests:
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
-        template, body = self._template("DeleteObjects"), xml.delete_body(keys)
+        template = self._template("DeleteObjects")
         if template is None:
             return await self._learn("DeleteObjects", "", self._generic.delete(keys))
-        if body is None:
-            return await self._generic.delete(keys)
-        headers = {CRC32: crc32(body)}
+        body = xml.delete_body(keys)
+        headers = {CRC32: crc32(body), "content-md5": content_md5(body)}
         sent = self._send(template, "POST", query="delete=", headers=headers, body=body)
         outcome = await self._read("DeleteObjects", sent, lambda text: xml.read_deleted(text, keys))
         if outcome is None:
             return await self._learn("DeleteObjects", "", self._generic.delete(keys))
         return outcome
+
+    async def delete_one(self, key: str) -> None:
+        """See `Requests.delete_one`. It is rare, and always generic."""
+        await self._generic.delete_one(key)
 
     async def _send(
         self,
@@ -245,13 +258,13 @@ class DirectRequests:
         body: bytes = b"",
     ) -> aiohttp.ClientResponse:
         session, times, credentials = await self._internals.current()
-        url, headers = template.signed(
+        request = template.signed(
             credentials, method, key=key, query=query, headers=headers, body=body
         )
         return await session.request(
             method,
-            url,
-            headers=headers,
+            request.url,
+            headers=request.headers,
             # Empty bytes would be sent as a body of length 0.
             data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
             allow_redirects=False,
@@ -268,7 +281,7 @@ class DirectRequests:
         try:
             async with await sent as reply:
                 if reply.status == 200:
-                    found = read((await reply.read()).decode())
+                    found = read((await read_bounded(reply)).decode())
                     if found is not None:
                         del self._failures[operation]
                         return found
@@ -282,7 +295,7 @@ class DirectRequests:
     async def _raise_if_conclusive(self, reply: aiohttp.ClientResponse, operation: str) -> None:
         if reply.status not in _CONCLUSIVE:
             return
-        code = xml.error_code((await reply.read()).decode(errors="replace"))
+        code = xml.error_code((await read_bounded(reply)).decode(errors="replace"))
         if not code:
             return
         del self._failures[operation]
@@ -311,24 +324,24 @@ class DirectRequests:
 
     async def _learn(self, operation: str, key: str, call: Awaitable[T]) -> T:
         """Make a generic call, and take what it sent for a template if it was understood."""
-        requests: list[Any] = []
-        token = _lesson.set(requests)
+        captured = _Captured()
+        token = _lesson.set(captured)
         try:
             result = await call
         except ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _CONCLUSIVE:
-                self._take(operation, key, requests)
+                self._take(operation, key, captured)
             raise
         finally:
             _lesson.reset(token)
-        self._take(operation, key, requests)
+        self._take(operation, key, captured)
         return result
 
-    def _take(self, operation: str, key: str, requests: Sequence[Any]) -> None:
-        if self.off is not None or not requests:
+    def _take(self, operation: str, key: str, captured: _Captured) -> None:
+        if self.off is not None or captured.request is None:
             return
         try:
-            template = Template.of(requests[-1], key)
+            template = Template.of(captured.request, key)
         except UnfitError as error:
             self._switch_off(str(error))
             return
@@ -370,7 +383,7 @@ def _note(request: Any, **_: Any) -> _Unsent | None:
     """Look at a request as it is sent, and leave it as it is. A reply is one to do without it."""
     lesson = _lesson.get()
     if lesson is not None:
-        lesson.append(request)
+        lesson.request = request
     return _Unsent() if _rehearsing.get() else None
 
 
@@ -379,7 +392,7 @@ def _etag(reply: aiohttp.ClientResponse) -> str:
 
 
 async def _is_empty(reply: aiohttp.ClientResponse) -> bool:
-    return reply.content_length == 0 or not await reply.read()
+    return reply.content_length == 0 or not await read_bounded(reply)
 
 
 def _metadata(reply: aiohttp.ClientResponse) -> dict[str, str]:

@@ -50,6 +50,7 @@ from snapstore.errors import (
     UnsupportedOperationError,
 )
 from snapstore.objects.base import DamagedReplyError
+from snapstore.objects.s3.bounds import ReplyTooLargeError
 from snapstore.objects.s3.settle import Write
 
 __all__ = ["note_end", "translate", "was_not_connected"]
@@ -191,6 +192,9 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
     server = _origin(details.get("endpoint_url") or details.get("proxy_url"))
     if isinstance(error, ReadTimeoutError | TimeoutError):
         return StorageTimeoutError, "the server did not answer within the client's read_timeout"
+    for failure in (error, cause):
+        if isinstance(failure, ReplyTooLargeError):
+            return InvalidResponseError, f"{failure}; check endpoint_url"
     if isinstance(error, FlexibleChecksumError):
         return DamagedReplyError, "the reply does not match its checksum"
     if isinstance(cause, aiohttp.ClientPayloadError) or isinstance(

@@ -6,21 +6,23 @@ What comes back is ours; what is raised is still botocore's, for `errors.transla
 from __future__ import annotations
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from snapstore.errors import InvalidResponseError
-from snapstore.objects.base import UNCONFIRMED, ObjectTooLargeError, StoredObject, Version
+from snapstore.objects.base import UNCONFIRMED, Body, ObjectTooLargeError, StoredObject, Version
 from snapstore.objects.s3.settle import Write, version_of
 
-__all__ = ["DELETED", "Page", "Requests", "crc32", "too_large"]
+__all__ = ["DELETED", "Page", "Requests", "content_md5", "crc32", "too_large"]
 
 DELETED: Final = "Deleted"
 """Stands for the code of a key that was deleted."""
 
 _CONTENT_TYPE: Final = "application/json"
 _CHUNK: Final = 256 * 1024
+_HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-md5", "unique_id_uses_count": True}
 
 
 class Page(NamedTuple):
@@ -41,10 +43,14 @@ class Requests:
     """The requests that the store makes.
 
     Args:
-        client: An entered aiobotocore client.
+        client: An entered aiobotocore client. A hook is registered on it, until `close`.
         bucket: The bucket.
         common: What goes with every request: `ExpectedBucketOwner`.
         encryption: What goes with every write: `ServerSideEncryption`, `SSEKMSKeyId`.
+
+    Attributes:
+        sends_checksum: Whether a write carries a checksum: the client's setting
+            `request_checksum_calculation` is not `"when_required"`.
     """
 
     def __init__(
@@ -54,6 +60,14 @@ class Requests:
         self._bucket = bucket
         self._common = {"Bucket": bucket, **common}
         self._encryption = encryption
+        calculation = client.meta.config.request_checksum_calculation
+        self.sends_checksum: bool = calculation != "when_required"
+        client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5, **_HOOK)
+
+    def close(self) -> None:
+        """Take the hook away again."""
+        events = self._client.meta.events
+        events.unregister("before-call.s3.DeleteObjects", _add_content_md5, **_HOOK)
 
     async def get(self, key: str, max_bytes: int) -> StoredObject:
         """Read an object. Its length is checked before its body is read."""
@@ -72,13 +86,14 @@ class Requests:
         condition: dict[str, str] = {}
         if write.condition is not None:
             condition["IfNoneMatch" if write.condition == "*" else "IfMatch"] = write.condition
+        # Given as a header it spares botocore's chunked trailer, which not every server knows.
+        checksum = {"ChecksumCRC32": crc32(data)} if self.sends_checksum else {}
         reply = await self._client.put_object(
             Key=key,
             Body=data,
             ContentType=_CONTENT_TYPE,
-            # Given as a header it spares botocore's chunked trailer, which not every server knows.
-            ChecksumCRC32=crc32(data),
             Metadata=write.metadata,
+            **checksum,
             **self._common,
             **self._encryption,
             **condition,
@@ -107,19 +122,23 @@ class Requests:
         found += [(error.get("Key"), error.get("Code")) for error in reply.get("Errors", ())]
         return outcome | {key: code or UNCONFIRMED for key, code in found if key in outcome}
 
-    async def _read(self, body: Any, reply: Mapping[str, Any], key: str, max_bytes: int) -> bytes:
+    async def delete_one(self, key: str) -> None:
+        """Delete an object whose key is in the URL, and not in a document."""
+        await self._client.delete_object(Key=key, **self._common)
+
+    async def _read(self, body: Any, reply: Mapping[str, Any], key: str, max_bytes: int) -> Body:
         length = reply.get("ContentLength")
         if length is not None and length <= max_bytes:
-            return bytes(await body.read())
-        read = bytearray()
-        while length is None or length <= max_bytes:
-            chunk = await body.read(_CHUNK)
+            return Body(await body.read())
+        read: int = length or 0
+        chunks: list[Body] = []
+        while read <= max_bytes:
+            chunk = Body(await body.read(_CHUNK))
             if not chunk:
-                return bytes(read)
-            read += chunk
-            if len(read) > max_bytes:
-                break
-        raise too_large(self._bucket, key, length or len(read), max_bytes)
+                return Body(b"".join(chunks))
+            chunks.append(chunk)
+            read += len(chunk)
+        raise too_large(self._bucket, key, read, max_bytes)
 
 
 def too_large(bucket: str, key: str, length: int, max_bytes: int) -> ObjectTooLargeError:
@@ -135,6 +154,19 @@ def too_large(bucket: str, key: str, length: int, max_bytes: int) -> ObjectTooLa
 def crc32(data: bytes) -> str:
     """The CRC-32 of a body as S3 has it in headers."""
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def content_md5(body: bytes) -> str:
+    """The MD5 of a body as S3 has it in the header Content-MD5."""
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def _add_content_md5(params: Mapping[str, Any], **_: Any) -> None:
+    """Add to DeleteObjects what some servers insist on, beside botocore's own checksum.
+
+    Those that take the other one check both (s3fs-fuse #2639, aws-cli #400).
+    """
+    params["headers"]["Content-MD5"] = content_md5(params["body"])
 
 
 def _version(reply: Mapping[str, Any], operation: str, key: str) -> Version:

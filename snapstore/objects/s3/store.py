@@ -6,11 +6,17 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from snapstore.errors import InvalidResponseError, OutcomeUnknownError, StorageError
+from snapstore.errors import (
+    InvalidResponseError,
+    OutcomeUnknownError,
+    StorageError,
+    UnsupportedOperationError,
+)
 from snapstore.objects.base import (
     PAGE_SIZE,
     UNCONFIRMED,
@@ -21,6 +27,7 @@ from snapstore.objects.base import (
     Version,
 )
 from snapstore.objects.retry import full_jitter, retrying
+from snapstore.objects.s3 import xml
 from snapstore.objects.s3.requests import DELETED, Page, Requests
 from snapstore.objects.s3.settle import Verdict, Write
 
@@ -101,6 +108,7 @@ class S3ObjectStore:
         self._timeout = timeout
         self._direct: DirectRequests | None = None
         self._requests: Requests | DirectRequests
+        self._refused_batches: StorageError | None = None
         # The conditional writes under way, by token: each try of one is noted in it.
         self._writes: dict[str, Write] = {}
 
@@ -130,6 +138,7 @@ class S3ObjectStore:
         # More requests at once than connections would only wait for each other unseen.
         pool = self._client.meta.config.max_pool_connections
         self._slots = asyncio.Semaphore(min(self._max_concurrency, pool))
+        self._refused_batches = None
         self._requests = Requests(
             self._client, self.name, common=self._common, encryption=self._encryption
         )
@@ -150,8 +159,8 @@ class S3ObjectStore:
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
         client, self._client = self._client, None
-        if self._direct is not None:
-            self._direct.close()
+        if client is not None:
+            self._requests.close()
             self._direct = None
         if self._borrowed is None and client is not None:
             await client.close()
@@ -266,40 +275,88 @@ class S3ObjectStore:
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`. One request, whose reply must name every key.
 
-        Keys that the server could not delete just now are tried again.
+        A key that XML can't carry needs a request of its own (boto3 #2005), and so does each where
+        the server refuses DeleteObjects as such.
         """
-        failed = dict.fromkeys(keys, UNCONFIRMED)
+        together = [key for key in keys if xml.can_carry(key)]
+        outcome: dict[str, str] = {}
+        refusal: StorageError | None = None
+        if together and self._refused_batches is None:
+            try:
+                outcome = await self._delete_together(together)
+            except StorageError as error:
+                if not _refuses_batches(error):
+                    raise
+                refusal = error
+        if refusal is not None:
+            outcome = await self._delete_alone(together[:1])
+            if DELETED not in outcome.values():
+                raise refusal  # what is wrong is not that they are many
+            self._refused_batches = refusal
+        outcome |= await self._delete_alone([key for key in keys if key not in outcome])
+        return {key: code for key, code in outcome.items() if code != DELETED}
+
+    async def _delete_together(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete by one request; those that could not be deleted just now are tried again.
+
+        Returns:
+            What became of each key: `DELETED`, or a code.
+        """
+        outcome = dict.fromkeys(keys, UNCONFIRMED)
         again = list(keys)
 
         async def request() -> dict[str, str]:
             return await self._requests.delete(again)
 
         for attempt in range(_DELETE_ATTEMPTS):
-            if not again:
-                break
             if attempt:
                 await asyncio.sleep(full_jitter(attempt))
-            failed |= await self._run("DeleteObjects", again[0], request)
-            again = [key for key in again if failed[key] in _PASSING]
-        return {key: code for key, code in failed.items() if code != DELETED}
+            try:
+                outcome |= await self._run("DeleteObjects", again[0], request)
+            except StorageError:
+                if not attempt:
+                    raise
+                break  # what the earlier replies said must not be lost
+            again = [key for key in again if outcome[key] in _PASSING]
+            if not again:
+                break
+        return outcome
+
+    async def _delete_alone(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete each key by a request of its own; returns as `_delete_together`."""
+
+        async def delete(key: str) -> str:
+            try:
+                await self._run("DeleteObject", key, lambda: self._requests.delete_one(key))
+            except StorageError as error:
+                return error.code or UNCONFIRMED
+            return DELETED
+
+        return dict(zip(keys, await asyncio.gather(*map(delete, keys)), strict=True))
 
     async def inspect(self, key: str) -> list[Finding]:
-        """See `InspectableStore.inspect`: versioning, encryption, the client, the direct path."""
+        """See `InspectableStore.inspect`: the server, the bucket, the client, the direct path."""
         from snapstore.objects.s3 import inspection
 
-        borrowed = self._borrowed is not None
-        findings = [inspection.of_client(self._client, borrowed, self._max_concurrency)]
-        findings.append(inspection.of_direct_path(self._direct))
-        written = {"Bucket": self.name, "Key": key, **self._common}
-
-        async def request() -> list[Finding]:
-            return await inspection.of_bucket(self._client, written, self._encryption)
-
+        of_bucket = inspection.BucketInspection(
+            self._client, self.name, key, common=self._common, encryption=self._encryption
+        )
+        findings: list[Finding] = []
         try:
-            return await self._run("PutObject", key, request) + findings
-        except StorageError as error:
-            words = f"can't be told: {error}"
-            return [Finding(about, "unknown", words) for about in inspection.OF_BUCKET] + findings
+            async with self._slots, aclosing(of_bucket.findings()) as found:
+                async for finding in found:
+                    findings.append(finding)  # noqa: PERF401 -- what was found stays if it fails
+        except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
+            words = f"can't be told: {self._translated(error, 'PutObject', key)}"
+            names = inspection.OF_BUCKET[len(findings) :]
+            findings += [Finding(about, "unknown", words) for about in names]
+        borrowed = self._borrowed is not None
+        return [
+            *findings,
+            inspection.of_batches(self._refused_batches),
+            inspection.of_client(self._client, borrowed, self._max_concurrency),
+            inspection.of_direct_path(self._direct),
+        ]
 
     async def _run(self, operation: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request in its turn, again where that is worth it."""
@@ -347,6 +404,12 @@ def _attempts(error: StorageError) -> int:
     if isinstance(error, DamagedReplyError) and error.operation == "GetObject":
         return 3
     return 1
+
+
+def _refuses_batches(error: StorageError) -> bool:
+    """Whether it is DeleteObjects that a server refuses, and not these keys or credentials."""
+    is_of_request = type(error) in (StorageError, UnsupportedOperationError)
+    return is_of_request and error.status in (400, 405, 501)
 
 
 def _is_refusal(error: StorageError) -> bool:

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import unescape
 from typing import Final
 from urllib.parse import unquote_plus
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from snapstore.objects.base import UNCONFIRMED
 from snapstore.objects.s3.requests import DELETED, Page
 
-__all__ = ["delete_body", "error_code", "read_deleted", "read_page"]
+__all__ = ["can_carry", "delete_body", "error_code", "read_deleted", "read_page"]
 
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
 _RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", re.DOTALL)
-_OUTCOME = re.compile(r"<(Deleted|Error)>(.*?)</\1>", re.DOTALL)
+# It ends where another one begins, so however many are never closed, each is looked at once.
+_OUTCOME = re.compile(r"<(Deleted|Error)>((?:[^<]|<(?!/?(?:Deleted|Error)>))*+)</\1>")
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
-_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_CODE = re.compile(r"<Code>([^<&]*)</Code>")
 _TRUNCATED = re.compile(r"<IsTruncated>(true|false)</IsTruncated>")
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
 _DELETED_KEY = re.compile(r"<Deleted><Key>([^<&]*)</Key></Deleted>")
+_ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
+_OTHER_REFERENCE = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
 _NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def can_carry(text: str) -> bool:
+    """Whether XML can carry a text without a reference to a character's number.
+
+    There is none for most control characters, U+FFFE and U+FFFF (XML 1.0, section 2.2), and not
+    every server reads the others.
+    """
+    return text.isprintable() or not _NOT_FOR_XML.search(text)
 
 
 def error_code(text: str) -> str:
     """The code in an error; `""` if there is none."""
     found = _CODE.search(text)
-    return unescape(found[1]) if found else ""
+    return found[1] if found else ""
 
 
 def read_page(text: str) -> Page | None:
@@ -47,20 +58,19 @@ def read_page(text: str) -> Page | None:
     if truncated is None or not is_usual or not _PAGE.fullmatch(frame):
         return None
     joined = "".join(keys)
-    if "&#" in joined:
+    if _OTHER_REFERENCE.search(joined) or (token and _OTHER_REFERENCE.search(token[1])):
         return None
     if "&" in joined:
-        keys = [unescape(key) for key in keys]
+        keys = [unescape(key, _ENTITIES) for key in keys]
     if "<EncodingType>url</EncodingType>" in frame and ("%" in joined or "+" in joined):
         keys = [unquote_plus(key) for key in keys]
-    return Page(keys, truncated[1] == "true", unescape(token[1]) if token else None)
+    after = unescape(token[1], _ENTITIES) if token else None
+    return Page(keys, truncated[1] == "true", after)
 
 
-def delete_body(keys: Sequence[str]) -> bytes | None:
-    """The body of DeleteObjects; `None` if a key has a character that XML can't carry as it is."""
+def delete_body(keys: Sequence[str]) -> bytes:
+    """The body of DeleteObjects, for keys that XML can carry."""
     joined = "".join(keys)
-    if not joined.isprintable() and _NOT_FOR_XML.search(joined):
-        return None
     if any(special in joined for special in "&<>"):
         keys = [escape(key) for key in keys]
     objects = "</Key></Object><Object><Key>".join(keys)
@@ -90,10 +100,10 @@ def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
     outcome = {}
     for kind, content in _OUTCOME.findall(text):
         key = _KEY.search(content)
-        if key is None or "&#" in key[1]:
+        if key is None or _OTHER_REFERENCE.search(key[1]):
             return None
         code = DELETED if kind == "Deleted" else error_code(content) or UNCONFIRMED
-        outcome[unescape(key[1])] = code
+        outcome[unescape(key[1], _ENTITIES)] = code
     return outcome if outcome.keys() == wanted else None
 
 
