@@ -16,6 +16,7 @@ from snapstore.errors import (
     OutcomeUnknownError,
     StorageError,
     UnsupportedOperationError,
+    shown,
 )
 from snapstore.objects.base import (
     PAGE_SIZE,
@@ -82,8 +83,8 @@ class S3ObjectStore:
         _refuse_more_than_a_name(bucket)
         if max_concurrency < 1:
             raise ValueError("max_concurrency must be at least 1")
-        if endpoint_url is not None:
-            _refuse_no_endpoint(endpoint_url, bucket)
+        if endpoint_url is not None and (problem := _endpoint_problem(endpoint_url, bucket)):
+            raise ValueError(problem)
         if kms_key_id is not None and not (server_side_encryption or "").startswith("aws:kms"):
             raise ValueError("kms_key_id needs server_side_encryption='aws:kms' or 'aws:kms:dsse'")
         own = {"region": region, "endpoint_url": endpoint_url, "session": session, "config": config}
@@ -94,6 +95,8 @@ class S3ObjectStore:
                     raise TypeError(
                         f"client and {name} exclude each other: {name} is for a client of our own"
                     )
+            if problem := _endpoint_problem(client.meta.endpoint_url, bucket):
+                raise ValueError(f"the client can't be used: {problem}")
         self.name = bucket
         self._own_client_options = {**own, "max_concurrency": max_concurrency}
         self._borrowed = client
@@ -135,6 +138,7 @@ class S3ObjectStore:
             # Outside of the handler: what a program for credentials has printed is in the chain.
             if failure is not None:
                 raise failure
+            self._refuse_configured_endpoint()
         # More requests at once than connections would only wait for each other unseen.
         pool = self._client.meta.config.max_pool_connections
         self._slots = asyncio.Semaphore(min(self._max_concurrency, pool))
@@ -155,6 +159,18 @@ class S3ObjectStore:
                 except BaseException:  # cancelled: nobody closes what was never open
                     await self.aclose()
                     raise
+
+    def _refuse_configured_endpoint(self) -> None:
+        """Refuse of an endpoint that was configured what is refused in the argument."""
+        problem = _endpoint_problem(self._client.meta.endpoint_url, self.name)
+        if problem is not None:
+            self._client = None  # it has no connection yet, and nothing to close
+            raise StorageError(
+                f"CreateClient of {self.name}: {problem}; it comes from AWS_ENDPOINT_URL_S3, "
+                "AWS_ENDPOINT_URL or the profile",
+                operation="CreateClient",
+                bucket=self.name,
+            )
 
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
@@ -294,7 +310,7 @@ class S3ObjectStore:
                 raise refusal  # what is wrong is not that they are many
             self._refused_batches = refusal
         outcome |= await self._delete_alone([key for key in keys if key not in outcome])
-        return {key: code for key, code in outcome.items() if code != DELETED}
+        return {key: shown(code, 100) for key, code in outcome.items() if code != DELETED}
 
     async def _delete_together(self, keys: Sequence[str]) -> dict[str, str]:
         """Delete by one request; those that could not be deleted just now are tried again.
@@ -413,8 +429,11 @@ def _refuses_batches(error: StorageError) -> bool:
 
 
 def _is_refusal(error: StorageError) -> bool:
-    """Whether the condition of a write did not hold; for a missing object, S3 says NoSuchKey."""
-    return error.status == 412 or error.code == "NoSuchKey"
+    """Whether the condition of a write did not hold.
+
+    For a missing object, S3 says NoSuchKey; for an existing one, early MinIO says 304.
+    """
+    return error.status in (304, 412) or error.code == "NoSuchKey"
 
 
 def _precondition_failed(error: StorageError) -> PreconditionFailedError:
@@ -426,25 +445,32 @@ def _given(options: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _refuse_more_than_a_name(bucket: str) -> None:
-    if not bucket:
+    if not bucket or not bucket.isprintable():
         raise ValueError("bucket must be the name of a bucket")
     # An access point is named by an ARN that has slashes in it.
     if bucket.startswith(("s3:", "arn:aws:s3:::")) or ("/" in bucket and bucket[:4] != "arn:"):
         raise ValueError(
-            f"bucket must be the name alone, not {bucket!r}; what keys begin with is prefix=…"
+            f"bucket must be the name alone, not {shown(bucket)!r}; "
+            "what keys begin with is prefix=…"
         )
 
 
-def _refuse_no_endpoint(endpoint_url: str, bucket: str) -> None:
+def _endpoint_problem(endpoint_url: str, bucket: str) -> str | None:
+    """What is wrong with the URL of a server; `None` if nothing is."""
     url = urlsplit(endpoint_url)
     if url.scheme not in ("http", "https"):
-        raise ValueError("endpoint_url must begin with http:// or https://")
+        return "endpoint_url must begin with http:// or https://"
     if not url.hostname:
-        raise ValueError("endpoint_url must have a host, as in https://s3.example.com")
+        return "endpoint_url must have a host, as in https://s3.example.com"
     if url.username is not None or url.password is not None:
-        raise ValueError("endpoint_url must not hold a password; credentials come from AWS_*")
+        return "endpoint_url must not hold a password; credentials come from AWS_*"
     if url.path.strip("/").rpartition("/")[2] == bucket:
-        raise ValueError("endpoint_url must not end with the bucket, which is added to it")
+        return "endpoint_url must not end with the bucket, which is added to it"
+    # Elsewhere a host may well be called like a bucket: minio.example.com.
+    is_amazon = url.hostname.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    if is_amazon and url.hostname.startswith((f"{bucket}.s3.", f"{bucket}.s3-")):
+        return "endpoint_url must not begin with the bucket, which is added to it"
+    return None
 
 
 def _refuse_unusable(client: Any) -> None:
