@@ -19,6 +19,7 @@ from snapstore.errors import (
     BucketNotFoundError,
     StorageError,
     UnsupportedOperationError,
+    shown,
 )
 from snapstore.objects.base import Finding, ObjectStore, PreconditionFailedError, Version
 
@@ -112,7 +113,7 @@ class Probes:
                 if about == "delete":
                     words += f"; {await self._clean_up(in_time)}"
                 writable = broken or about != "write"
-                yield Finding(about, "failed", words)
+                yield Finding(about, "failed", shown(words, 2_000))
 
     async def _write(self) -> str:
         for name in ("1", "2"):

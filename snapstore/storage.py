@@ -483,9 +483,12 @@ class ObjectSnapshotStorage:
 
         Returns:
             What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
-            `"compare-and-swap"` and `"delete"`; on S3 also on `"versioning"`, `"encryption"`, the
-            `"client"` and the `"direct path"`. What fails is reported, not raised. Where it is
-            cancelled, its session stays: `delete_session` removes it.
+            `"compare-and-swap"` and `"delete"`; on S3 also on `"single writes"` (whether something
+            sends a write again), `"metadata"` (whether lost replies can be read back),
+            `"if-match"` (which forms of an etag are taken), `"keys"` (whether they come back as
+            they were written), `"versioning"`, `"encryption"`, `"batch delete"`, the `"client"`
+            and the `"direct path"`. What fails is reported, not raised. Where it is cancelled, its
+            session stays: `delete_session` removes it.
         """
         with self._lifecycle:
             session_id = f"snapstore-check-{new_snapshot_id()}"

@@ -218,7 +218,7 @@ async def test_a_borrowed_client_is_its_owners_and_what_it_lacks_is_named(
     ):
         finding = (await storage.check())["client"]
     assert finding.status == "warning"
-    for words in ("owner", "follows redirects", "'legacy'", "pool of 10"):
+    for words in ("owner", "follows redirects", "replies of any size", "'legacy'", "pool of 10"):
         assert words in finding.words
     assert [(record.name, record.levelno) for record in caplog.records] == [
         ("snapstore", logging.WARNING)

@@ -125,7 +125,7 @@ async def delete(storage):
     return await storage.delete_session(session_id="s-1")
 
 
-ERROR = b"<Error><Code>AccessDenied</Code><Message>"
+ERROR = b"<Error><Message>"
 METHODS = {"GET", "PUT", "POST"}
 
 

@@ -254,7 +254,8 @@ def of_client(client: Any, borrowed: bool, max_concurrency: int) -> Finding:
     session = config.http_session_cls
     if issubclass(session, AIOHTTPSession) and not issubclass(session, HTTPSession):
         lacking.append(
-            "it follows redirects, and takes body and session token along: give it "
+            "it follows redirects, and takes body and session token along, and it reads replies "
+            "of any size: give it "
             "AioConfig(http_session_cls=snapstore.objects.s3.client.HTTPSession)"
         )
     retries = (config.retries or {}).get("mode", "legacy")
