@@ -56,8 +56,6 @@ class Lifecycle:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: AsyncGenerator[None, None] | None = None
         self._uses = 0
-        # Uses of earlier loops, whose coroutines end when they are collected.
-        self._lost = 0
         self._idle = asyncio.Event()
         self._closing = asyncio.Lock()
 
@@ -78,7 +76,7 @@ class Lifecycle:
         except BaseException:
             self._set_closed(loop)
             raise
-        self._lost, self._uses = self._lost + self._uses, 0
+        self._uses = 0
         self._idle, self._closing = asyncio.Event(), asyncio.Lock()
         self._idle.set()
         self._state = _State.OPEN
@@ -140,10 +138,9 @@ class Lifecycle:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is GeneratorExit and self._lost:
-            self._lost -= 1
-            return
-        self._uses -= 1
+        # Of a loop that was closed in the middle of them, uses end when they are collected: not
+        # counted any more, they must not make closing wait for ever.
+        self._uses = max(self._uses - 1, 0)
         if not self._uses:
             self._idle.set()
 

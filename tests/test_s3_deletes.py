@@ -97,6 +97,8 @@ def deleted(key):
 # Keys.
 
 
+@pytest.mark.ceph
+@pytest.mark.seaweedfs  # moto takes no line break in a key
 @PATHS
 async def test_keys_that_xml_can_not_carry_are_deleted_with_the_others(
     direct, storage_on, s3_client, proxy, bucket, prefix

@@ -91,19 +91,19 @@ class BucketInspection:
     async def _if_match(self, reply: Mapping[str, Any]) -> Finding:
         """Try an etag in both forms, as it comes in a reply (RFC 9110, section 8.8.3) and bare."""
         taken: list[str] = []
-        refused = ""
+        refused: list[str] = []
         for quote, name in (('"', "with quotes"), ("", "without quotes")):
             etag = str(reply.get("ETag", "")).strip('"')
             try:
                 reply = await self._put(self._key, IfMatch=f"{quote}{etag}{quote}")
             except ClientError as error:
-                refused = f"not {name} ({_code(error)})"
+                refused.append(f"not {name} ({_code(error)})")
             else:
                 taken.append(name)
         if not taken:
-            words = f"etags are taken in no form: if_match and update_latest fail; {refused}"
+            words = f"if_match and update_latest fail: etags are taken {', '.join(refused)}"
             return Finding("if-match", "failed", words)
-        words = ", ".join(filter(None, (f"etags are taken {' and '.join(taken)}", refused)))
+        words = f"etags are taken {', '.join([' and '.join(taken), *refused])}"
         return Finding("if-match", "ok", words)
 
     async def _keys(self) -> Finding:
