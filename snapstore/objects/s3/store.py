@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from snapstore.errors import (
     InvalidResponseError,
@@ -29,6 +27,7 @@ from snapstore.objects.base import (
 )
 from snapstore.objects.retry import full_jitter, retrying
 from snapstore.objects.s3 import xml
+from snapstore.objects.s3.options import endpoint_problem, validate_bucket, validate_client
 from snapstore.objects.s3.requests import DELETED, Page, Requests
 from snapstore.objects.s3.settle import Verdict, Write
 
@@ -80,22 +79,22 @@ class S3ObjectStore:
         direct: bool = True,
         timeout: float | None = None,
     ) -> None:
-        _refuse_more_than_a_name(bucket)
+        validate_bucket(bucket)
         if max_concurrency < 1:
             raise ValueError("max_concurrency must be at least 1")
-        if endpoint_url is not None and (problem := _endpoint_problem(endpoint_url, bucket)):
+        if endpoint_url is not None and (problem := endpoint_problem(endpoint_url, bucket)):
             raise ValueError(problem)
         if kms_key_id is not None and not (server_side_encryption or "").startswith("aws:kms"):
             raise ValueError("kms_key_id needs server_side_encryption='aws:kms' or 'aws:kms:dsse'")
         own = {"region": region, "endpoint_url": endpoint_url, "session": session, "config": config}
         if client is not None:
-            _refuse_unusable(client)
+            validate_client(client)
             for name, value in own.items():
                 if value is not None:
                     raise TypeError(
                         f"client and {name} exclude each other: {name} is for a client of our own"
                     )
-            if problem := _endpoint_problem(client.meta.endpoint_url, bucket):
+            if problem := endpoint_problem(client.meta.endpoint_url, bucket):
                 raise ValueError(f"the client can't be used: {problem}")
         self.name = bucket
         self._own_client_options = {**own, "max_concurrency": max_concurrency}
@@ -162,7 +161,7 @@ class S3ObjectStore:
 
     def _refuse_configured_endpoint(self) -> None:
         """Refuse of an endpoint that was configured what is refused in the argument."""
-        problem = _endpoint_problem(self._client.meta.endpoint_url, self.name)
+        problem = endpoint_problem(self._client.meta.endpoint_url, self.name)
         if problem is not None:
             self._client = None  # it has no connection yet, and nothing to close
             raise StorageError(
@@ -442,45 +441,3 @@ def _precondition_failed(error: StorageError) -> PreconditionFailedError:
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _refuse_more_than_a_name(bucket: str) -> None:
-    if not bucket or not bucket.isprintable():
-        raise ValueError("bucket must be the name of a bucket")
-    # An access point is named by an ARN that has slashes in it.
-    if bucket.startswith(("s3:", "arn:aws:s3:::")) or ("/" in bucket and bucket[:4] != "arn:"):
-        raise ValueError(
-            f"bucket must be the name alone, not {shown(bucket)!r}; "
-            "what keys begin with is prefix=…"
-        )
-
-
-def _endpoint_problem(endpoint_url: str, bucket: str) -> str | None:
-    """What is wrong with the URL of a server; `None` if nothing is."""
-    url = urlsplit(endpoint_url)
-    if url.scheme not in ("http", "https"):
-        return "endpoint_url must begin with http:// or https://"
-    if not url.hostname:
-        return "endpoint_url must have a host, as in https://s3.example.com"
-    if url.username is not None or url.password is not None:
-        return "endpoint_url must not hold a password; credentials come from AWS_*"
-    if url.path.strip("/").rpartition("/")[2] == bucket:
-        return "endpoint_url must not end with the bucket, which is added to it"
-    # Elsewhere a host may well be called like a bucket: minio.example.com.
-    is_amazon = url.hostname.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    if is_amazon and url.hostname.startswith((f"{bucket}.s3.", f"{bucket}.s3-")):
-        return "endpoint_url must not begin with the bucket, which is added to it"
-    return None
-
-
-def _refuse_unusable(client: Any) -> None:
-    if not hasattr(client, "put_object"):
-        hint = "enter it first: async with session.create_client('s3') as client: …"
-        entered = "" if not hasattr(client, "__aenter__") else f"; {hint}"
-        raise TypeError(
-            f"client must be an entered aiobotocore S3 client, not a {type(client).__name__}"
-            + entered
-        )
-    call = getattr(client, "_make_api_call", None)
-    if call is not None and not inspect.iscoroutinefunction(call):
-        raise TypeError("client must be a client of aiobotocore: one of boto3 or botocore blocks")
