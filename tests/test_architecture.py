@@ -42,7 +42,10 @@ PACKAGES = {
 HEAVY = {"aiobotocore", "aiohttp", "botocore"}
 IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.objects.s3.{module}"
-    for module in ("bounds", "client", "direct", "errors", "inspection", "internals", "template")
+    for module in (
+        *("bounds", "client", "codes", "direct", "errors", "inspection", "internals", "template"),
+        "xml",
+    )
 }
 
 

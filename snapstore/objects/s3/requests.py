@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -15,13 +16,14 @@ from snapstore.errors import InvalidResponseError
 from snapstore.objects.base import UNCONFIRMED, Body, ObjectTooLargeError, StoredObject, Version
 from snapstore.objects.s3.settle import Write, version_of
 
-__all__ = ["DELETED", "Page", "Requests", "content_md5", "crc32", "too_large"]
+__all__ = ["DELETED", "Page", "Requests", "content_md5", "crc32", "too_large", "xml_can_carry"]
 
 DELETED: Final = "Deleted"
 """Stands for the code of a key that was deleted."""
 
 _CONTENT_TYPE: Final = "application/json"
 _CHUNK: Final = 256 * 1024
+_NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-md5", "unique_id_uses_count": True}
 
 
@@ -159,6 +161,15 @@ def crc32(data: bytes) -> str:
 def content_md5(body: bytes) -> str:
     """The MD5 of a body as S3 has it in the header Content-MD5."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def xml_can_carry(text: str) -> bool:
+    """Whether XML can carry a text without a reference to a character's number.
+
+    There is none for most control characters, U+FFFE and U+FFFF (XML 1.0, section 2.2), and not
+    every server reads the others.
+    """
+    return text.isprintable() or not _NOT_FOR_XML.search(text)
 
 
 def _add_content_md5(params: Mapping[str, Any], **_: Any) -> None:

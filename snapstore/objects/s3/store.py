@@ -26,9 +26,8 @@ from snapstore.objects.base import (
     Version,
 )
 from snapstore.objects.retry import full_jitter, retrying
-from snapstore.objects.s3 import xml
 from snapstore.objects.s3.options import endpoint_problem, validate_bucket, validate_client
-from snapstore.objects.s3.requests import DELETED, Page, Requests
+from snapstore.objects.s3.requests import DELETED, Page, Requests, xml_can_carry
 from snapstore.objects.s3.settle import Verdict, Write
 
 if TYPE_CHECKING:
@@ -293,7 +292,7 @@ class S3ObjectStore:
         A key that XML can't carry needs a request of its own (boto3 #2005), and so does each where
         the server refuses DeleteObjects as such.
         """
-        together = [key for key in keys if xml.can_carry(key)]
+        together = [key for key in keys if xml_can_carry(key)]
         outcome: dict[str, str] = {}
         refusal: StorageError | None = None
         if together and self._refused_batches is None:

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, unescape
 from snapstore.objects.base import UNCONFIRMED
 from snapstore.objects.s3.requests import DELETED, Page
 
-__all__ = ["can_carry", "delete_body", "error_code", "read_deleted", "read_page"]
+__all__ = ["delete_body", "error_code", "read_deleted", "read_page"]
 
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
@@ -25,16 +25,6 @@ _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
 _DELETED_KEY = re.compile(r"<Deleted><Key>([^<&]*)</Key></Deleted>")
 _ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
 _OTHER_REFERENCE = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
-_NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
-
-
-def can_carry(text: str) -> bool:
-    """Whether XML can carry a text without a reference to a character's number.
-
-    There is none for most control characters, U+FFFE and U+FFFF (XML 1.0, section 2.2), and not
-    every server reads the others.
-    """
-    return text.isprintable() or not _NOT_FOR_XML.search(text)
 
 
 def error_code(text: str) -> str:
