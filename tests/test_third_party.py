@@ -148,9 +148,11 @@ MISTAKES = {
         'json.dumps("\\t".join(keys).split("\\t"))',
         ["test_odd_keys_are_deleted_together_with_plain_ones"],
     ),
-    "the loop of the first use is the one for all": (
-        "asyncio.get_running_loop().run_in_executor",
-        "self.__dict__.setdefault('loop', asyncio.get_running_loop()).run_in_executor",
+    "it opens on no other loop than the first one": (
+        "self.thread = ThreadPoolExecutor(1)",
+        "self.loop = getattr(self, 'loop', None) or asyncio.get_running_loop()\n"
+        "        assert self.loop is asyncio.get_running_loop()\n"
+        "        self.thread = ThreadPoolExecutor(1)",
         ["test_a_store_whose_loop_was_closed_opens_on_another_one"],
     ),
     "nothing outlives closing": (
