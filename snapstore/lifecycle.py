@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from types import TracebackType
+from typing import Final
 
 from snapstore.errors import LifecycleError, StorageClosedError, WrongEventLoopError
 
 __all__ = ["Lifecycle"]
+
+logger: Final = logging.getLogger("snapstore")
+
+_DROP_TIMEOUT: Final = 10.0
+"""Seconds that releasing what a closed loop has left may take: it may wait for that loop."""
 
 
 class _State(enum.Enum):
@@ -109,10 +115,13 @@ class Lifecycle:
     async def _drop(self) -> None:
         """Release what is left of a life that ended with its loop, and not by `aclose`."""
         held, self._held = self._held, None
-        if held is not None:
-            # Not all that belonged to a loop can be released from another one.
-            with suppress(Exception):
+        if held is None:
+            return
+        try:
+            async with asyncio.timeout(_DROP_TIMEOUT):
                 await held.aclose()
+        except Exception as error:  # noqa: BLE001 -- not all of a loop can be released from another
+            logger.debug("%s was left open by a loop: %s", self._name, type(error).__name__)
 
     def _is_closed(self) -> bool:
         if self._loop is not None and self._loop.is_closed():

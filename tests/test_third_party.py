@@ -150,9 +150,11 @@ MISTAKES = {
     ),
     "it opens on no other loop than the first one": (
         "self.thread = ThreadPoolExecutor(1)",
-        "self.loop = getattr(self, 'loop', None) or asyncio.get_running_loop()\n"
-        "        assert self.loop is asyncio.get_running_loop()\n"
-        "        self.thread = ThreadPoolExecutor(1)",
+        (
+            "self.loop = getattr(self, 'loop', None) or asyncio.get_running_loop()\n"
+            "        assert self.loop is asyncio.get_running_loop()\n"
+            "        self.thread = ThreadPoolExecutor(1)"
+        ),
         ["test_a_store_whose_loop_was_closed_opens_on_another_one"],
     ),
     "nothing outlives closing": (
