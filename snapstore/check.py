@@ -19,6 +19,7 @@ from snapstore.errors import (
     BucketNotFoundError,
     StorageError,
     UnsupportedOperationError,
+    shown,
 )
 from snapstore.objects.base import Finding, ObjectStore, PreconditionFailedError, Version
 
@@ -97,20 +98,22 @@ class Probes:
             ("list", self._list, "history can't be listed, nor a session deleted"),
             ("create-only", self._create, "saving to history and checkpoints fail"),
             ("compare-and-swap", self._swap, "if_match and update_latest fail"),
-            ("delete", self._delete, f"sessions can't be deleted; {self._prefix} stays behind"),
+            ("delete", self._delete, "sessions can't be deleted"),
         ):
             if not (writable or (self._written and about == "delete")):
                 yield Finding(about, "unknown", "not tried, since nothing can be written")
                 continue
             try:
                 yield Finding(about, "ok", await in_time(probe()))
-            except _BrokenPromiseError as broken:
-                yield Finding(about, "failed", str(broken))
             except _UnprovenError as unproven:
                 yield Finding(about, "unknown", str(unproven))
-            except StorageError as error:
-                yield Finding(about, "failed", f"{otherwise}: {error}")
-                writable = about != "write"
+            except (_BrokenPromiseError, StorageError) as error:
+                broken = isinstance(error, _BrokenPromiseError)
+                words = str(error) if broken else f"{otherwise}: {error}"
+                if about == "delete":
+                    words += f"; {await self._clean_up(in_time)}"
+                writable = broken or about != "write"
+                yield Finding(about, "failed", shown(words, 2_000))
 
     async def _write(self) -> str:
         for name in ("1", "2"):
@@ -188,6 +191,22 @@ class Probes:
             if await self._store.get(key, max_bytes=_MAX_BYTES) is not None:
                 raise _BrokenPromiseError(f"{key} was confirmed as deleted, and can still be read")
         return "what is deleted is gone; so is all that this check has written"
+
+    async def _clean_up(self, in_time: Callable[[Awaitable[str]], Awaitable[str]]) -> str:
+        """Delete one by one what could not be deleted together; says what became of it."""
+        left = 0
+        for key in self._written:
+
+            async def delete(key: str = key) -> str:
+                return "".join((await self._store.delete([key])).values())
+
+            try:
+                left += bool(await in_time(delete()))
+            except StorageError:
+                left += 1
+        if left:
+            return f"up to {left} objects of this check stay under {self._prefix}"
+        return "what this check has written was deleted one by one"
 
     async def _put(
         self, name: str, text: str, *, over: Version | None = None, create: bool = False

@@ -23,13 +23,14 @@
         ├── UnsupportedOperationError
         └── PartialDeleteError
 
-Messages name keys, never what is stored under them. Every error can be pickled.
+Messages name keys, never what is stored under them, and are one line each. Every error can be
+pickled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 __all__ = [
     "AccessDeniedError",
@@ -55,13 +56,46 @@ __all__ = [
     "WrongEventLoopError",
 ]
 
+_MAX_MESSAGE: Final = 4_096
+_MAX_NOTE: Final = 32
+"""Characters that say how long a text was which has been cut."""
+
+
+def shown(text: str, limit: int = 1_024) -> str:
+    """Prepare text of a server or a caller for a message or a log record.
+
+    A line break in it could forge a line of a log, and its length is up to whoever wrote it.
+
+    Args:
+        text: The text: a key, a code, a region.
+        limit: How many characters the result may have. The default fits every key of S3.
+
+    Returns:
+        The text, with escapes for what is not printable (line breaks, control characters,
+        surrogates, marks that change the direction of writing), and cut where it is too long.
+    """
+    length = len(text)
+    text = text[:limit]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if max(length, len(text)) > limit:
+        text = f"{text[: limit - _MAX_NOTE]}... ({length:,} characters)"
+    return text
+
 
 Outcome = Literal["not applied", "applied", "unknown"]
 """What became of a write that failed."""
 
 
 class SnapstoreError(Exception):
-    """Base of every error that snapstore raises on its own account."""
+    """Base of every error that snapstore raises on its own account.
+
+    Args:
+        message: What is wrong and what to do; it is kept as `shown` prepares it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shown(message, _MAX_MESSAGE))
 
 
 class InvalidIdentifierError(SnapstoreError, ValueError):

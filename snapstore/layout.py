@@ -30,7 +30,9 @@ _MAX_KEY_BYTES: Final = 1024
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _HISTORY_OBJECT = re.compile(rf"snapshot_({UUID7})\.json", re.ASCII)
 _OWN_OBJECT = re.compile(r"scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
-_NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
+_NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
+_SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
+"""Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
 
 
 class Layout:
@@ -111,16 +113,23 @@ class Layout:
         return match[1] if match else None
 
     @staticmethod
+    def is_own(key: str, session_prefix: str) -> bool:
+        """Whether a key shows that there is a session: it lies in a directory of its snapshots."""
+        return _OWN_OBJECT.match(key, len(session_prefix)) is not None
+
+    @staticmethod
     def is_nested_store(key: str, session_prefix: str) -> bool:
         """Whether a key under a session belongs to another store, nested under its name.
 
         A store with the prefix `tenant1` lies where the session `tenant1` of a store without a
-        prefix does. Its keys have `<session_id>/scopes/…` deeper than directly under the session.
+        prefix does. Its sessions have `<session_id>/scopes/…` deeper than directly under the
+        session, and so has the SDKs' stash (`context/<session_id>/scopes/…`). What else the SDKs
+        keep beside sessions, memory and offloaded results, is known by the directory it lies in.
         """
         start = len(session_prefix)
         if _OWN_OBJECT.match(key, start):
             return False
-        return _NESTED_OBJECT.search(key, start) is not None
+        return bool(_NESTED_OBJECT.search(key, start) or _SDK_DIRECTORY.match(key, start))
 
     def _snapshots(self, location: SnapshotLocation) -> str:
         if not isinstance(location, SnapshotLocation):

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -31,10 +30,10 @@ from snapstore.codec import (
     encode_snapshot,
 )
 from snapstore.deadline import in_time
+from snapstore.deletion import SessionDeletion
 from snapstore.errors import (
     InvalidIdentifierError,
     OutcomeUnknownError,
-    PartialDeleteError,
     ScopeMismatchError,
     SnapshotConflictError,
     SnapshotDecodeError,
@@ -46,6 +45,7 @@ from snapstore.lifecycle import Lifecycle
 from snapstore.listing import each_of, iter_id_pages, iter_keys
 from snapstore.objects.base import (
     PAGE_SIZE,
+    Body,
     Finding,
     InspectableStore,
     ObjectStore,
@@ -77,8 +77,6 @@ T = TypeVar("T")
 
 DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 """64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
-
-logger: Final = logging.getLogger("snapstore")
 
 _LARGE: Final = 512 * 1024
 """Bytes of JSON from which on decoding it at once would stall the event loop."""
@@ -457,8 +455,13 @@ class ObjectSnapshotStorage:
         """Delete every object of a session: all scopes, latest, history and manifests.
 
         It is not atomic: what another writer saves meanwhile may stay. In a versioned bucket the
-        versions stay. Objects of another store that lies nested under the session's name, like
-        that of a prefix `tenant1` under a session `tenant1`, are kept.
+        versions stay. A session is what has an object of the layout directly under its name
+        (`<session_id>/scopes/…`). Under a name without one, as `backups`, nothing is deleted. Nor
+        is what belongs to another store that lies nested under the session's name, like that of a
+        prefix `tenant1` under a session `tenant1`: its sessions, and the directories `context/`,
+        `memory/` and `offloader/` of the Strands SDKs.
+
+        A delete that failed or was cancelled can be repeated.
 
         Args:
             session_id: The session. If it has no objects, nothing is done.
@@ -467,50 +470,25 @@ class ObjectSnapshotStorage:
             How many objects were deleted, and how many kept.
 
         Raises:
-            PartialDeleteError: Some objects were not confirmed as deleted; it names them. All
-                others are.
+            PartialDeleteError: Some objects were not confirmed as deleted. `failed` names them,
+                `"Unconfirmed"` being the code of those whose request failed or was not made. If a
+                later request failed as a whole, its error is the cause, and what had not been
+                listed yet is not named.
         """
         with self._lifecycle:
             prefix = self._layout.session_prefix(session_id)
-            deleted = kept = 0
-            failed: dict[str, str] = {}
-            batch: asyncio.Task[dict[str, str]] | None = None
-            try:
-                async with aclosing(self._pages(prefix)) as pages:
-                    # While one page is deleted, the next one is listed.
-                    async for page in pages:
-                        if batch is not None:
-                            failed |= await batch
-                            batch = None
-                        keys = [key for key in page if not Layout.is_nested_store(key, prefix)]
-                        kept += len(page) - len(keys)
-                        deleted += len(keys)
-                        if keys:
-                            batch = asyncio.create_task(self._delete(keys, prefix))
-                if batch is not None:
-                    failed |= await batch
-            finally:
-                if batch is not None:
-                    batch.cancel()
-                    await asyncio.gather(batch, return_exceptions=True)
-            if kept:
-                logger.warning(
-                    "delete_session kept %d objects of another store nested under %s", kept, prefix
-                )
-            if failed:
-                key, code = next(iter(failed.items()))
-                raise PartialDeleteError(
-                    f"{len(failed)} of {deleted} objects under {prefix} in {self._store.name} were "
-                    f"not deleted, {key} ({code}) among them; delete the session again",
-                    failed=failed,
-                    operation="delete",
-                    bucket=self._store.name,
-                    key=prefix,
-                )
+
+            async def delete(keys: list[str]) -> Mapping[str, str]:
+                work = self._store.delete(keys)
+                return await self._in_time(work, "delete", prefix, writes=True)
+
+            place = self._store.name
+            deletion = SessionDeletion(prefix, place, pages=self._pages, delete=delete)
+            deleted = await deletion.run()
             if isinstance(self._store, SweepableStore):
                 own = f"{prefix}scopes/"
-                await self._in_time(self._store.sweep(own), "delete", own)
-            return DeletedSession(deleted, kept)
+                await self._in_time(self._store.sweep(own), "delete", own, writes=True)
+            return deleted
 
     async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
         """Load a location's manifest.
@@ -538,7 +516,7 @@ class ObjectSnapshotStorage:
         """
         with self._lifecycle:
             key = self._layout.manifest(location)
-            data = encode_manifest(manifest, max_bytes=self._max_bytes)
+            data = Body(encode_manifest(manifest, max_bytes=self._max_bytes))
             await self._write(self._store.put(key, data), key)
 
     async def check(self) -> CheckReport:
@@ -549,13 +527,17 @@ class ObjectSnapshotStorage:
 
         Returns:
             What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
-            `"compare-and-swap"` and `"delete"`; on S3 also on `"versioning"`, `"encryption"`, the
-            `"client"` and the `"direct path"`; on files also on `"locks"`, `"replacing"`,
-            `"durability"`, `"permissions"` and `"hosts"`. What fails is reported, not raised. Where
-            it is cancelled, its session stays: `delete_session` removes it.
+            `"compare-and-swap"` and `"delete"`; on S3 also on `"single writes"` (whether something
+            sends a write again), `"metadata"` (whether lost responses can be read back),
+            `"if-match"` (which forms of an etag are taken), `"keys"` (whether they come back as
+            they were written), `"versioning"`, `"encryption"`, `"batch delete"`, the `"client"`
+            and the `"direct path"`; on files on `"locks"`, `"replacing"`, `"durability"`,
+            `"permissions"` and `"hosts"`. What fails is reported, not raised. Where it is
+            cancelled, its session stays: `delete_session` removes it.
         """
         with self._lifecycle:
-            prefix = self._layout.session_prefix(f"snapstore-check-{new_snapshot_id()}")
+            session_id = f"snapstore-check-{new_snapshot_id()}"
+            prefix = self._layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
 
             def in_time(probe: Awaitable[T]) -> Awaitable[T]:
                 return self._in_time(probe, "check", prefix)
@@ -571,7 +553,7 @@ class ObjectSnapshotStorage:
             return CheckReport(tuple(findings))
 
     def _encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
-        data = encode_snapshot(snapshot, max_bytes=self._max_bytes)
+        data = Body(encode_snapshot(snapshot, max_bytes=self._max_bytes))
         if not isinstance(location, SnapshotLocation):
             del data  # it would be in the error's frame
             raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
@@ -690,9 +672,6 @@ class ObjectSnapshotStorage:
                 return stored
             problem = f"it has {length:,} bytes, where {self._max_bytes:,} are allowed"
         raise SnapshotDecodeError(f"{key} is too large: {problem}", key=key)
-
-    async def _delete(self, keys: list[str], prefix: str) -> dict[str, str]:
-        return dict(await self._in_time(self._store.delete(keys), "delete", prefix))
 
     def _history(
         self,

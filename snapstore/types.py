@@ -227,8 +227,8 @@ class DeletedSession(msgspec.Struct, frozen=True):
 
     Args:
         objects: How many objects were deleted.
-        kept: How many were left since they belong to another store nested under the session's
-            name.
+        kept: How many were left, since they belong to another store nested under the session's
+            name, or since there is no session of that name.
     """
 
     objects: int

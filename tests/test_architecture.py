@@ -30,6 +30,7 @@ LADDER = [
     {"snapstore.objects.file_inspection", "snapstore.objects.file_io"},
     {"snapstore.objects.memory", "snapstore.objects.file", "snapstore.objects.s3"},
     {"snapstore.lifecycle", "snapstore.listing", "snapstore.writes", "snapstore.check"},
+    {"snapstore.deletion"},
     {"snapstore.storage"},
     {"snapstore.backends"},
     {"snapstore"},
@@ -50,7 +51,10 @@ PACKAGES = {
 HEAVY = {"aiobotocore", "aiohttp", "botocore"}
 IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.objects.s3.{module}"
-    for module in ("client", "direct", "errors", "inspection", "internals", "template")
+    for module in (
+        *("bounds", "client", "codes", "direct", "errors", "inspection", "internals", "template"),
+        "xml",
+    )
 }
 
 

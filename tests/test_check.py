@@ -66,17 +66,18 @@ async def test_a_real_server_keeps_every_promise_and_nothing_stays(
         report = await storage.check()
     assert {name: report[name].status for name in PROMISES} == dict.fromkeys(PROMISES, "ok")
     assert report.ok
-    assert report["versioning"].status == "ok"
-    assert report["client"].status == "ok"
+    for name in ("single writes", "metadata", "if-match", "versioning", "batch delete", "client"):
+        assert report[name].status == "ok", report[name]
     assert await keys_in(s3_client, bucket, prefix) == []
 
 
 async def test_a_report_is_a_table_of_one_line_each(own_settings, bucket, prefix) -> None:
     async with S3Storage(bucket, prefix=prefix) as storage:
         lines = str(await storage.check()).splitlines()
-    assert [line.split()[1] for line in lines] == [
+    assert [line[9:25].strip() for line in lines] == [
         *PROMISES,
-        *("versioning", "encryption", "client", "direct"),
+        *("single writes", "metadata", "if-match", "keys", "versioning", "encryption"),
+        *("batch delete", "client", "direct path"),
     ]
     assert lines[0] == "ok       write             objects can be written"
 
@@ -221,7 +222,7 @@ async def test_a_borrowed_client_is_its_owners_and_what_it_lacks_is_named(
     ):
         finding = (await storage.check())["client"]
     assert finding.status == "warning"
-    for words in ("owner", "follows redirects", "'legacy'", "pool of 10"):
+    for words in ("owner", "follows redirects", "replies of any size", "'legacy'", "pool of 10"):
         assert words in finding.words
     assert [(record.name, record.levelno) for record in caplog.records] == [
         ("snapstore", logging.WARNING)
@@ -241,6 +242,170 @@ async def test_a_borrowed_client_that_is_like_ours_is_fine(
     ):
         assert (await storage.check())["client"].status == "ok"
     assert caplog.records == []
+
+
+async def report_behind(proxy, bucket, prefix, fault, **options) -> CheckReport:
+    """The report on a server behind a proxy that does this."""
+    proxy.fault = fault
+    async with S3Storage(
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, **options
+    ) as storage:
+        return await storage.check()
+
+
+@pytest.fixture
+async def proxy(own_settings, s3_server):
+    async with recording_proxy(s3_server.endpoint_url) as proxy:
+        yield proxy
+
+
+async def test_a_gateway_that_sends_a_write_again_is_found_out(
+    proxy, s3_client, bucket, prefix
+) -> None:
+    async def send_twice(request):
+        """Have the first one applied, and let the second one pass."""
+        if request.operation == "PutObject" and request.path.endswith("/sent-once.json"):
+            metadata = {
+                name[11:]: value
+                for name, value in request.headers.items()
+                if name.lower().startswith("x-amz-meta-")
+            }
+            key = request.path.removeprefix(f"/{bucket}/")
+            await s3_client.put_object(Bucket=bucket, Key=key, Body=request.body, Metadata=metadata)
+
+    report = await report_behind(proxy, bucket, prefix, send_twice)
+    assert report["single writes"].status == "warning"
+    assert "proxy_next_upstream" in report["single writes"].words
+    assert report.ok
+    assert await keys_in(s3_client, bucket, prefix) == []
+
+
+async def test_a_new_object_that_is_refused_for_another_reason_proves_nothing(
+    proxy, bucket, prefix
+) -> None:
+    async def refuse_conditions(request):
+        if "If-None-Match" in request.headers:
+            return Fault.error(501, "NotImplemented")
+        return None
+
+    report = await report_behind(proxy, bucket, prefix, refuse_conditions)
+    assert report["single writes"].status == "unknown"
+    assert "NotImplemented" in report["single writes"].words
+    assert report["metadata"].status == "ok"
+
+
+async def test_a_gateway_that_strips_metadata_is_found_out(proxy, bucket, prefix) -> None:
+    async def strip(request):
+        headers = {"x-amz-meta-snapstore-write": None, "x-amz-meta-snapstore-lineage": None}
+        return Fault(headers=headers) if request.operation == "HeadObject" else None
+
+    report = await report_behind(proxy, bucket, prefix, strip)
+    assert report["metadata"].status == "failed"
+    assert "x-amz-meta-" in report["metadata"].words
+    assert not report.ok
+
+
+async def test_a_server_that_allows_no_head_is_found_out(proxy, bucket, prefix) -> None:
+    async def forbid(request):
+        return Fault.error(403, "") if request.operation == "HeadObject" else None
+
+    report = await report_behind(proxy, bucket, prefix, forbid)
+    assert report["metadata"].status == "failed"
+    assert "HEAD is refused (403)" in report["metadata"].words
+
+
+QUOTED = '"'
+
+
+@pytest.mark.seaweedfs  # Ceph takes no quotes by itself
+@pytest.mark.parametrize(
+    ("refused", "status", "words"),
+    [
+        ([True], "ok", "etags are taken without quotes, not with quotes (InvalidArgument)"),
+        ([False], "ok", "etags are taken with quotes, not without quotes (InvalidArgument)"),
+        ([True, False], "failed", "if_match and update_latest fail"),
+        ([], "ok", "etags are taken with quotes and without quotes"),
+    ],
+)
+async def test_the_form_of_etags_that_a_server_takes_is_told(
+    refused, status, words, proxy, bucket, prefix
+) -> None:
+    async def refuse(request):
+        etag = request.headers.get("If-Match")
+        if etag is not None and etag.startswith(QUOTED) in refused:
+            return Fault.error(400, "InvalidArgument")
+        return None
+
+    finding = (await report_behind(proxy, bucket, prefix, refuse))["if-match"]
+    assert finding.status == status
+    assert words in finding.words
+
+
+@pytest.mark.seaweedfs  # it makes one "/" of two, and of "\\"
+@pytest.mark.parametrize(
+    ("within", "status", "words"),
+    [("", "warning", "no prefix may have that"), ("/a//b", "failed", "choose another prefix")],
+)
+async def test_a_server_that_makes_other_keys_is_found_out(
+    within, status, words, own_settings, s3_client, bucket, prefix
+) -> None:
+    async with S3Storage(bucket, prefix=f"{prefix}{within}") as storage:
+        finding = (await storage.check())["keys"]
+    assert finding.status == status
+    assert "// or \\" in finding.words
+    assert words in finding.words
+    assert await keys_in(s3_client, bucket, prefix) == []
+
+
+async def test_where_the_inspection_fails_midway_what_was_found_is_told(
+    proxy, bucket, prefix
+) -> None:
+    async def fail(request):
+        if request.operation == "PutObject" and "If-Match" in request.headers:
+            inspected = request.path.endswith("/inspected.json")
+            return Fault(lost=True, forward=False) if inspected else None
+        return None
+
+    report = await report_behind(
+        proxy, bucket, prefix, fail, config=AioConfig(retries={"total_max_attempts": 1})
+    )
+    assert report["metadata"].status == "ok"
+    assert report["if-match"].status == report["keys"].status == "unknown"
+    assert "\n" not in report["keys"].words
+
+
+async def test_what_can_not_be_deleted_together_is_deleted_one_by_one() -> None:
+    class OnlyAlone(MemoryObjectStore):
+        async def delete(self, keys):
+            if len(keys) > 1:
+                raise StorageError("503 SlowDown")
+            return await super().delete(keys)
+
+    store = OnlyAlone()
+    async with ObjectSnapshotStorage(store) as storage:
+        report = await storage.check()
+    assert report["delete"].status == "failed"
+    assert "was deleted one by one" in report["delete"].words
+    assert store.objects == {}
+
+
+async def test_what_a_check_can_not_delete_is_counted_and_its_session_can_be_deleted() -> None:
+    class Sticky(MemoryObjectStore):
+        stuck = True
+
+        async def delete(self, keys):
+            return dict.fromkeys(keys, "AccessDenied") if self.stuck else await super().delete(keys)
+
+    store = Sticky()
+    async with ObjectSnapshotStorage(store) as storage:
+        report = await storage.check()
+        left = len(store.objects)
+        # Of those that it tried to write, one was refused.
+        assert f"up to {left + 1} objects of this check stay" in report["delete"].words
+        [session_id] = {key.split("/")[0] for key in store.objects}
+        store.stuck = False
+        assert (await storage.delete_session(session_id=session_id)).objects == left
+    assert store.objects == {}
 
 
 class Ignoring(MemoryObjectStore):

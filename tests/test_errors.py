@@ -11,6 +11,7 @@ import pytest
 
 import snapstore
 import snapstore.errors
+from snapstore.errors import shown
 
 TREE = """\
 SnapstoreError
@@ -191,3 +192,41 @@ def is_documented_alias(name):
                 ) if found == name:
                     return True
     return False
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s-1/scopes/agent/Zürich 你好", "s-1/scopes/agent/Zürich 你好"),
+        ("a\nb\r\tc\x00", r"a\nb\r\tc\x00"),
+        ("\x1b[31mred\x9b", r"\x1b[31mred\x9b"),
+        ("a\u2028b\u2029c\x85d", r"a\u2028b\u2029c\x85d"),
+        ("invoice\u202egpj.exe", r"invoice\u202egpj.exe"),
+        ("half \ud83d", r"half \ud83d"),
+        ("a\\nb", r"a\nb"),
+        ("x" * 1024, "x" * 1024),
+    ],
+)
+def test_what_a_message_shows_of_others_text_is_one_line_of_what_can_be_printed(text, expected):
+    assert shown(text) == expected
+    assert shown(expected) == expected
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "\n" * 200_000, "\n" * 1_000])
+def test_what_a_message_shows_of_others_text_is_not_long(text):
+    once = shown(text)
+    assert len(once) <= 1024
+    assert once.endswith(f"({len(text):,} characters)")
+    assert shown(once) == once
+    assert len(shown(text, 100)) <= 100
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_message_is_one_line_whatever_is_in_it(error):
+    made = error("PutObject of bucket/a\nFATAL: b\u2028c: " + "x" * 200_000)
+
+    assert str(made).splitlines() == [str(made)]
+    assert str(made).isprintable()
+    assert len(str(made)) <= 4096
+    again = pickle.loads(pickle.dumps(made))
+    assert (str(again), vars(again)) == (str(made), vars(made))

@@ -24,6 +24,7 @@ from snapstore import (
 from snapstore.objects.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
+SNAPSHOTS = "session-1/scopes/agent/weather/snapshots"
 PATIENCE = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
@@ -324,7 +325,7 @@ async def test_a_listing_of_many_pages_under_way_is_finished_before_closing():
 async def test_a_delete_of_many_pages_under_way_is_finished_before_closing():
     store = Store()
     storage = ObjectSnapshotStorage(store)
-    store.objects = {f"session-1/file-{n:04}": b"" for n in range(2_500)}
+    store.objects = {f"{SNAPSHOTS}/file-{n:04}": b"" for n in range(2_500)}
     await storage.open()
     deleting = await held_up(store, storage.delete_session(session_id="session-1"))
     closing = asyncio.create_task(storage.aclose())
@@ -614,3 +615,137 @@ def test_large_snapshots_are_loaded_at_once_on_one_loop_after_another():
 
     asyncio.run(load_at_once())
     asyncio.run(load_at_once())
+
+
+# A loop that has ended.
+
+
+def ended_by_run(coroutine):
+    asyncio.run(coroutine)
+
+
+def ended_by_closing(coroutine):
+    """As older programs do: the loop is not asked to shut anything down."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(coroutine)
+    loop.close()
+
+
+EACH_END = pytest.mark.parametrize("end", [ended_by_run, ended_by_closing])
+
+
+@EACH_END
+def test_with_its_loop_a_storage_is_closed(storage, end):
+    end(storage.open())
+
+    async def use():
+        for operation in OPERATIONS.values():
+            with pytest.raises(StorageClosedError):
+                await operation(storage)
+        await storage.aclose()
+        await storage.aclose()
+        async with storage:
+            assert await storage.load_snapshot(location=LOCATION) is None
+            await storage.save_snapshot(location=LOCATION, snapshot=snapshot(), is_latest=True)
+
+    asyncio.run(use())
+
+
+@EACH_END
+def test_a_storage_whose_loop_has_ended_may_be_opened_at_once(storage, end):
+    for _ in range(3):
+        end(storage.open())
+
+    async def use():
+        async with storage:
+            assert await storage.load_snapshot(location=LOCATION) is None
+
+    asyncio.run(use())
+
+
+@EACH_END
+@pytest.mark.parametrize("kind", [MemoryStorage, FileStorage])
+def test_a_storage_whose_loop_has_ended_is_collected_without_a_warning(tmp_path, kind, end):
+    storage = kind(*([tmp_path] if kind is FileStorage else []))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        end(storage.open())
+        del storage
+        gc.collect()
+    assert caught == []
+
+
+def test_what_is_left_open_is_released_before_its_loop_ends():
+    class Released(Store):
+        async def aclose(self):
+            await asyncio.sleep(0)
+            await super().aclose()
+
+    store = Released()
+    storage = ObjectSnapshotStorage(store)
+    asyncio.run(storage.open())
+    assert store.calls == ["open", "aclose"]
+    asyncio.run(storage.aclose())
+    assert store.calls == ["open", "aclose"]
+
+
+def test_what_is_dropped_while_it_is_open_is_released_on_its_loop():
+    store = Store()
+
+    async def use():
+        await ObjectSnapshotStorage(store).open()
+        while store.calls != ["open", "aclose"]:
+            await asyncio.sleep(0.01)
+
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        # A warning that was recorded would hold what it warns of.
+        asyncio.run(asyncio.wait_for(use(), PATIENCE))
+
+
+def test_a_loop_that_ended_in_the_middle_of_operations_does_not_hold_up_closing():
+    store = Store()
+    storage = ObjectSnapshotStorage(store)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(storage.open())
+    store.gate.clear()
+    tasks = [loop.create_task(storage.load_snapshot(location=LOCATION)) for _ in range(5)]
+    tasks.append(loop.create_task(storage.aclose()))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    for task in tasks:
+        task._log_destroy_pending = False  # noqa: SLF001 -- that they are lost is the point
+    loop.close()
+
+    async def use():
+        store.gate = asyncio.Event()
+        store.gate.set()
+        await storage.open()
+        tasks.clear()
+        gc.collect()  # now the lost coroutines end, which were of another life
+        assert await storage.load_snapshot(location=LOCATION) is None
+        await soon(storage.aclose())
+        with pytest.raises(StorageClosedError):
+            await storage.load_snapshot(location=LOCATION)
+
+    asyncio.run(use())
+
+
+def test_a_loop_that_ended_while_a_storage_was_opened_leaves_it_closed():
+    store = Store()
+    storage = ObjectSnapshotStorage(store)
+    loop = asyncio.new_event_loop()
+    store.gate.clear()
+    opening = loop.create_task(storage.open())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    opening._log_destroy_pending = False  # noqa: SLF001 -- that it is lost is the point
+    loop.close()
+
+    async def use():
+        store.gate = asyncio.Event()
+        store.gate.set()
+        async with storage:
+            nonlocal opening
+            opening = None
+            gc.collect()
+            assert await storage.load_snapshot(location=LOCATION) is None
+
+    asyncio.run(use())

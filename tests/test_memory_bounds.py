@@ -147,7 +147,7 @@ class HurriedStore(LongStore):
         self.most_ahead = 0
 
     async def page_asked_for(self):
-        self.most_ahead = max(self.most_ahead, self.listed + 1 - self.deleted // PAGE)
+        self.most_ahead = max(self.most_ahead, self.listed + 1 - -(-self.deleted // PAGE))
 
     async def delete(self, keys):
         assert len(keys) <= PAGE

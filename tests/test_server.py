@@ -470,3 +470,29 @@ def test_the_command_fails_without_a_traceback_when_the_server_is_not_installed(
     assert (result.returncode, result.stdout) == (1, "")
     assert "snapstore[server]" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("name", ["h2", "a b", "", "x" * 80])
+def test_the_command_fails_in_one_line_where_its_bucket_can_not_be_created(name, engine):
+    with command("--engine", engine, "--bucket", name) as process:
+        printed, errors = process.communicate(timeout=60)
+        assert (process.returncode, printed) == (1, "")
+    assert errors.startswith("python -m snapstore.testing.server: ")
+    assert "bucket" in errors.lower()
+    assert errors.count("\n") == 1
+
+
+def test_the_command_fails_in_one_line_whatever_fails(tmp_path):
+    code = (
+        "import sys, tempfile; import snapstore.testing.server as server\n"
+        "def fail(engine): raise OSError(28, 'No space\\nleft')\n"
+        "server._running = fail\n"
+        "sys.exit(server.main([]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith("[Errno 28] No space left\n")
+    assert result.stderr.count("\n") == 1

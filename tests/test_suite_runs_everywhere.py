@@ -86,9 +86,11 @@ class ThirdPartyStorage:
 
     async def delete_session(self, *, session_id):
         prefix = LAYOUT.session_prefix(session_id)
-        for key in list(self.objects):
-            if key.startswith(prefix) and not LAYOUT.is_nested_store(key, prefix):
-                del self.objects[key]
+        keys = [key for key in self.objects if key.startswith(prefix)]
+        if any(LAYOUT.is_own(key, prefix) for key in keys):
+            for key in keys:
+                if not LAYOUT.is_nested_store(key, prefix):
+                    del self.objects[key]
 
     async def load_manifest(self, *, location):
         key = LAYOUT.manifest(location)
@@ -367,6 +369,29 @@ class DeletesNestedStores(BrokenStorage):
         for key in nested:
             del self.objects[key]
         return DeletedSession(deleted.objects + len(nested), 0)
+
+
+class DeletesWhatIsNoSession(BrokenStorage):
+    caught_by = ("test_what_is_no_session_is_not_deleted",)
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        prefix = f"{session_id}/"
+        for key in [key for key in self.objects if key.startswith(prefix)]:
+            if not LAYOUT.is_nested_store(key, prefix):
+                del self.objects[key]
+        return deleted
+
+
+class DeletesTheStashOfNestedStores(BrokenStorage):
+    caught_by = ("test_deleting_a_session_keeps_another_store_nested_under_its_name",)
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        for key in [key for key in self.objects if key.startswith(f"{session_id}/")]:
+            if "/snapshots/" not in key:
+                del self.objects[key]
+        return deleted
 
 
 class TranslatesToTypeScript(BrokenStorage):
@@ -698,6 +723,32 @@ class MissingCanNotBeDeleted(BrokenStore):
         missing = {key: "NoSuchKey" for key in keys if key not in self.objects}
         await super().delete(keys)
         return missing
+
+
+class AnOddKeySpoilsItsBatch(BrokenStore):
+    caught_by = ("test_odd_keys_are_deleted_together_with_plain_ones",)
+
+    async def delete(self, keys):
+        if len(keys) > 1 and not "".join(keys).isprintable():
+            return dict.fromkeys(keys, "MalformedXML")
+        return await super().delete(keys)
+
+
+class BelongsToTheLoopThatOpenedItFirst(BrokenStore):
+    caught_by = ("test_a_store_whose_loop_was_closed_opens_on_another_one",)
+
+    loop = None
+
+    async def open(self):
+        self.loop = self.loop or asyncio.get_running_loop()
+
+    async def aclose(self):
+        assert asyncio.get_running_loop() is self.loop or not self.loop
+        self.loop = None
+
+    async def get(self, key, *, max_bytes):
+        assert self.loop in {None, asyncio.get_running_loop()}
+        return await super().get(key, max_bytes=max_bytes)
 
 
 BROKEN = [*BrokenStorage.__subclasses__(), *BrokenStore.__subclasses__()]

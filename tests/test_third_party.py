@@ -143,6 +143,20 @@ MISTAKES = {
         "json.dumps(keys[:100])",
         ["test_a_thousand_objects_are_deleted_at_once"],
     ),
+    "a key with a tab is two": (
+        "json.dumps(keys)",
+        'json.dumps("\\t".join(keys).split("\\t"))',
+        ["test_odd_keys_are_deleted_together_with_plain_ones"],
+    ),
+    "it opens on no other loop than the first one": (
+        "self.thread = ThreadPoolExecutor(1)",
+        (
+            "self.loop = getattr(self, 'loop', None) or asyncio.get_running_loop()\n"
+            "        assert self.loop is asyncio.get_running_loop()\n"
+            "        self.thread = ThreadPoolExecutor(1)"
+        ),
+        ["test_a_store_whose_loop_was_closed_opens_on_another_one"],
+    ),
     "nothing outlives closing": (
         "CREATE TABLE IF NOT EXISTS objects",
         "DROP TABLE IF EXISTS objects; CREATE TABLE objects",

@@ -20,8 +20,11 @@ from snapstore import (
     Snapshot,
     SnapshotLocation,
     SnapshotManifest,
+    StoredObject,
+    Version,
     VersionedSnapshot,
 )
+from snapstore.objects.base import Body
 
 CANARY = "canary-51f0"
 
@@ -48,6 +51,7 @@ INSTANCES = [
     VersionedSnapshot(snapshot(), "etag"),
     DeletedSession(3, 1),
     CheckReport((Finding("read", "ok", "objects can be read"),)),
+    StoredObject(b"{}", Version("etag")),
 ]
 EACH = pytest.mark.parametrize("instance", INSTANCES, ids=lambda each: type(each).__name__)
 
@@ -174,6 +178,9 @@ def test_new_snapshots_share_nothing():
         snapshot(app_data=[CANARY]),
         RawSnapshot(CANARY.encode(), "agent", "1.0", "now", "python"),
         SnapshotManifest("1.0", "now", {CANARY: CANARY}),
+        StoredObject(CANARY.encode(), Version("etag")),
+        Body(CANARY.encode()),
+        Body(CANARY.encode())[:5],
     ],
 )
 def test_no_data_shows_in_a_repr(instance):

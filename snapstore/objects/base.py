@@ -10,11 +10,14 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
+import msgspec
+
 from snapstore.errors import InvalidResponseError, StorageError
 
 __all__ = [
     "PAGE_SIZE",
     "UNCONFIRMED",
+    "Body",
     "DamagedReplyError",
     "Finding",
     "InspectableStore",
@@ -72,18 +75,50 @@ class Version(NamedTuple):
     lineage: str = ""
 
 
-class StoredObject(NamedTuple):
-    """An object as it was read.
+class Body(bytes):
+    """The body of an object: bytes that don't show what they hold.
 
-    Attributes:
+    A body is a conversation. It lies in local variables of the frames that move it, and error
+    trackers send the `repr` of those along with a traceback. To make one of bytes copies them.
+
+    Example:
+        >>> Body(b"hello")
+        <5 bytes>
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} bytes>"
+
+    __str__ = __repr__
+
+    def __getitem__(self, index: Any) -> Any:
+        # Tools that bound what they show take the `repr` of a slice (rich, structlog).
+        found = super().__getitem__(index)
+        return Body(found) if isinstance(found, bytes) else found
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object as it was read. Its `repr` does not show the body.
+
+    Args:
         data: The whole body.
         version: Its version.
         metadata: What was kept beside it, as far as the store keeps such.
     """
 
+    # Not a tuple: error trackers show the items of those one by one.
+
     data: bytes
     version: Version
     metadata: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"StoredObject(data=<{len(self.data):,} bytes>, version={self.version!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("data", f"<{len(self.data):,} bytes>"), ("version", self.version)]
 
 
 class Finding(NamedTuple):
@@ -119,7 +154,10 @@ class ObjectStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release everything. A closed store may be opened again, on any loop."""
+        """Release everything. A closed store may be opened again, on any loop.
+
+        If the loop that it was opened on was closed before, this is called on another one.
+        """
         ...
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from snapstore.objects.base import (
     PAGE_SIZE,
+    Body,
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
@@ -38,7 +39,7 @@ class MemoryObjectStore:
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
-        data = self.objects.get(key)
+        data = self._body(key)
         if data is None:
             return None
         if len(data) > max_bytes:
@@ -58,7 +59,7 @@ class MemoryObjectStore:
         if_none_match: bool = False,
     ) -> Version:
         """See `ObjectStore.put`."""
-        stored = self.objects.get(key)
+        stored = self._body(key)
         if if_none_match and stored is not None:
             raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
         if if_match is not None and not _is_at(stored, if_match):
@@ -111,6 +112,9 @@ class MemoryObjectStore:
             self.objects.pop(key, None)
             self._metadata.pop(key, None)
         return {}
+
+    def _body(self, key: str) -> Body | None:
+        return Body(self.objects[key]) if key in self.objects else None
 
 
 def _is_at(stored: bytes | None, version: Version) -> bool:

@@ -17,6 +17,7 @@ from snapstore.objects.base import (
     StoredObject,
     Version,
 )
+from snapstore.storage import ObjectSnapshotStorage
 from snapstore.testing.samples import MORE_THAN_A_PAGE
 from snapstore.testing.subjects import StoreSubject, seed
 
@@ -44,6 +45,10 @@ ODD_KEYS: Final = (
     "folder/Zürich 你好 🌧.json",
     "folder/a:b;c,d@e$f!g(h).json",
     f"folder/{'x' * 255}",
+    # What XML has no word for.
+    "folder/a\x01b.json",
+    "folder/a\tb.json",
+    "folder/a\ufffeb.json",
 )
 
 
@@ -195,6 +200,25 @@ class ObjectStoreTests:
         assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
             b"body", version
         )
+
+    async def test_a_store_whose_loop_was_closed_opens_on_another_one(
+        self, subject: StoreSubject
+    ) -> None:
+        version = await subject.store.put("folder/key", b"body")
+        await subject.store.aclose()
+        storage = ObjectSnapshotStorage(subject.store)
+
+        def open_and_close_the_loop() -> None:
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(storage.open())
+            loop.close()
+
+        await asyncio.to_thread(open_and_close_the_loop)
+        async with storage:
+            assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
+                b"body", version
+            )
+        await subject.store.open()
 
     # Conditions
 
@@ -410,6 +434,14 @@ class ObjectStoreTests:
         await subject.raw.put("folder/key", b"")
         assert await subject.store.delete([]) == {}
         assert await subject.raw.keys() == ["folder/key"]
+
+    async def test_odd_keys_are_deleted_together_with_plain_ones(
+        self, subject: StoreSubject
+    ) -> None:
+        keys = ["folder/a.json", *ODD_KEYS, "folder/z.json"]
+        await seed(subject.raw, dict.fromkeys(keys, b"body"))
+        assert await subject.store.delete(keys) == {}
+        assert await subject.raw.keys() == []
 
     async def test_a_thousand_objects_are_deleted_at_once(self, subject: StoreSubject) -> None:
         # Most are missing, which is quicker to set up and as much to delete.

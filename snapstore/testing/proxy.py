@@ -205,7 +205,7 @@ async def recording_proxy(target: str) -> AsyncIterator[RecordingProxy]:
             return _Reply(reply.status, _end_to_end(reply.headers), await reply.read())
 
     application = web.Application(client_max_size=_MAX_BODY)
-    application.router.add_route("*", "/{path:.*}", handle)
+    application.router.add_route("*", r"/{path:[\s\S]*}", handle)
     # Nobody waits any more for what is delayed when the proxy is closed.
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
     async with aiohttp.ClientSession(

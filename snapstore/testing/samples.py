@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from snapstore.types import Dialect, Snapshot, SnapshotLocation
@@ -94,6 +96,39 @@ def everything_said_by(error: BaseException) -> Iterator[str]:
         if link is not None:
             yield from (str(link), repr(link), repr(link.args), repr(vars(link)))
             chain += [link.__cause__, link.__context__]
+
+
+def everything_in_frames(error: BaseException) -> Iterator[str]:
+    """The local variables of snapstore's frames in a traceback, as error trackers show them.
+
+    They take the `repr` of each, look into lists, tuples and mappings (Sentry), and cut long texts
+    and bytes before (rich, structlog).
+    """
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is None:
+            continue
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith("snapstore.") and not module.startswith("snapstore.testing."):
+                for name, value in frame.f_locals.items():
+                    for text in _shown(value):
+                        yield f"{module}.{frame.f_code.co_name}: {name}={text}"
+        chain += [link.__cause__, link.__context__]
+
+
+def _shown(value: Any, depth: int = 4) -> Iterator[str]:
+    yield repr(value)
+    if isinstance(value, str | bytes):
+        yield repr(value[:1_000])
+    elif isinstance(value, Mapping) and depth:
+        for key, inner in value.items():
+            yield repr(key)
+            yield from _shown(inner, depth - 1)
+    elif isinstance(value, Sequence | AbstractSet) and depth:
+        for inner in cast("Iterable[Any]", value):
+            yield from _shown(inner, depth - 1)
 
 
 def _envelope(**changes: Any) -> dict[str, Any]:

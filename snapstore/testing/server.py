@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from snapstore.errors import shown
 from snapstore.testing.engines import ENGINES, HOST, Launch, ServerUnavailableError
 from snapstore.testing.session import isolated_session
 
@@ -300,7 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; `None` for those of this process.
 
     Returns:
-        The exit status: 0 when it was stopped, 1 when it didn't start or ended by itself.
+        The exit status: 0 when it was stopped, 1 when it didn't start or ended by itself, or when
+        the bucket can't be created.
 
     Raises:
         SystemExit: From argparse: 2 for wrong arguments, 0 after `--help`.
@@ -318,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopped.set())
     try:
         with _running(arguments.engine) as (server, process):
-            if arguments.bucket:
+            if arguments.bucket is not None:
                 create_bucket(server, arguments.bucket)
             exports = server.environment().items()
             lines = [f"export {name}={shlex.quote(value)}" for name, value in exports]
@@ -331,6 +333,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return 1
     except ServerUnavailableError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except Exception as error:  # noqa: BLE001 -- whoever runs a program wants no traceback
+        words = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"{parser.prog}: {shown(words)}\n")
         return 1
     return 0
 

@@ -695,12 +695,31 @@ class SnapshotStorageTests:
             "s-1/customer/scopes/agent/a/snapshots/immutable_history/other.txt",
             "s-1/customer/scopes/multiAgent/graph/snapshots/manifest.json",
             "s-1/eu/customer/scopes/agent/a/snapshots/snapshot_latest.json",
+            # What the Strands SDKs keep beside their sessions: stash, memory, offloaded results.
+            "s-1/context/customer/scopes/agent/a/tooluse_1_0",
+            "s-1/memory/facts/1.md",
+            "s-1/offloader/1_1_result.json",
         ]
         await seed(subject.raw, dict.fromkeys(nested_keys, b"of another store"))
         await save(subject, make_snapshot())
         await subject.raw.put("s-1/customer/notes.txt", b"of nobody")
         await subject.storage.delete_session(session_id="s-1")
         assert sorted(await subject.raw.keys()) == sorted(nested_keys)
+
+    @pytest.mark.parametrize("name", ["backups", "context", "uploads", "session"])
+    async def test_what_is_no_session_is_not_deleted(self, subject: Subject, name: str) -> None:
+        await save(subject, make_snapshot())
+        keys = [
+            "backups/2026-11-22.tar",
+            "backups/scopes/notes.txt",
+            "context/s-1/scopes/agent/weather/tooluse_1_0",
+            "context/shared/tooluse_2_0",
+            "uploads/s-1/picture.png",
+            "session/s-1/scopes/agent/weather/snapshots/snapshot_latest.json",
+        ]
+        await seed(subject.raw, dict.fromkeys(keys, b"of no session"))
+        await subject.storage.delete_session(session_id=name)
+        assert sorted(await subject.raw.keys()) == sorted([*keys, LATEST])
 
     # Several at once
 

@@ -598,7 +598,9 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         ]
         await seed(subject.raw, dict.fromkeys([*kept, LATEST, "s-1/customer/notes.txt"], b"{}"))
         assert await subject.storage.delete_session(session_id="s-1") == DeletedSession(2, 3)
+        # Now there is no such session any more.
         assert await subject.storage.delete_session(session_id="s-1") == DeletedSession(0, 3)
+        assert await subject.storage.delete_session(session_id="s") == DeletedSession(0, 0)
         assert sorted(await subject.raw.keys()) == sorted(kept)
 
     # What is refused

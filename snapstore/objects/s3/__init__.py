@@ -1,7 +1,6 @@
 """An object store in an S3 bucket.
 
 - `store`: the store; it imports nothing heavy.
-- `settle`: whose write an object holds, where a reply was lost.
 - `requests`: one request each, through the aiobotocore client.
 - `direct`: the same requests replayed without it; `template` and `signing` make them, `xml` reads
   the replies, `internals` looks into the client.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,8 @@ import msgspec
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
-from wrapt import ObjectProxy
+
+from snapstore.objects.s3.bounds import read_bounded
 
 __all__ = ["HTTPSession", "make_client"]
 
@@ -144,7 +145,8 @@ class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
 
 
 HTTPSession: Final[Any] = _HTTPSession
-"""An HTTP session for aiobotocore that follows no redirect and sends nothing twice.
+"""An HTTP session for aiobotocore that follows no redirect, sends nothing twice, and reads of each
+reply no more than its bound.
 
 Example:
     For a client of your own::
@@ -157,22 +159,30 @@ class _WithoutRedirects:
     def __init__(self, session: Any) -> None:
         self.followed = session
 
-    async def request(self, *args: Any, **options: Any) -> Any:
-        response = await self.followed.request(*args, **options, allow_redirects=False)
-        try:
-            b"".join(value for _, value in response.raw_headers).decode()
-        except UnicodeDecodeError:
-            return _WithDecodableHeaders(response)
-        return response
+    def request(self, *args: Any, **options: Any) -> Awaitable[Any]:
+        # No coroutine: its frame would hold the headers, signature included, while it waits.
+        return _received(self.followed.request(*args, **options, allow_redirects=False))
 
 
-class _WithDecodableHeaders(ObjectProxy[Any]):
-    # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway may
-    # add one in another encoding, which says nothing of the response.
+async def _received(sent: Awaitable[Any]) -> Any:
+    return _Response(await sent)
+
+
+class _Response:
+    """An `aiohttp.ClientResponse`. aiobotocore reads the body of an object from its `content`."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        return tuple(
-            (name, value.decode(errors="replace").encode())
-            for name, value in self.__wrapped__.raw_headers
-        )
+        # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway
+        # may add one in another encoding, which says nothing of the response.
+        headers = self._response.raw_headers
+        return tuple((name, value.decode(errors="replace").encode()) for name, value in headers)
+
+    async def read(self) -> bytes:
+        return await read_bounded(self._response)

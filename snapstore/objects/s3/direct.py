@@ -32,15 +32,18 @@ from snapstore.errors import InvalidResponseError
 from snapstore.objects.base import DamagedReplyError, StoredObject, Version
 from snapstore.objects.readback import Ending, Write, version_of
 from snapstore.objects.s3 import xml
+from snapstore.objects.s3.bounds import read_bounded
 from snapstore.objects.s3.calls import Call
 from snapstore.objects.s3.errors import as_botocore, ending_of, is_wrong_region
 from snapstore.objects.s3.internals import Internals, UnfitError
 from snapstore.objects.s3.requests import (
     Page,
     Requests,
+    content_md5,
     crc32,
     etag_of,
     own_metadata,
+    read_object,
     too_large,
 )
 from snapstore.objects.s3.template import CRC32, META, Template
@@ -62,8 +65,6 @@ _OVERLOADED: Final = frozenset({429, 500, 502, 503, 504})
 
 _LARGE: Final = 2**20
 """A body of so many bytes keeps the event loop busy; and given as bytes, aiohttp warns of it."""
-
-_MAX_ERROR_BYTES: Final = 64 * 1024
 
 _YIELD: Final = 1e-6
 """Seconds of sleep that let others run, timers included: those wait for more than 0."""
@@ -134,6 +135,10 @@ class DirectRequests:
             with suppress(ClientError), Call(dry_run=True).watched():  # ClientError is how it ends
                 await self._capture(operation, key, call())
 
+    def close(self) -> None:
+        """See `Requests.close`."""
+        self._generic.close()
+
     async def get(self, key: str, max_bytes: int) -> StoredObject:
         """See `Requests.get`."""
 
@@ -145,9 +150,7 @@ class DirectRequests:
             if length is not None and length > max_bytes:
                 raise too_large(self._bucket, key, length, max_bytes)
             Deadline.current().allow(length or 0)
-            data = await _read_up_to(response, max_bytes + 1)
-            if len(data) > max_bytes:
-                raise too_large(self._bucket, key, len(data), max_bytes)
+            data = await read_object(response.content, self._bucket, key, length, max_bytes)
             if len(data) >= _LARGE:
                 # To put it together took milliseconds, and so will the checksum.
                 await asyncio.sleep(_YIELD)
@@ -167,15 +170,14 @@ class DirectRequests:
     async def put(self, key: str, data: bytes, write: Write) -> Version:
         """See `Requests.put`."""
         headers = {META + name: value for name, value in write.metadata.items()}
-        headers[CRC32] = crc32(data)
+        if self._generic.sends_checksum:
+            headers[CRC32] = crc32(data)
         if write.precondition is not None:
             name, value = write.precondition
             headers[name] = value
 
         async def read(response: aiohttp.ClientResponse) -> Version:
-            text = (await _read_up_to(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-            if text and xml.is_error(text):
-                raise _client_error(response, "PutObject", text, status=500)
+            _raise_if_error(response, "PutObject", await read_bounded(response))
             return write.version(etag_of(response.headers, "PutObject", key))
 
         version = None
@@ -205,9 +207,13 @@ class DirectRequests:
             if value is not None
         )
 
-        async def read(response: aiohttp.ClientResponse) -> Page | None:
-            text = _text_of(await response.read())
-            return None if text is None else xml.read_page(text)
+        async def read(response: aiohttp.ClientResponse) -> Page:
+            body = await read_bounded(response)
+            page = xml.read_page(body)
+            if page is None:
+                _raise_if_error(response, "ListObjectsV2", body)
+                page = xml.parse_page(body, prefix)
+            return page
 
         page = await self._replay("ListObjectsV2", "GET", read, query=query)
         if page is None:
@@ -217,15 +223,17 @@ class DirectRequests:
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
+
+        async def read(response: aiohttp.ClientResponse) -> dict[str, str]:
+            told = await read_bounded(response)
+            outcome = xml.read_deleted(told, keys)
+            if outcome is None:
+                _raise_if_error(response, "DeleteObjects", told)
+                outcome = xml.parse_deleted(told, keys)
+            return outcome
+
         body = xml.delete_body(keys)
-        if body is None:
-            return await self._generic.delete(keys)
-
-        async def read(response: aiohttp.ClientResponse) -> dict[str, str] | None:
-            text = _text_of(await response.read())
-            return None if text is None else xml.read_deleted(text, keys)
-
-        headers = {CRC32: crc32(body)}
+        headers = {CRC32: crc32(body), "content-md5": content_md5(body)}
         outcome = await self._replay(
             "DeleteObjects", "POST", read, query="delete=", headers=headers, body=body
         )
@@ -233,11 +241,15 @@ class DirectRequests:
             return await self._capture("DeleteObjects", "", self._generic.delete(keys))
         return outcome
 
+    async def delete_one(self, key: str) -> None:
+        """See `Requests.delete_one`. It is rare, and always generic."""
+        await self._generic.delete_one(key)
+
     async def _replay(
         self,
         operation: str,
         method: str,
-        read: Callable[[aiohttp.ClientResponse], Awaitable[T | None]],
+        read: Callable[[aiohttp.ClientResponse], Awaitable[T]],
         *,
         key: str = "",
         query: str = "",
@@ -249,7 +261,7 @@ class DirectRequests:
         Args:
             operation: The S3 operation.
             method: The HTTP method.
-            read: Reads a response of 200.
+            read: Reads a good response.
             key: The key.
             query: The query, percent-encoded and sorted by name.
             headers: The headers of this request alone.
@@ -262,7 +274,7 @@ class DirectRequests:
         if template is None:
             return None
         session, times, credentials = await self._internals.current()
-        url, signed = template.signed(
+        request = template.signed(
             credentials, method, key=key, query=query, headers=headers, body=body
         )
         call = Call.current()
@@ -272,8 +284,8 @@ class DirectRequests:
         try:
             async with await session.request(
                 method,
-                url,
-                headers=signed,
+                request.url,
+                headers=request.headers,
                 # Empty bytes would be sent as a body of length 0.
                 data=(body if len(body) < _LARGE else io.BytesIO(body)) if body else None,
                 allow_redirects=False,
@@ -282,12 +294,11 @@ class DirectRequests:
                 if 200 <= response.status < 300:
                     found = await read(response)
                 else:
-                    text = (await _read_up_to(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-                    failure = _client_error(response, operation, text)
+                    failure = _client_error(response, operation, await read_bounded(response))
         except (ClientError, FlexibleChecksumError, InvalidResponseError) as error:
             failure = error
         except _TRANSPORT as error:
-            failure = as_botocore(error, str(url.origin()))
+            failure = as_botocore(error, str(request.url.origin()))
         if found is not None:
             del self._failures[operation]
             return found
@@ -332,11 +343,11 @@ class DirectRequests:
         return result
 
     def _store_template(self, operation: str, key: str) -> None:
-        requests = Call.current().requests
-        if self.off is not None or not requests:
+        call = Call.current()
+        if self.off is not None or not call.requests:
             return
         try:
-            template = Template.of(requests[-1], key)
+            template = Template.of(call.requests[-1], key)
         except UnfitError as error:
             self._switch_off(str(error))
             return
@@ -369,38 +380,26 @@ class DirectRequests:
         logger.debug("the direct path to %s is off: %s", self._bucket, why)
 
 
-async def _read_up_to(response: aiohttp.ClientResponse, size: int) -> bytes:
-    """Read a body, or its first bytes where it is longer."""
-    length = response.content_length
-    if length is not None and length <= size:
-        return await response.read()
-    body = bytearray()
-    while len(body) < size and (chunk := await response.content.read(size - len(body))):
-        body += chunk
-    return bytes(body)
-
-
-def _text_of(body: bytes) -> str | None:
-    """The text of a body; `None` where it is no UTF-8."""
-    with suppress(UnicodeDecodeError):
-        return body.decode()
-    return None
+def _raise_if_error(response: aiohttp.ClientResponse, operation: str, body: bytes) -> None:
+    """Raise for an error in a good response, or for what is no XML, as botocore does: as a 500."""
+    if body and xml.is_error(body):
+        raise _client_error(response, operation, body, status=500)
 
 
 def _client_error(
-    response: aiohttp.ClientResponse, operation: str, text: str, status: int | None = None
+    response: aiohttp.ClientResponse, operation: str, body: bytes, status: int | None = None
 ) -> ClientError:
     """The error that botocore makes of a response.
 
     Args:
         response: The response.
         operation: The S3 operation.
-        text: Its body.
+        body: Its body.
         status: The status to be told, where it is not the response's own.
     """
     status = status or response.status
     headers = {name.lower(): value for name, value in response.headers.items()}
-    details = xml.read_error(text)
+    details = xml.read_error(body)
     # For what is no XML, botocore takes the status for the code.
     error = {"Code": str(status)} if details is None else {"Code": "", **details}
     metadata = {

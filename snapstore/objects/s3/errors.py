@@ -46,15 +46,16 @@ from botocore.parsers import ResponseParserError
 
 from snapstore.errors import (
     AccessDeniedError,
-    BucketNotFoundError,
     InvalidResponseError,
     StorageError,
     StorageTimeoutError,
     StorageUnavailableError,
-    UnsupportedOperationError,
+    shown,
 )
 from snapstore.objects.base import DamagedReplyError
 from snapstore.objects.readback import Ending
+from snapstore.objects.s3.bounds import ReplyTooLargeError
+from snapstore.objects.s3.codes import ELSEWHERE, meaning_of
 from snapstore.objects.threads import is_exiting
 
 __all__ = ["as_botocore", "ending_of", "is_wrong_region", "translate"]
@@ -62,57 +63,21 @@ __all__ = ["as_botocore", "ending_of", "is_wrong_region", "translate"]
 CREATE_CLIENT: Final = "CreateClient"
 """Stands for an operation in the errors of making a client."""
 
-# Error codes: Amazon S3 API Reference, "Error responses".
-_KINDS: Final[Mapping[str, type[StorageError]]] = {
-    "NoSuchBucket": BucketNotFoundError,
-    "ConditionalRequestConflict": StorageUnavailableError,
-    "OperationAborted": StorageUnavailableError,
-    "ExpiredToken": AccessDeniedError,
-    "InvalidToken": AccessDeniedError,
-    "TokenRefreshRequired": AccessDeniedError,
-    "NotImplemented": UnsupportedOperationError,
-    "MethodNotAllowed": UnsupportedOperationError,
-    "SlowDown": StorageUnavailableError,
-    "RequestTimeout": StorageUnavailableError,
-}
-_STATUS_KINDS: Final[Mapping[int, type[StorageError]]] = {
-    401: AccessDeniedError,
-    403: AccessDeniedError,
-    409: StorageUnavailableError,
-    429: StorageUnavailableError,
-    501: UnsupportedOperationError,
-}
-_REASONS: Final[Mapping[str, str]] = {
-    "NoSuchBucket": "the bucket does not exist; check its name and endpoint_url",
-    "InvalidBucketName": "this can't be the name of a bucket; check it",
-    "InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID or the "
-    "profile; a temporary key needs its session token",
-    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or the profile",
-    "ExpiredToken": "the session token has expired; renew the credentials",
-    "TokenRefreshRequired": "the session token has expired; renew the credentials",
-    "InvalidToken": "the session token is not valid; renew the credentials",
-    "RequestTimeTooSkewed": "this machine's clock is too far from the server's; set it",
-    "SlowDown": "the server asks for fewer requests; try again later",
-}
-_PERMISSIONS: Final[Mapping[str, str]] = {
-    "GetObject": "s3:GetObject",
-    "HeadObject": "s3:GetObject",
-    "PutObject": "s3:PutObject",
-    "ListObjectsV2": "s3:ListBucket",
-    "DeleteObjects": "s3:DeleteObject",
-}
-_OUR_OPERATIONS: Final = frozenset({*_PERMISSIONS, "DeleteObject", "ListObjectVersions"})
-_WRONG_REGION: Final = frozenset(
+_OUR_OPERATIONS: Final = frozenset(
     {
-        "PermanentRedirect",
-        "TemporaryRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-        "301",
-        "307",
+        *("GetObject", "HeadObject", "PutObject", "ListObjectsV2", "ListObjectVersions"),
+        *("DeleteObject", "DeleteObjects"),
     }
 )
+_MAX_CODE: Final = 100
+"""Characters of a code, a region or a request id of a server."""
 
+_COMPRESSED: Final = (
+    "the reply is compressed, although that was not asked for; have proxies leave the replies of "
+    "S3 as they are (nginx: gzip off)"
+)
+_MAX_SAID: Final = 2_000
+"""Characters of a server's message that are looked at."""
 
 _REJECTED: Final = frozenset(
     {"Busy", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling"}
@@ -144,7 +109,7 @@ def is_wrong_region(response: Mapping[str, Any]) -> bool:
     """Whether a parsed response sends the request to another region."""
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = response.get("Error", {}).get("Code")
-    return status in (301, 302, 307, 308) or code in _WRONG_REGION
+    return status in (301, 302, 307, 308) or code in ELSEWHERE
 
 
 _THROTTLED: Final = frozenset(
@@ -221,7 +186,7 @@ def translate(
         return error
     _close_response(error)
     facts: dict[str, Any] = {"operation": operation, "bucket": bucket, "key": key}
-    where = f"{operation} of {bucket}" if key is None else f"{operation} of {bucket}/{key}"
+    where = f"{operation} of {bucket}" if key is None else f"{operation} of {bucket}/{shown(key)}"
     if isinstance(error, ClientError):
         if error.operation_name not in {operation, *_OUR_OPERATIONS}:
             return _without_credentials(error, where, facts)
@@ -256,6 +221,9 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
     server = _origin(details.get("endpoint_url") or details.get("proxy_url"))
     if isinstance(error, ReadTimeoutError | TimeoutError):
         return StorageTimeoutError, "the server did not answer within the client's read_timeout"
+    for failure in (error, cause):
+        if isinstance(failure, ReplyTooLargeError):
+            return InvalidResponseError, f"{failure}; check endpoint_url"
     if isinstance(error, FlexibleChecksumError):
         return DamagedReplyError, "the reply does not match its checksum"
     if isinstance(cause, aiohttp.ClientPayloadError) or isinstance(
@@ -263,7 +231,13 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
     ):
         return DamagedReplyError, "the reply ended before its end"
     if isinstance(error, ResponseParserError):
-        return InvalidResponseError, "the reply is not one of S3; check endpoint_url"
+        return InvalidResponseError, _unreadable(str(error)[:_MAX_SAID])
+    if isinstance(cause, aiohttp.ClientResponseError):
+        if "Got more than" in cause.message:
+            return InvalidResponseError, (
+                "a header of the reply is larger than 8 KB; look for a proxy that adds to it"
+            )
+        return InvalidResponseError, "the reply is not one of HTTP; check endpoint_url"
     if isinstance(error, NoCredentialsError):
         return AccessDeniedError, (
             "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -287,7 +261,7 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
             f"the profile {details['profile']!r} does not exist; check AWS_PROFILE"
         )
     if isinstance(error, NoRegionError):
-        return StorageError, "no region is configured; pass region=… or set AWS_REGION"
+        return StorageError, "no region is configured; pass region=… or set AWS_DEFAULT_REGION"
     if isinstance(error, ParamValidationError) and "Invalid bucket name" in str(error):
         return StorageError, f"{bucket!r} can't be the name of a bucket; check it"
     if isinstance(error, ProxyConnectionError):
@@ -331,6 +305,11 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         or (isinstance(cause, ssl.SSLError) and cause.library == "X509")
     ):
         return StorageError, "there are no certificates in a file; check AWS_CA_BUNDLE"
+    if operation == CREATE_CLIENT and "Invalid endpoint" in str(error):
+        return StorageError, (
+            "endpoint_url must begin with http:// or https:// and have a host; check "
+            "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and the profile"
+        )
     if operation == CREATE_CLIENT and isinstance(error, OSError):
         return StorageError, f"{error.filename}: {_reason(error)}; check the AWS configuration"
     if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
@@ -340,6 +319,15 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
     if operation == CREATE_CLIENT:
         return StorageError, f"{type(error).__name__}; check the AWS configuration"
     return StorageError, type(error).__name__
+
+
+def _unreadable(problem: str) -> str:
+    """What is wrong with a reply that botocore can't parse, whose error shows its beginning."""
+    if r"\x1f\x8b" in problem:
+        return _COMPRESSED
+    if "<html" in problem.lower():
+        return "the reply is a web page, and not one of S3; check endpoint_url and proxies"
+    return "the reply is not one of S3; check endpoint_url"
 
 
 def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
@@ -353,43 +341,43 @@ def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) 
 
 
 def _summary(error: ClientError) -> tuple[str, int | None, str]:
-    code = str(error.response.get("Error", {}).get("Code", "")).strip()
+    code = _text(_details(error).get("Code"))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     what = " ".join(dict.fromkeys(filter(None, (str(status or ""), code)))) or "without a code"
     return code, status, what
 
 
+def _details(error: ClientError) -> Mapping[str, Any]:
+    details = error.response.get("Error")
+    return details if isinstance(details, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    """A short text of a server. What a server nests or leaves empty is no text."""
+    return shown(value, _MAX_CODE) if isinstance(value, str) else ""
+
+
 def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
-    reply: Mapping[str, Any] = error.response
-    details: Mapping[str, Any] = reply.get("Error", {})
-    metadata: Mapping[str, Any] = reply.get("ResponseMetadata", {})
+    details = _details(error)
+    metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     headers: Mapping[str, str] = metadata.get("HTTPHeaders", {})
     code, status, what = _summary(error)
     facts |= {
         "code": code or None,
         "status": status,
-        "request_id": metadata.get("RequestId") or None,
+        "request_id": _text(metadata.get("RequestId")) or None,
         "retry_after": _seconds(headers.get("retry-after")),
     }
-    if code in _WRONG_REGION:
-        region = details.get("Region") or headers.get("x-amz-bucket-region")
+    if code in ELSEWHERE:
+        region = _text(details.get("Region") or headers.get("x-amz-bucket-region"))
         hint = f"pass region={region!r}" if region else "check region and endpoint_url"
         return StorageError(f"{where}: the bucket is elsewhere; {hint} ({what})", **facts)
-    kind = _KINDS.get(code) or _STATUS_KINDS.get(status or 0)
-    if kind is None:
-        unavailable = status is not None and status >= 500
-        kind = StorageUnavailableError if unavailable else StorageError
-    reason = _REASONS.get(code)
-    if reason is None and kind is AccessDeniedError:
-        operation = str(facts["operation"])
-        reason = f"access denied; the permission needed is {_PERMISSIONS.get(operation, 's3:*')}"
-        if operation == "GetObject":
-            reason += ", and s3:ListBucket, or an object that does not exist is refused too"
-    if reason is None and kind is StorageUnavailableError:
-        reason = "the server can't do it now; try again later"
-    if reason is None and (kind is UnsupportedOperationError or not code or code.isdigit()):
-        reason = "this is not what an S3 server says; check endpoint_url"
-    reason = reason or "the server refuses it"
+    # Of a reply that is no XML, botocore makes a 500.
+    if headers.get("content-encoding", "identity") != "identity" and (not code or code.isdigit()):
+        return InvalidResponseError(f"{where}: {_COMPRESSED} ({what})", **facts)
+    message = details.get("Message")
+    said = message[:_MAX_SAID] if isinstance(message, str) else ""
+    kind, reason = meaning_of(code, status, str(facts["operation"]), said)
     return kind(f"{where}: {reason} ({what})", **facts)
 
 
@@ -422,4 +410,4 @@ def _reason(error: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return shown(" ".join(str(error).split()))

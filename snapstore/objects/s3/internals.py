@@ -141,8 +141,8 @@ class Internals:
         They are asked for once a second.
         """
         if time.monotonic() >= self._good_until:
-            frozen = await self._credentials.get_frozen_credentials()
-            credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            # Not bound to a name: they show themselves, as the locals of a traceback do.
+            credentials = Credentials(*(await self._credentials.get_frozen_credentials())[:3])
             try:
                 session: Any = await self._get_session(None)
             except (AttributeError, OSError) as error:  # a closed client, no certificates

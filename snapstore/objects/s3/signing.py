@@ -11,8 +11,10 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 __all__ = ["UNSIGNED_PAYLOAD", "Credentials", "Signer", "signed_host"]
 
@@ -20,8 +22,8 @@ UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 """Stands for the hash of a body that is not part of the signature."""
 
 
-class Credentials(NamedTuple):
-    """Frozen credentials.
+class Credentials(msgspec.Struct, frozen=True):
+    """Frozen credentials. Not a tuple: error trackers show the items of those one by one.
 
     Attributes:
         access_key: The access key id.

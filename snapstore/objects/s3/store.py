@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from snapstore.deadline import Deadline
 from snapstore.errors import (
@@ -17,6 +16,8 @@ from snapstore.errors import (
     StorageError,
     StorageTimeoutError,
     StorageUnavailableError,
+    UnsupportedOperationError,
+    shown,
 )
 from snapstore.objects.base import (
     PAGE_SIZE,
@@ -30,7 +31,8 @@ from snapstore.objects.base import (
 from snapstore.objects.readback import Verdict, Write
 from snapstore.objects.retry import full_jitter, retrying
 from snapstore.objects.s3.calls import Call, register_hooks, unregister_hooks
-from snapstore.objects.s3.requests import DELETED, Page, Requests
+from snapstore.objects.s3.options import endpoint_problem, validate_bucket, validate_client
+from snapstore.objects.s3.requests import DELETED, Page, Requests, xml_can_carry
 from snapstore.objects.threads import require_threads
 
 if TYPE_CHECKING:
@@ -85,21 +87,23 @@ class S3ObjectStore:
         direct: bool = True,
         timeout: float | None = None,
     ) -> None:
-        _refuse_more_than_a_name(bucket)
+        validate_bucket(bucket)
         if max_concurrency < 1:
             raise ValueError("max_concurrency must be at least 1")
-        if endpoint_url is not None:
-            _refuse_no_endpoint(endpoint_url, bucket)
+        if endpoint_url is not None and (problem := endpoint_problem(endpoint_url, bucket)):
+            raise ValueError(problem)
         if kms_key_id is not None and not (server_side_encryption or "").startswith("aws:kms"):
             raise ValueError("kms_key_id needs server_side_encryption='aws:kms' or 'aws:kms:dsse'")
         own = {"region": region, "endpoint_url": endpoint_url, "session": session, "config": config}
         if client is not None:
-            _refuse_unusable(client)
+            validate_client(client)
             for name, value in own.items():
                 if value is not None:
                     raise TypeError(
                         f"client and {name} exclude each other: {name} is for a client of our own"
                     )
+            if problem := endpoint_problem(client.meta.endpoint_url, bucket):
+                raise ValueError(f"the client can't be used: {problem}")
         self.name = bucket
         self._own_client_options = {**own, "max_concurrency": max_concurrency}
         self._borrowed = client
@@ -114,6 +118,7 @@ class S3ObjectStore:
         self._timeout = timeout
         self._direct: DirectRequests | None = None
         self._requests: Requests | DirectRequests
+        self._refused_batches: StorageError | None = None
         # How this server wants the etag of If-Match: found out by the first one that it accepts.
         self._quotes_etags = self._knows_quotes = False
         self._has_answered = False
@@ -143,11 +148,13 @@ class S3ObjectStore:
             # Outside of the handler: what a program for credentials has printed is in the chain.
             if failure is not None:
                 raise failure
+            self._refuse_configured_endpoint()
         # More requests at once than connections would only wait for each other unseen.
         config = self._client.meta.config
         self._slots = asyncio.Semaphore(min(self._max_concurrency, config.max_pool_connections))
         self._most_tries = (config.retries or {}).get("total_max_attempts")
         self._has_answered = False
+        self._refused_batches = None
         register_hooks(self._client)
         self._requests = Requests(
             self._client, self.name, common=self._common, encryption=self._encryption
@@ -166,14 +173,28 @@ class S3ObjectStore:
                     await self.aclose()
                     raise
 
+    def _refuse_configured_endpoint(self) -> None:
+        """Refuse of an endpoint that was configured what is refused in the argument."""
+        problem = endpoint_problem(self._client.meta.endpoint_url, self.name)
+        if problem is not None:
+            self._client = None  # it has no connection yet, and nothing to close
+            raise StorageError(
+                f"CreateClient of {self.name}: {problem}; it comes from AWS_ENDPOINT_URL_S3, "
+                "AWS_ENDPOINT_URL or the profile",
+                operation="CreateClient",
+                bucket=self.name,
+            )
+
     async def aclose(self) -> None:
         """Close our own client; a borrowed one stays open."""
         client, self._client = self._client, None
+        if client is None:
+            return
+        self._requests.close()
+        unregister_hooks(client)
         self._direct = None
-        if client is not None:
-            unregister_hooks(client)
-            if self._borrowed is None:
-                await client.close()
+        if self._borrowed is None:
+            await client.close()
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`. One request; the length is checked before the body is read."""
@@ -347,40 +368,88 @@ class S3ObjectStore:
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`. One request, whose reply must name every key.
 
-        Keys that the server could not delete just now are tried again.
+        A key that XML can't carry needs a request of its own (boto3 #2005), and so does each where
+        the server refuses DeleteObjects as such.
         """
-        failed = dict.fromkeys(keys, UNCONFIRMED)
+        together = [key for key in keys if xml_can_carry(key)]
+        outcome: dict[str, str] = {}
+        refusal: StorageError | None = None
+        if together and self._refused_batches is None:
+            try:
+                outcome = await self._delete_together(together)
+            except StorageError as error:
+                if not _refuses_batches(error):
+                    raise
+                refusal = error
+        if refusal is not None:
+            outcome = await self._delete_alone(together[:1])
+            if DELETED not in outcome.values():
+                raise refusal  # what is wrong is not that they are many
+            self._refused_batches = refusal
+        outcome |= await self._delete_alone([key for key in keys if key not in outcome])
+        return {key: shown(code, 100) for key, code in outcome.items() if code != DELETED}
+
+    async def _delete_together(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete by one request; those that could not be deleted just now are tried again.
+
+        Returns:
+            What became of each key: `DELETED`, or a code.
+        """
+        outcome = dict.fromkeys(keys, UNCONFIRMED)
         again = list(keys)
 
         async def request() -> dict[str, str]:
             return await self._requests.delete(again)
 
         for attempt in range(_DELETE_ATTEMPTS):
-            if not again:
-                break
             if attempt:
                 await asyncio.sleep(full_jitter(attempt))
-            failed |= await self._run("DeleteObjects", again[0], request)
-            again = [key for key in again if failed[key] in _PASSING]
-        return {key: code for key, code in failed.items() if code != DELETED}
+            try:
+                outcome |= await self._run("DeleteObjects", again[0], request)
+            except StorageError:
+                if not attempt:
+                    raise
+                break  # what the earlier replies said must not be lost
+            again = [key for key in again if outcome[key] in _PASSING]
+            if not again:
+                break
+        return outcome
+
+    async def _delete_alone(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete each key by a request of its own; returns as `_delete_together`."""
+
+        async def delete(key: str) -> str:
+            try:
+                await self._run("DeleteObject", key, lambda: self._requests.delete_one(key))
+            except StorageError as error:
+                return error.code or UNCONFIRMED
+            return DELETED
+
+        return dict(zip(keys, await asyncio.gather(*map(delete, keys)), strict=True))
 
     async def inspect(self, key: str) -> list[Finding]:
-        """See `InspectableStore.inspect`: versioning, encryption, the client, the direct path."""
+        """See `InspectableStore.inspect`: the server, the bucket, the client, the direct path."""
         from snapstore.objects.s3 import inspection
 
-        borrowed = self._borrowed is not None
-        findings = [inspection.of_client(self._client, borrowed, self._max_concurrency)]
-        findings.append(inspection.of_direct_path(self._direct))
-        written = {"Bucket": self.name, "Key": key, **self._common}
-
-        async def request() -> list[Finding]:
-            return await inspection.of_bucket(self._client, written, self._encryption)
-
+        of_bucket = inspection.BucketInspection(
+            self._client, self.name, key, common=self._common, encryption=self._encryption
+        )
+        findings: list[Finding] = []
         try:
-            return await self._run("PutObject", key, request) + findings
-        except StorageError as error:
-            words = f"can't be told: {error}"
-            return [Finding(about, "unknown", words) for about in inspection.OF_BUCKET] + findings
+            async with self._slots, aclosing(of_bucket.findings()) as found:
+                async for finding in found:
+                    findings.append(finding)  # noqa: PERF401 -- what was found stays if it fails
+        except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
+            words = f"can't be told: {self._translated(error, 'PutObject', key, sent=True)}"
+            names = inspection.OF_BUCKET[len(findings) :]
+            findings += [Finding(about, "unknown", words) for about in names]
+        borrowed = self._borrowed is not None
+        return [
+            *findings,
+            inspection.of_batches(self._refused_batches),
+            inspection.of_client(self._client, borrowed, self._max_concurrency),
+            inspection.of_direct_path(self._direct),
+        ]
 
     async def _run(
         self,
@@ -495,9 +564,18 @@ class _RefusedPut:
         return found is not None and self._store.respell(self.write, found.etag)
 
 
+def _refuses_batches(error: StorageError) -> bool:
+    """Whether it is DeleteObjects that a server refuses, and not these keys or credentials."""
+    is_of_request = type(error) in (StorageError, UnsupportedOperationError)
+    return is_of_request and error.status in (400, 405, 501)
+
+
 def _is_refusal(error: StorageError) -> bool:
-    """Whether the condition of a write did not hold; for a missing object, S3 says NoSuchKey."""
-    return error.status == 412 or error.code == "NoSuchKey"
+    """Whether the condition of a write did not hold.
+
+    For a missing object, S3 says NoSuchKey; for an existing one, early MinIO says 304.
+    """
+    return error.status in (304, 412) or error.code == "NoSuchKey"
 
 
 def _precondition_failed(
@@ -515,38 +593,3 @@ def _unknown(failure: StorageError, write: Write) -> OutcomeUnknownError:
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _refuse_more_than_a_name(bucket: str) -> None:
-    if not bucket:
-        raise ValueError("bucket must be the name of a bucket")
-    # An access point is named by an ARN that has slashes in it.
-    if bucket.startswith(("s3:", "arn:aws:s3:::")) or ("/" in bucket and bucket[:4] != "arn:"):
-        raise ValueError(
-            f"bucket must be the name alone, not {bucket!r}; what keys begin with is prefix=…"
-        )
-
-
-def _refuse_no_endpoint(endpoint_url: str, bucket: str) -> None:
-    url = urlsplit(endpoint_url)
-    if url.scheme not in ("http", "https"):
-        raise ValueError("endpoint_url must begin with http:// or https://")
-    if not url.hostname:
-        raise ValueError("endpoint_url must have a host, as in https://s3.example.com")
-    if url.username is not None or url.password is not None:
-        raise ValueError("endpoint_url must not hold a password; credentials come from AWS_*")
-    if url.path.strip("/").rpartition("/")[2] == bucket:
-        raise ValueError("endpoint_url must not end with the bucket, which is added to it")
-
-
-def _refuse_unusable(client: Any) -> None:
-    if not hasattr(client, "put_object"):
-        hint = "enter it first: async with session.create_client('s3') as client: …"
-        entered = "" if not hasattr(client, "__aenter__") else f"; {hint}"
-        raise TypeError(
-            f"client must be an entered aiobotocore S3 client, not a {type(client).__name__}"
-            + entered
-        )
-    call = getattr(client, "_make_api_call", None)
-    if call is not None and not inspect.iscoroutinefunction(call):
-        raise TypeError("client must be a client of aiobotocore: one of boto3 or botocore blocks")

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import msgspec
 from yarl import URL
 
 from snapstore.objects.readback import LINEAGE, WRITE_ID
 from snapstore.objects.s3.internals import UnfitError
 from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer, signed_host
 
-__all__ = ["CRC32", "META", "Template"]
+__all__ = ["CRC32", "META", "SignedRequest", "Template"]
 
 META: Final = "x-amz-meta-"
 """What the headers of an object's metadata begin with."""
@@ -26,6 +27,7 @@ _MADE_ANEW: Final = frozenset(
     {
         *("authorization", "host", "content-length", "x-amz-date", "x-amz-content-sha256"),
         *("x-amz-security-token", "if-match", "if-none-match", "user-agent", CRC32),
+        "content-md5",
         *(META + WRITE_ID, META + LINEAGE),
         # What these tell the server is optional, and true only of a request of botocore's.
         *("amz-sdk-invocation-id", "amz-sdk-request", "expect", "x-amzn-trace-id"),
@@ -45,6 +47,21 @@ _REPEATED: Final = frozenset(
 
 _AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
 _EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+
+
+class SignedRequest(msgspec.Struct, frozen=True):
+    """What is sent of a request before its body. Its headers hold a signature, and do not show.
+
+    Attributes:
+        url: The URL.
+        headers: All headers.
+    """
+
+    url: URL
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"SignedRequest({str(self.url)!r})"
 
 
 class Template(NamedTuple):
@@ -111,7 +128,7 @@ class Template(NamedTuple):
         query: str,
         headers: Mapping[str, str],
         body: bytes,
-    ) -> tuple[URL, dict[str, str]]:
+    ) -> SignedRequest:
         """Make another request of this kind, and sign it.
 
         Args:
@@ -122,8 +139,6 @@ class Template(NamedTuple):
             headers: The headers of this request alone, to be signed: names in lower case.
             body: The body.
 
-        Returns:
-            Its URL, and all its headers.
         """
         tail = _encoded(key)
         payload = UNSIGNED_PAYLOAD
@@ -138,7 +153,7 @@ class Template(NamedTuple):
             payload=payload,
         )
         url = URL(f"{self.url}{tail}{'?' if query else ''}{query}", encoded=True)
-        return url, {**signed, **self.unsigned}
+        return SignedRequest(url, {**signed, **self.unsigned})
 
 
 def _encoded(key: str) -> str:

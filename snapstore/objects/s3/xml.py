@@ -1,57 +1,73 @@
-"""The XML of listings and deletes, where it has its usual shape; of any other, nothing is read."""
+"""The XML of listings, deletes and errors.
+
+Where it has its usual shape it is read by regular expressions, at a small part of the cost.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import unescape
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from snapstore.objects.base import UNCONFIRMED
-from snapstore.objects.s3.requests import DELETED, Page
+from snapstore.objects.s3.requests import DELETED, Page, keys_of
 
-__all__ = ["delete_body", "is_error", "read_deleted", "read_error", "read_page"]
+__all__ = [
+    "delete_body",
+    "is_error",
+    "parse_deleted",
+    "parse_page",
+    "read_deleted",
+    "read_error",
+    "read_page",
+]
 
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
 _RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", re.DOTALL)
-_OUTCOME = re.compile(r"<(Deleted|Error)>(.*?)</\1>", re.DOTALL)
+# It ends where another one begins, so however many are never closed, each is looked at once.
+_OUTCOME = re.compile(r"<(Deleted|Error)>((?:[^<]|<(?!/?(?:Deleted|Error)>))*+)</\1>")
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
-_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_CODE = re.compile(r"<Code>([^<&]*)</Code>")
 _TRUNCATED = re.compile(r"<IsTruncated>(true|false)</IsTruncated>")
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
 _DELETED_KEY = re.compile(r"<Deleted><Key>([^<&]*)</Key></Deleted>")
-_NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+_ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
+_OTHER_REFERENCE = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
 
 
-def read_error(text: str) -> dict[str, str] | None:
+def read_error(body: bytes) -> dict[str, str] | None:
     """Read what an error says, by the names of its elements.
 
     Returns:
         The texts; none where it is no error of S3. `None` where it is no XML.
     """
-    root = _parsed(text)
+    root = _parsed(body)
     if root is None:
         return None
     error = root if root.tag == "Error" else root.find("Error")
     return {} if error is None else {found.tag: (found.text or "").strip() for found in error}
 
 
-def is_error(text: str) -> bool:
+def is_error(body: bytes) -> bool:
     """Whether a body that came with a good status is an error, or no XML at all."""
-    root = _parsed(text)
+    root = _parsed(body)
     return root is None or root.tag == "Error"
 
 
-def read_page(text: str) -> Page | None:
+def read_page(body: bytes) -> Page | None:
     """Read a page of ListObjectsV2.
 
     Returns:
-        The page; `None` if the text has another shape than such a page has.
+        The page; `None` if the document has another shape than such a page has.
     """
+    text = _text_of(body)
+    if text is None:
+        return None
     first, last = text.find("<Contents>"), text.rfind("</Contents>")
     frame = text if first < 0 else text[:first] + text[last:]
     truncated, token = _TRUNCATED.search(frame), _TOKEN.search(frame)
@@ -61,20 +77,39 @@ def read_page(text: str) -> Page | None:
     if truncated is None or not is_usual or not _PAGE.fullmatch(frame):
         return None
     joined = "".join(keys)
-    if "&#" in joined:
+    if _OTHER_REFERENCE.search(joined) or (token and _OTHER_REFERENCE.search(token[1])):
         return None
     if "&" in joined:
-        keys = [unescape(key) for key in keys]
+        keys = [unescape(key, _ENTITIES) for key in keys]
     if "<EncodingType>url</EncodingType>" in frame and ("%" in joined or "+" in joined):
         keys = [unquote_plus(key) for key in keys]
-    return Page(keys, truncated[1] == "true", unescape(token[1]) if token else None)
+    after = unescape(token[1], _ENTITIES) if token else None
+    return Page(keys, truncated[1] == "true", after)
 
 
-def delete_body(keys: Sequence[str]) -> bytes | None:
-    """The body of DeleteObjects; `None` if a key has a character that XML can't carry as it is."""
+def parse_page(body: bytes, prefix: str) -> Page:
+    """Read a page of any shape, as botocore does.
+
+    Args:
+        body: A document for which `is_error` is false, or nothing.
+        prefix: The prefix of the listing, for errors.
+    """
+    root = _parsed(body)
+    if root is None:
+        return Page([], None, None)
+    told = {_name(child): child.text or "" for child in root}
+    entries = [child for child in root if _name(child) == "Contents"]
+    found = [[e.text or "" for e in entry if _name(e) == "Key"] for entry in entries]
+    keys = keys_of([texts[0] if texts else None for texts in found], prefix)
+    if told.get("EncodingType") == "url":
+        keys = [unquote_plus(key) for key in keys]
+    truncated = {"true": True, "false": False}.get(told.get("IsTruncated", ""))
+    return Page(keys, truncated, told.get("NextContinuationToken"))
+
+
+def delete_body(keys: Sequence[str]) -> bytes:
+    """The body of DeleteObjects, for keys that XML can carry."""
     joined = "".join(keys)
-    if not joined.isprintable() and _NOT_FOR_XML.search(joined):
-        return None
     if any(special in joined for special in "&<>"):
         keys = [escape(key) for key in keys]
     objects = "</Key></Object><Object><Key>".join(keys)
@@ -84,16 +119,19 @@ def delete_body(keys: Sequence[str]) -> bytes | None:
     ).encode()
 
 
-def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
-    """Read the reply to DeleteObjects.
+def read_deleted(body: bytes, keys: Sequence[str]) -> dict[str, str] | None:
+    """Read the response to DeleteObjects.
 
     Args:
-        text: The reply.
+        body: The response.
         keys: What was to be deleted.
 
     Returns:
-        What became of each key; `None` if the text has another shape, or other keys.
+        What became of each key; `None` if the document has another shape, or other keys.
     """
+    text = _text_of(body)
+    if text is None:
+        return None
     if not _is_plain(text) or not _RESULT.fullmatch(text):
         return None
     wanted = set(keys)
@@ -104,20 +142,50 @@ def read_deleted(text: str, keys: Sequence[str]) -> dict[str, str] | None:
     outcome = {}
     for kind, content in _OUTCOME.findall(text):
         key = _KEY.search(content)
-        if key is None or "&#" in key[1]:
+        if key is None or _OTHER_REFERENCE.search(key[1]):
             return None
-        found = _CODE.search(content)
-        said = unescape(found[1]) if found else ""
-        code = DELETED if kind == "Deleted" else said or UNCONFIRMED
-        outcome[unescape(key[1])] = code
+        said = _CODE.search(content)
+        code = DELETED if kind == "Deleted" else (said[1] if said else "") or UNCONFIRMED
+        outcome[unescape(key[1], _ENTITIES)] = code
     return outcome if outcome.keys() == wanted else None
 
 
-def _parsed(text: str) -> ET.Element | None:
+def parse_deleted(body: bytes, keys: Sequence[str]) -> dict[str, str]:
+    """Read a response to DeleteObjects of any shape, as botocore does.
+
+    Args:
+        body: A document for which `is_error` is false, or nothing.
+        keys: What was to be deleted.
+
+    Returns:
+        What became of each key; `UNCONFIRMED` where nothing is said of it.
+    """
+    outcome = dict.fromkeys(keys, UNCONFIRMED)
+    root = _parsed(body)
+    for child in () if root is None else root:
+        told = {_name(found): found.text or "" for found in child}
+        if told.get("Key") in outcome and _name(child) in ("Deleted", "Error"):
+            code = DELETED if _name(child) == "Deleted" else told.get("Code") or UNCONFIRMED
+            outcome[told["Key"]] = code
+    return outcome
+
+
+def _parsed(body: bytes) -> ET.Element | None:
     try:
-        return ET.fromstring(text)  # noqa: S314 -- expat bounds what entities may become
+        return ET.fromstring(body)  # noqa: S314 -- expat bounds what entities may become
     except ET.ParseError:
         return None
+
+
+def _name(element: ET.Element) -> str:
+    """The name of an element, without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def _text_of(body: bytes) -> str | None:
+    with suppress(UnicodeDecodeError):
+        return body.decode()
+    return None
 
 
 def _is_plain(text: str) -> bool:

@@ -1,0 +1,77 @@
+"""`S3Storage` and the loops it lives on: a closed loop is a closed storage."""
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+from aiobotocore.session import get_session
+
+from snapstore import S3Storage, Snapshot, SnapshotLocation, StorageClosedError
+
+LOCATION = SnapshotLocation.agent("s-1", "weather")
+SNAPSHOT = Snapshot.new({"messages": []})
+
+
+async def save(storage):
+    return await storage.save_snapshot(location=LOCATION, snapshot=SNAPSHOT, is_latest=True)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_connections_are_closed_with_the_loop_of_a_storage_that_was_left_open(
+    s3_server, bucket, prefix, direct
+) -> None:
+    storage = S3Storage(bucket, prefix=prefix, direct=direct, **s3_server.storage_options)
+
+    async def use_and_leave():
+        await storage.open()
+        await asyncio.gather(*(save(storage) for _ in range(5)))
+
+    async def use_again():
+        with pytest.raises(StorageClosedError):
+            await storage.load_snapshot(location=LOCATION)
+        await storage.aclose()
+        async with storage:
+            assert await storage.load_snapshot(location=LOCATION) == SNAPSHOT
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            asyncio.run(use_and_leave())
+            gc.collect()
+        asyncio.run(use_again())
+        gc.collect()
+    assert caught == []
+
+
+def test_a_storage_whose_loop_was_closed_with_its_connections_is_used_on_another_one(
+    s3_server, bucket, prefix
+) -> None:
+    storage = S3Storage(bucket, prefix=prefix, **s3_server.storage_options)
+
+    async def use():
+        async with storage:
+            await save(storage)
+            assert await storage.load_snapshot(location=LOCATION) == SNAPSHOT
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(storage.open())
+    loop.run_until_complete(save(storage))
+    loop.close()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        asyncio.run(use())
+        gc.collect()  # the sockets of the loop are its own: asyncio warns of them
+
+
+def test_a_borrowed_client_of_a_loop_that_has_ended_is_let_go_of(s3_server, bucket, prefix) -> None:
+    async def use():
+        async with get_session().create_client("s3", **s3_server.client_options) as client:
+            storage = S3Storage(bucket, prefix=prefix, client=client)
+            await storage.open()
+            await save(storage)
+        return storage
+
+    storage = asyncio.run(use())
+    asyncio.run(storage.aclose())
+    with pytest.raises(StorageClosedError):
+        asyncio.run(storage.load_snapshot(location=LOCATION))
