@@ -158,8 +158,10 @@ async def decode_raw_snapshot_in_slices(data: bytes, *, key: str) -> RawSnapshot
 
 def _raw_snapshot_of(document: dict[str, Any], data: bytes, key: str) -> RawSnapshot:
     snapshot = _snapshot_of(document, key)
+    # `removeprefix` would give plain bytes, which show themselves.
+    text = type(data)(data.removeprefix(UTF8_BOM)) if data.startswith(UTF8_BOM) else data
     raw = RawSnapshot(
-        data.removeprefix(UTF8_BOM),
+        text,
         snapshot.scope,
         snapshot.schema_version,
         snapshot.created_at,

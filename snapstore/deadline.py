@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
@@ -62,7 +62,9 @@ class Deadline:
         try:
             yield
         finally:
-            _current.reset(token)
+            # A coroutine whose loop has ended is closed in another context, which has none of this.
+            with suppress(ValueError):
+                _current.reset(token)
 
     def one_try(self) -> asyncio.Timeout:
         """Bound one try of several, which a dead connection must not keep for the whole time.

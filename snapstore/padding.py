@@ -9,9 +9,12 @@ follow the document; every reader of JSON skips them (RFC 8259, section 2).
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import Final, TypeVar
 
 __all__ = ["PADDING_BYTES", "pad", "strip_padding"]
+
+BytesT = TypeVar("BytesT", bound=bytes)
+"""Bytes, or a class of bytes that don't show themselves."""
 
 PADDING_BYTES: Final = 48
 """Bytes that a document grows by; each carries one random bit."""
@@ -19,12 +22,12 @@ PADDING_BYTES: Final = 48
 _OF_BITS: Final = bytes.maketrans(b"01", b" \t")
 
 
-def pad(document: bytes) -> bytes:
+def pad(document: BytesT) -> BytesT:
     """Append padding of its own to a document."""
     bits = f"{secrets.randbits(PADDING_BYTES):0{PADDING_BYTES}b}"
-    return document + bits.encode().translate(_OF_BITS)
+    return type(document)(document + bits.encode().translate(_OF_BITS))
 
 
-def strip_padding(data: bytes) -> bytes:
+def strip_padding(data: BytesT) -> BytesT:
     """Take away the padding behind a document, if there is any."""
-    return data.rstrip(b" \t") if data[-1:] in (b" ", b"\t") else data
+    return type(data)(data.rstrip(b" \t")) if data.endswith((b" ", b"\t")) else data

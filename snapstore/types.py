@@ -127,7 +127,8 @@ class RawSnapshot(msgspec.Struct, frozen=True, weakref=True):
     bytes that were loaded.
 
     Args:
-        document: The whole snapshot as JSON in UTF-8.
+        document: The whole snapshot as JSON in UTF-8. What `load_raw` returns here are bytes
+            whose `repr` does not show them.
         scope: As in `Snapshot`, as are the others.
         schema_version: The envelope's.
         created_at: The envelope's.

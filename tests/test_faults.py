@@ -286,7 +286,7 @@ FIRST_OF_COLUMN = {
 TAKEN_AT_ITS_WORD = frozenset(
     {
         *("NoSuchBucket", "TooManyRequests", "contended-409", "refused-412", "NotImplemented"),
-        *("empty-reply", "error-in-200", "stalled", "dripping"),
+        *("empty-body", "empty-reply", "error-in-200", "stalled", "dripping"),
     }
 )
 """Faults that end a direct request. For all others it is made again by a generic call."""
@@ -324,9 +324,7 @@ def cells():
                 cell = Cell(FAULTS[fault], once, operation, not once, expected)
                 yield pytest.param(cell, id=f"{fault}-{when}-{name}")
                 if once and operation in FIRST_OF_COLUMN.values():
-                    is_asked_again = fault == "empty-reply" and operation.hit in (PAGE, BATCH)
                     passing = expected if fault in TAKEN_AT_ITS_WORD else None
-                    passing = None if is_asked_again else passing
                     cell = cell._replace(direct=True, expected=passing)
                     yield pytest.param(cell, id=f"{fault}-{when}, direct-{name}")
 

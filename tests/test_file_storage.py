@@ -139,13 +139,12 @@ async def test_reading_makes_nothing(storage, root):
     assert not root.exists()
 
 
-async def test_a_root_may_be_text_and_relative_to_where_the_process_was(tmp_path, monkeypatch):
+async def test_a_relative_root_is_resolved_when_the_storage_is_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    storage = FileStorage("some/store")
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
 
-    async with storage:
+    async with FileStorage("some/store") as storage:
+        monkeypatch.chdir(tmp_path / "elsewhere")
         await save_latest(storage, {"n": 1})
 
     assert (tmp_path / "some/store" / LATEST).is_file()

@@ -80,10 +80,13 @@ async def storage_before(handle, client: str) -> AsyncIterator[S3Storage]:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         own = {"endpoint_url": url, "session": SESSION, "region": "us-east-1"}
         if client != "borrowed":
+            own["config"] = AioConfig(retries={"total_max_attempts": 3})
             async with S3Storage("bucket", **own, direct=client == "fast path") as storage:
                 yield storage
             return
-        config = AioConfig(http_session_cls=HTTPSession, retries={"mode": "standard"})
+        config = AioConfig(
+            http_session_cls=HTTPSession, retries={"mode": "standard", "total_max_attempts": 3}
+        )
         async with (
             SESSION.create_client(
                 "s3", endpoint_url=url, region_name="us-east-1", config=config

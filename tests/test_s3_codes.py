@@ -70,6 +70,7 @@ async def replying(session):
                 region="us-east-1",
                 endpoint_url=proxy.endpoint_url,
                 direct=direct,
+                config=AioConfig(retries={"total_max_attempts": 3}),
             ) as storage:
                 with pytest.raises(StorageError) as caught:
                     await operation(storage)

@@ -69,7 +69,7 @@ class MemoryObjectStore:
                 operation="put",
                 key=key,
             )
-        self.objects[key] = bytes(data)
+        self.objects[key] = data
         self._metadata.pop(key, None)
         return content_version(data)
 
@@ -114,7 +114,8 @@ class MemoryObjectStore:
         return {}
 
     def _body(self, key: str) -> Body | None:
-        return Body(self.objects[key]) if key in self.objects else None
+        data = self.objects.get(key)
+        return data if data is None or isinstance(data, Body) else Body(data)
 
 
 def _is_at(stored: bytes | None, version: Version) -> bool:

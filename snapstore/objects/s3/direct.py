@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 import aiohttp
 from botocore.exceptions import ClientError, FlexibleChecksumError
+from botocore.parsers import ResponseParserError
 
 from snapstore.deadline import Deadline
 from snapstore.errors import InvalidResponseError
@@ -71,6 +72,14 @@ _YIELD: Final = 1e-6
 
 _FAILURE_THRESHOLD: Final = 5
 _RESET_TIMEOUT: Final = 60.0
+
+_REFUSED: Final = (
+    ClientError,
+    FlexibleChecksumError,
+    InvalidResponseError,
+    ResponseParserError,
+)
+"""What a response that has arrived is refused with."""
 
 _TRANSPORT: Final = (OSError, TimeoutError, aiohttp.ClientError, RuntimeError, ValueError)
 """What sending and receiving raises; the last two come of a closed session and of a bad header."""
@@ -295,7 +304,7 @@ class DirectRequests:
                     found = await read(response)
                 else:
                     failure = _client_error(response, operation, await read_bounded(response))
-        except (ClientError, FlexibleChecksumError, InvalidResponseError) as error:
+        except _REFUSED as error:
             failure = error
         except _TRANSPORT as error:
             failure = as_botocore(error, str(request.url.origin()))
@@ -381,9 +390,14 @@ class DirectRequests:
 
 
 def _raise_if_error(response: aiohttp.ClientResponse, operation: str, body: bytes) -> None:
-    """Raise for an error in a good response, or for what is no XML, as botocore does: as a 500."""
+    """Raise for an error in a good response, or for what is no XML.
+
+    As botocore does: in a 200 it is a 500, and in any other one it can't be read.
+    """
     if body and xml.is_error(body):
-        raise _client_error(response, operation, body, status=500)
+        if response.status == 200:
+            raise _client_error(response, operation, body, status=500)
+        raise ResponseParserError(f"{operation}: no XML in a response of {response.status}")
 
 
 def _client_error(

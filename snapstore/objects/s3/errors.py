@@ -354,7 +354,7 @@ def _details(error: ClientError) -> Mapping[str, Any]:
 
 def _text(value: object) -> str:
     """A short text of a server. What a server nests or leaves empty is no text."""
-    return shown(value, _MAX_CODE) if isinstance(value, str) else ""
+    return shown(value.strip(), _MAX_CODE) if isinstance(value, str) else ""
 
 
 def _from_reply(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:
