@@ -114,10 +114,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check format and style."""
-    session.install(*dependencies("lint"))
+    """Check format, style, and that imports point down the layers."""
+    session.install("-e", ".", *dependencies("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+    session.run("lint-imports")
 
 
 @nox.session(python=NEWEST)

@@ -29,7 +29,7 @@ from benchmarks.measure import Block, Operation, measure_block
 from benchmarks.stub import BUCKET, REGION
 from benchmarks.workload import Workload
 from snapstore import S3Storage, SnapshotLocation
-from snapstore.codec import decode_snapshot, encode_snapshot
+from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 
 AGENT = "weather"
 POOL = 256

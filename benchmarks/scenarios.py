@@ -33,7 +33,7 @@ from benchmarks.peers import (
 from benchmarks.stub import StubClient, require
 from benchmarks.workload import Workload, make_workload
 from snapstore import SnapshotLocation
-from snapstore.codec import encode_snapshot
+from snapstore.encoding.envelope import encode_snapshot
 
 SNAPSTORE = "snapstore"
 GENERIC = "snapstore, direct path off"

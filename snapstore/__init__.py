@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from snapstore.backends import FileStorage, MemoryStorage, S3Storage
-    from snapstore.check import CheckReport
     from snapstore.errors import (
         AccessDeniedError,
         BucketNotFoundError,
@@ -35,18 +33,9 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
         WrongEventLoopError,
     )
-    from snapstore.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
-    from snapstore.objects.base import (
-        Finding,
-        ObjectStore,
-        ObjectTooLargeError,
-        PreconditionFailedError,
-        StoredObject,
-        Version,
-    )
-    from snapstore.protocols import SnapshotStorage, VersionedSnapshotStorage
-    from snapstore.storage import ObjectSnapshotStorage
-    from snapstore.types import (
+    from snapstore.model.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
+    from snapstore.model.protocols import SnapshotStorage, VersionedSnapshotStorage
+    from snapstore.model.snapshot import (
         DeletedSession,
         Dialect,
         RawSnapshot,
@@ -55,6 +44,17 @@ if TYPE_CHECKING:
         SnapshotLocation,
         SnapshotManifest,
         VersionedSnapshot,
+    )
+    from snapstore.storage.backends import FileStorage, MemoryStorage, S3Storage
+    from snapstore.storage.check import CheckReport
+    from snapstore.storage.snapshots import ObjectSnapshotStorage
+    from snapstore.stores.base import (
+        Finding,
+        ObjectStore,
+        ObjectTooLargeError,
+        PreconditionFailedError,
+        StoredObject,
+        Version,
     )
 
 __all__ = [
@@ -108,13 +108,13 @@ __all__ = [
 
 _MODULES: Final = (
     "errors",
-    "ids",
-    "types",
-    "protocols",
-    "objects.base",
-    "check",
-    "storage",
-    "backends",
+    "model.ids",
+    "model.snapshot",
+    "model.protocols",
+    "stores.base",
+    "storage.check",
+    "storage.snapshots",
+    "storage.backends",
 )
 """Where the names come from, lowest first: none is imported for a name that lies below it."""
 

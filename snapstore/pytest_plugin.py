@@ -194,7 +194,7 @@ def snapstore_memory() -> StorageFactory:
             return request.getfixturevalue(f"snapstore_{request.param}")
     """
     from snapstore import ObjectSnapshotStorage
-    from snapstore.objects.memory import MemoryObjectStore
+    from snapstore.stores.memory import MemoryObjectStore
 
     store = MemoryObjectStore()
     return _factory(lambda prefix: ObjectSnapshotStorage(store, prefix=prefix))

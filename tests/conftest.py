@@ -10,7 +10,7 @@ from aiobotocore.session import get_session
 from botocore.httpsession import get_cert_path
 from botocore.loaders import JSONFileLoader
 
-from snapstore.objects.s3.client import _ModelLoader
+from snapstore.stores.s3.client import _ModelLoader
 from snapstore.testing.engines import ENGINES
 from snapstore.testing.server import create_bucket, running_server
 

@@ -22,8 +22,8 @@ from snapstore import (
     Version,
 )
 from snapstore.cli import main
-from snapstore.objects.memory import MemoryObjectStore
-from snapstore.objects.s3.client import HTTPSession
+from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores.s3.client import HTTPSession
 from snapstore.testing.proxy import Fault, recording_proxy
 from snapstore.testing.server import create_bucket
 

@@ -24,14 +24,14 @@ from snapstore import (
     SnapshotManifest,
     StorageTimeoutError,
 )
-from snapstore.codec import (
+from snapstore.encoding.envelope import (
     decode_manifest,
     decode_snapshot,
     decode_snapshot_in_slices,
     encode_manifest,
     encode_snapshot,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 
 KEY = "prod/s/scopes/agent/a/snapshots/snapshot_latest.json"
 CANARY = "canary-51f0"
@@ -252,7 +252,7 @@ def test_times_and_versions_are_kept_as_they_are():
 def either_way(request, monkeypatch):
     """Let the check go level by level, and as it goes where there are millions of members."""
     if request.param == "by a walk":
-        monkeypatch.setattr("snapstore.strictness._AT_ONCE", 0)
+        monkeypatch.setattr("snapstore.encoding.validation._AT_ONCE", 0)
 
 
 class Text(str):

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from snapstore import FileStorage, MemoryStorage, ObjectSnapshotStorage, S3Storage
-from snapstore.objects.file import FileObjectStore
-from snapstore.objects.memory import MemoryObjectStore
-from snapstore.objects.s3.store import S3ObjectStore
+from snapstore.stores.file.store import FileObjectStore
+from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores.s3.store import S3ObjectStore
 from snapstore.testing import (
     ObjectStoreTests,
     SnapshotStorageTests,

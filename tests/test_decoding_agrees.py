@@ -17,16 +17,16 @@ from snapstore import (
     SnapshotLocation,
     slices,
 )
-from snapstore.codec import (
+from snapstore.encoding.documents import decode_document
+from snapstore.encoding.envelope import (
     decode_raw_snapshot,
     decode_raw_snapshot_in_slices,
     decode_snapshot,
     decode_snapshot_in_slices,
     encode_snapshot,
 )
-from snapstore.documents import decode_document
-from snapstore.objects.memory import MemoryObjectStore
-from snapstore.slices import decode_document_in_slices
+from snapstore.encoding.slices import decode_document_in_slices
+from snapstore.stores.memory import MemoryObjectStore
 
 TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 KEY = "key-1"

@@ -14,7 +14,7 @@ from snapstore import (
     PartialDeleteError,
     StorageUnavailableError,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
 
 SNAPSHOTS = "s-1/scopes/agent/weather/snapshots"

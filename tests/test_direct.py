@@ -31,10 +31,10 @@ from snapstore import (
     StorageTimeoutError,
     new_snapshot_id,
 )
-from snapstore.objects.s3.client import HTTPSession
-from snapstore.objects.s3.direct import DirectRequests, Template
-from snapstore.objects.s3.requests import Requests
-from snapstore.objects.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
+from snapstore.stores.s3.client import HTTPSession
+from snapstore.stores.s3.direct import DirectRequests, Template
+from snapstore.stores.s3.requests import Requests
+from snapstore.stores.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
 from snapstore.testing.proxy import Fault, recording_proxy
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
@@ -436,7 +436,7 @@ async def test_after_five_failures_in_a_row_the_generic_path_is_taken_for_a_whil
         assert kinds == [True, False] * 5 + [False, False]
 
         resumed = time.monotonic() + 61
-        monkeypatch.setattr("snapstore.objects.s3.direct.time.monotonic", lambda: resumed)
+        monkeypatch.setattr("snapstore.stores.s3.direct.time.monotonic", lambda: resumed)
         proxy.requests.clear()
         await load(storage)
         assert [direct for _, direct in replayed(proxy)] == [True, False]
@@ -726,7 +726,7 @@ async def test_new_credentials_are_used_when_the_old_ones_end(
         await save(storage)
         key = "nobody"
         later = time.monotonic() + 2
-        monkeypatch.setattr("snapstore.objects.s3.internals.time.monotonic", lambda: later)
+        monkeypatch.setattr("snapstore.stores.s3.internals.time.monotonic", lambda: later)
         with pytest.raises(PermissionError, match="the access key is unknown"):
             await save(storage)
     assert "Credential=nobody/" in proxy.requests[-1].headers["Authorization"]

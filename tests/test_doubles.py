@@ -17,8 +17,8 @@ from snapstore import (
     SnapshotLocation,
     StorageUnavailableError,
 )
-from snapstore.objects.file import FileObjectStore
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.file.store import FileObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import ObjectStoreTests, StoreSubject
 from snapstore.testing.doubles import (
     FaultyObjectStore,

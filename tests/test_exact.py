@@ -23,8 +23,8 @@ import msgspec
 import pytest
 
 from snapstore import Snapshot, SnapshotEncodeError, exact
-from snapstore.codec import decode_snapshot, encode_snapshot
-from snapstore.documents import encode_json
+from snapstore.encoding.documents import encode_json
+from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 
 TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 UNLIMITED = 2**40

@@ -52,7 +52,7 @@ from snapstore.integrations.fastapi import (
     get_storage,
     storage_lifespan,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore, LatencyObjectStore, StoreFault, faults_in_turn
 from snapstore.testing.proxy import Fault, recording_proxy
 from snapstore.testing.samples import CANARY

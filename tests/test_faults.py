@@ -395,7 +395,7 @@ def storage_behind(s3_server, session, bucket, prefix):
 @pytest.fixture
 def in_a_hurry(monkeypatch):
     """Let retries come at once."""
-    monkeypatch.setattr("snapstore.objects.retry.full_jitter", lambda _: 0.0)
+    monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def bring_deadlines_forward(monkeypatch):
                 deadline.reschedule(asyncio.get_running_loop().time() + 0.05)
 
     replaced = SimpleNamespace(**{**vars(asyncio), "timeout": timeout})
-    monkeypatch.setattr("snapstore.deadline.asyncio", replaced)
+    monkeypatch.setattr("snapstore.stores.deadline.asyncio", replaced)
     return bring_forward
 
 

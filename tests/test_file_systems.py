@@ -18,8 +18,8 @@ from snapstore import (
     SnapshotLocation,
     StorageError,
 )
-from snapstore.objects import file_inspection
-from snapstore.objects.file import FileObjectStore
+from snapstore.stores.file import inspection
+from snapstore.stores.file.store import FileObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 DIRECTORY = "session-1/scopes/agent/weather/snapshots"
@@ -536,7 +536,7 @@ async def test_a_check_finds_the_type_of_the_file_system(
     if kind is not None:
         point = str(mounted).replace(" ", "\\040")
         mounts.write_text(MOUNTS.format(point=point, kind=kind))
-    monkeypatch.setattr(file_inspection, "_MOUNTS", str(mounts))
+    monkeypatch.setattr(inspection, "_MOUNTS", str(mounts))
 
     async with FileStorage(mounted / "root") as storage:
         found = await findings(storage)

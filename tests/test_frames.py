@@ -17,7 +17,8 @@ from snapstore import (
     SnapshotManifest,
     slices,
 )
-from snapstore.codec import (
+from snapstore.encoding.documents import decode_document, encode_json
+from snapstore.encoding.envelope import (
     decode_manifest,
     decode_raw_snapshot,
     decode_raw_snapshot_in_slices,
@@ -26,8 +27,7 @@ from snapstore.codec import (
     encode_manifest,
     encode_snapshot,
 )
-from snapstore.documents import decode_document, encode_json
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 
 CANARY = "c4n4ry text"  # not a plain name, which a path would show
 LOCATION = SnapshotLocation.agent("s", "a")

@@ -19,8 +19,8 @@ from snapstore import (
     SnapshotExistsError,
     SnapshotLocation,
 )
-from snapstore.objects.base import Body
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.base import Body
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.proxy import Fault, recording_proxy
 from snapstore.testing.samples import CANARY, everything_in_frames, snapshot_ids
 

@@ -20,7 +20,7 @@ from snapstore import (
     snapshot_id_at,
     snapshot_time,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 

@@ -12,8 +12,8 @@ from snapstore import (
     SnapshotLocation,
     SnapshotManifest,
 )
-from snapstore.layout import Layout
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.model.keys import Layout
+from snapstore.stores.memory import MemoryObjectStore
 
 SNAPSHOT_ID = "01912a3b-0000-7000-8000-0000000000ab"
 LONGEST_KEY_WITHOUT_PREFIX = (

@@ -21,7 +21,7 @@ from snapstore import (
     WrongEventLoopError,
     new_snapshot_id,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 SNAPSHOTS = "session-1/scopes/agent/weather/snapshots"

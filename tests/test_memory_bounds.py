@@ -5,9 +5,9 @@ import tracemalloc
 from contextlib import aclosing
 
 from snapstore import ObjectSnapshotStorage, Snapshot, SnapshotLocation
-from snapstore.codec import encode_snapshot
-from snapstore.objects.base import Body
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.encoding.envelope import encode_snapshot
+from snapstore.stores.base import Body
+from snapstore.stores.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 OBJECTS = 100_000

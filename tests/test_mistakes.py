@@ -418,7 +418,7 @@ async def test_a_clock_that_is_an_hour_off(as_admin, monkeypatch, hours):
     clock = SimpleNamespace(
         strftime=time.strftime, gmtime=lambda _: time.gmtime(time.time() + off.total_seconds())
     )
-    monkeypatch.setattr("snapstore.objects.s3.signing.time", clock)
+    monkeypatch.setattr("snapstore.stores.s3.signing.time", clock)
     async with S3Storage("tests") as storage:
         await complaints(storage, AccessDeniedError, "clock", "set it")
 

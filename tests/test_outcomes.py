@@ -461,7 +461,7 @@ async def test_tries_are_made_for_as_long_as_the_deadline_allows(
         return await server.handle(request)
 
     replaced = SimpleNamespace(**{**vars(asyncio), "sleep": pass_the_time})
-    monkeypatch.setattr("snapstore.objects.retry.asyncio", replaced)
+    monkeypatch.setattr("snapstore.stores.retry.asyncio", replaced)
     async with serving(handle) as url, storage_at(url, timeout=60) as storage:
         await save(storage)
     if "borrowed" not in request.node.name:  # such a client makes some of the tries itself
@@ -507,8 +507,8 @@ async def test_what_waits_for_its_next_try_keeps_nobody_from_a_request(storage_a
 async def test_a_connection_that_nobody_answers_on_does_not_cost_the_whole_deadline(
     storage_at, monkeypatch
 ) -> None:
-    monkeypatch.setattr("snapstore.deadline._LEAST_OF_A_TRY", 0.2)
-    monkeypatch.setattr("snapstore.deadline._SHARE_OF_A_TRY", 100)
+    monkeypatch.setattr("snapstore.stores.deadline._LEAST_OF_A_TRY", 0.2)
+    monkeypatch.setattr("snapstore.stores.deadline._SHARE_OF_A_TRY", 100)
     server, stuck = ScriptedS3(), 2
 
     async def handle(request):

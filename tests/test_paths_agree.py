@@ -346,7 +346,7 @@ async def resolve_to_loopback(self, host, port, traces=None):
 async def test_the_host_is_signed_as_it_is_sent(host, direct, server, monkeypatch) -> None:
     monkeypatch.setattr("aiohttp.TCPConnector._resolve_host", resolve_to_loopback)
     signed = []
-    sign = "snapstore.objects.s3.template.signed_host" if direct else "botocore.auth._host_from_url"
+    sign = "snapstore.stores.s3.template.signed_host" if direct else "botocore.auth._host_from_url"
     module, _, name = sign.rpartition(".")
     original = getattr(__import__(module, fromlist=[name]), name)
     monkeypatch.setattr(sign, lambda url: signed.append(original(url)) or signed[-1])

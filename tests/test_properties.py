@@ -44,10 +44,10 @@ from snapstore import (
     StorageUnavailableError,
     new_snapshot_id,
 )
-from snapstore.layout import Layout
-from snapstore.objects.file import FileObjectStore
-from snapstore.objects.memory import MemoryObjectStore
-from snapstore.objects.s3.store import S3ObjectStore
+from snapstore.model.keys import Layout
+from snapstore.stores.file.store import FileObjectStore
+from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores.s3.store import S3ObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreFault
 from snapstore.testing.samples import (
     APP_DATA_NAMES,

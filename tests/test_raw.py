@@ -17,7 +17,7 @@ from snapstore import (
     SnapshotEncodeError,
     SnapshotLocation,
 )
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
 KEY = "s-1/scopes/agent/weather/snapshots/snapshot_latest.json"

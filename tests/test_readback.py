@@ -21,7 +21,7 @@ from snapstore import (
     StorageUnavailableError,
     new_snapshot_id,
 )
-from snapstore.objects.s3.client import HTTPSession
+from snapstore.stores.s3.client import HTTPSession
 from snapstore.testing.proxy import Fault, recording_proxy
 
 LOCATION = SnapshotLocation.agent("s-1", "counter")

@@ -18,7 +18,7 @@ from snapstore import (
     StorageError,
     StorageUnavailableError,
 )
-from snapstore.objects.s3.client import HTTPSession
+from snapstore.stores.s3.client import HTTPSession
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
 SNAPSHOT = Snapshot.new({"messages": []})
@@ -103,7 +103,7 @@ def in_a_hurry(monkeypatch):
     """Let retries come at once."""
     backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
     monkeypatch.setattr(backoff, lambda *_: 0.0)
-    monkeypatch.setattr("snapstore.objects.retry.full_jitter", lambda _: 0.0)
+    monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
 
 
 async def save(storage):

@@ -44,7 +44,7 @@ def in_a_hurry(monkeypatch):
     """Let retries come at once."""
     backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
     monkeypatch.setattr(backoff, lambda *_: 0.0)
-    monkeypatch.setattr("snapstore.objects.retry.full_jitter", lambda _: 0.0)
+    monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
 
 
 @pytest.fixture

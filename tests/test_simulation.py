@@ -46,7 +46,7 @@ from snapstore import (
     StorageError,
     new_snapshot_id,
 )
-from snapstore.objects.s3.client import HTTPSession
+from snapstore.stores.s3.client import HTTPSession
 
 LOCATION = SnapshotLocation.agent("s-1", "a")
 LATEST = "s-1/scopes/agent/a/snapshots/snapshot_latest.json"

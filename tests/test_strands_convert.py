@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snapstore import SnapshotDecodeError, SnapshotEncodeError, SnapstoreError
+from snapstore.encoding.validation import MAX_DEPTH
 from snapstore.integrations.strands import (
     convert_interrupt_id,
     convert_snapshot,
     is_snapshot_key,
 )
-from snapstore.strictness import MAX_DEPTH
 from snapstore.testing.samples import CANARY, everything_said_by
 
 TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))

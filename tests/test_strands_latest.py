@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import snapstore
 from snapstore.integrations.strands.latest import LastKnown
 from snapstore.integrations.strands.objects import Objects
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreCall, StoreFault
 
 LATEST = "s/scopes/agent/a/snapshots/snapshot_latest.json"

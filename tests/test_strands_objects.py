@@ -12,7 +12,7 @@ import pytest
 import snapstore
 from snapstore.integrations.strands.anywhere import Anywhere
 from snapstore.integrations.strands.objects import Objects
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreFault
 
 LATEST = "s/scopes/agent/a/snapshots/snapshot_latest.json"

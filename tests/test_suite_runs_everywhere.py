@@ -25,13 +25,18 @@ from snapstore import (
     Version,
     new_snapshot_id,
 )
-from snapstore.codec import decode_manifest, decode_snapshot, encode_manifest, encode_snapshot
-from snapstore.ids import validate_snapshot_id
-from snapstore.layout import Layout
-from snapstore.objects.base import PAGE_SIZE
-from snapstore.objects.memory import MemoryObjectStore
+from snapstore.encoding.envelope import (
+    decode_manifest,
+    decode_snapshot,
+    encode_manifest,
+    encode_snapshot,
+)
+from snapstore.model.ids import validate_snapshot_id
+from snapstore.model.keys import Layout
+from snapstore.model.snapshot import now
+from snapstore.stores.base import PAGE_SIZE
+from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import ObjectStoreTests, SnapshotStorageTests, VersionedSnapshotStorageTests
-from snapstore.types import now
 
 pytest_plugins = ["pytester"]
 
@@ -105,7 +110,7 @@ class ThirdPartyStorage:
 
 MY_PACKAGE = """
     from snapstore import ObjectSnapshotStorage
-    from snapstore.objects.memory import MemoryObjectStore
+    from snapstore.stores.memory import MemoryObjectStore
 
 
     class MyStore(MemoryObjectStore):

@@ -24,7 +24,7 @@ from snapstore import (
     Version,
     VersionedSnapshot,
 )
-from snapstore.objects.base import Body
+from snapstore.stores.base import Body
 
 CANARY = "canary-51f0"
 

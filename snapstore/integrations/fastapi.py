@@ -24,8 +24,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar, Final
 
-from snapstore.backends import S3Storage
-from snapstore.documents import encode_json
+from snapstore.encoding.documents import encode_json
 from snapstore.errors import (
     InvalidIdentifierError,
     OutcomeUnknownError,
@@ -34,7 +33,8 @@ from snapstore.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from snapstore.storage import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
+from snapstore.storage.backends import S3Storage
+from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
 
 try:
     from fastapi import Depends, Request

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from typing import Literal, NamedTuple, TypeVar
 
 from snapstore.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
-from snapstore.objects.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
 
 __all__ = [
     "FaultyObjectStore",

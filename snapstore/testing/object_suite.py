@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import pytest
 
-from snapstore.objects.base import (
+from snapstore.storage.snapshots import ObjectSnapshotStorage
+from snapstore.stores.base import (
     PAGE_SIZE,
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
     Version,
 )
-from snapstore.storage import ObjectSnapshotStorage
 from snapstore.testing.samples import MORE_THAN_A_PAGE
 from snapstore.testing.subjects import StoreSubject, seed
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
 
-from snapstore.types import Dialect, Snapshot, SnapshotLocation
+from snapstore.model.snapshot import Dialect, Snapshot, SnapshotLocation
 
 LOCATION: Final = SnapshotLocation.agent("s-1", "weather")
 SNAPSHOTS: Final = "s-1/scopes/agent/weather/snapshots/"

@@ -20,7 +20,8 @@ from snapstore.errors import (
     SnapshotDecodeError,
     SnapshotEncodeError,
 )
-from snapstore.protocols import SnapshotStorage
+from snapstore.model.protocols import SnapshotStorage
+from snapstore.model.snapshot import Dialect, Snapshot, SnapshotLocation, SnapshotManifest
 from snapstore.testing.samples import (
     APP_DATA_NAMES,
     CANARY,
@@ -44,7 +45,6 @@ from snapstore.testing.samples import (
     snapshot_ids,
 )
 from snapstore.testing.subjects import RawObjects, StorageSubject, seed
-from snapstore.types import Dialect, Snapshot, SnapshotLocation, SnapshotManifest
 
 __all__ = ["SnapshotStorageTests"]
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from snapstore.objects.base import ObjectStore
-from snapstore.protocols import SnapshotStorage
+from snapstore.model.protocols import SnapshotStorage
+from snapstore.stores.base import ObjectStore
 
 __all__ = ["RawObjects", "StorageSubject", "StoreSubject", "seed"]
 

@@ -20,8 +20,16 @@ from snapstore.errors import (
     SnapshotEncodeError,
     SnapshotExistsError,
 )
-from snapstore.ids import validate_snapshot_id
-from snapstore.protocols import VersionedSnapshotStorage
+from snapstore.model.ids import validate_snapshot_id
+from snapstore.model.protocols import VersionedSnapshotStorage
+from snapstore.model.snapshot import (
+    DeletedSession,
+    Dialect,
+    SavedSnapshot,
+    Snapshot,
+    SnapshotLocation,
+    VersionedSnapshot,
+)
 from snapstore.testing.samples import (
     ENVELOPES,
     HISTORY,
@@ -43,14 +51,6 @@ from snapstore.testing.snapshot_suite import (
     to_json,
 )
 from snapstore.testing.subjects import StorageSubject, seed
-from snapstore.types import (
-    DeletedSession,
-    Dialect,
-    SavedSnapshot,
-    Snapshot,
-    SnapshotLocation,
-    VersionedSnapshot,
-)
 
 __all__ = ["VersionedSnapshotStorageTests"]
 

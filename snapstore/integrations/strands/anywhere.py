@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from snapstore.errors import StorageClosedError
 from snapstore.integrations.strands.iothread import IOThread
-from snapstore.objects.threads import require_threads
+from snapstore.stores.threads import require_threads
 
 __all__ = ["Anywhere"]
 

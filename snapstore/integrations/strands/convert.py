@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from snapstore.codec import decode_snapshot, encode_snapshot
+from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
+from snapstore.encoding.validation import refuse_inexact
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.interrupts import (
     interrupts_to_python,
@@ -28,8 +29,7 @@ from snapstore.integrations.strands.messages import (
     message_to,
     renamed,
 )
-from snapstore.strictness import refuse_inexact
-from snapstore.types import Dialect, Snapshot
+from snapstore.model.snapshot import Dialect, Snapshot
 
 __all__ = ["convert_snapshot", "is_snapshot_key"]
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Final
 
-from snapstore.objects.base import PAGE_SIZE
+from snapstore.stores.base import PAGE_SIZE
 
 __all__ = ["BatchedDeletes"]
 

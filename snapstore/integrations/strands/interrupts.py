@@ -15,7 +15,7 @@ from snapstore.integrations.strands.messages import (
     content_to_typescript,
     message_to,
 )
-from snapstore.types import Dialect
+from snapstore.model.snapshot import Dialect
 
 __all__ = ["convert_interrupt_id", "interrupts_to_python", "interrupts_to_typescript"]
 

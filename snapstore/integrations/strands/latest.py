@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-from snapstore.deadline import in_time
 from snapstore.errors import SessionDeletedError, SnapshotConflictError
-from snapstore.objects.base import (
+from snapstore.stores.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
     Version,
 )
+from snapstore.stores.deadline import in_time
 
 if TYPE_CHECKING:
     from snapstore.integrations.strands.objects import Objects

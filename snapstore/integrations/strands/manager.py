@@ -15,11 +15,11 @@ from strands.bidi.agent import BidiAgent
 from strands.session import SnapshotSessionManager
 
 from snapstore.errors import SessionDeletedError, SnapshotConflictError
-from snapstore.ids import validate_snapshot_id
 from snapstore.integrations.strands.sdk import STASH_PREFIX, is_namespaced
 from snapstore.integrations.strands.storage import StrandsStorage
 from snapstore.integrations.strands.tracked import Agents, TrackedStorage, acting, acting_for
-from snapstore.layout import Layout
+from snapstore.model.ids import validate_snapshot_id
+from snapstore.model.keys import Layout
 
 if TYPE_CHECKING:
     from strands.hooks.events import BeforeMultiAgentInvocationEvent

@@ -18,7 +18,7 @@ from snapstore.integrations.strands.aside import (
     set_aside,
     take_aside,
 )
-from snapstore.types import Dialect
+from snapstore.model.snapshot import Dialect
 
 __all__ = ["content_to_python", "content_to_typescript", "message_to", "renamed"]
 

@@ -10,21 +10,21 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
-from snapstore.deadline import in_time
+from snapstore.encoding.padding import PADDING_BYTES, pad
 from snapstore.errors import PartialDeleteError, SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.convert import convert_snapshot, is_snapshot_key
 from snapstore.integrations.strands.deletes import BatchedDeletes
 from snapstore.integrations.strands.latest import LatestSnapshots
-from snapstore.listing import iter_keys
-from snapstore.objects.base import (
+from snapstore.model.snapshot import Dialect
+from snapstore.storage.listing import iter_keys
+from snapstore.stores.base import (
     PAGE_SIZE,
     ObjectStore,
     ObjectTooLargeError,
     StoredObject,
     Version,
 )
-from snapstore.padding import PADDING_BYTES, pad
-from snapstore.types import Dialect
+from snapstore.stores.deadline import in_time
 
 __all__ = ["Objects"]
 

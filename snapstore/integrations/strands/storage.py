@@ -21,10 +21,10 @@ from snapstore.integrations.strands.sdk import (
     normal_key,
     normal_prefix,
 )
-from snapstore.objects.base import StoredObject
-from snapstore.objects.s3.store import S3ObjectStore
-from snapstore.storage import DEFAULT_MAX_SNAPSHOT_BYTES
-from snapstore.types import Dialect
+from snapstore.model.snapshot import Dialect
+from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES
+from snapstore.stores.base import StoredObject
+from snapstore.stores.s3.store import S3ObjectStore
 
 if TYPE_CHECKING:
     from aiobotocore.session import AioSession

@@ -1,0 +1,148 @@
+"""Where each object lies: locations to keys, and keys back to snapshot ids.
+
+The layout is that of the Strands Agents SDKs, which read what is written here::
+
+    [<prefix>/]<session_id>/scopes/<scope>/<scope_id>/snapshots/
+        manifest.json
+        snapshot_latest.json
+        immutable_history/
+            snapshot_<uuid7>.json
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Final
+
+from snapstore.errors import InvalidIdentifierError
+from snapstore.model.ids import UUID7, validate_identifier
+from snapstore.model.snapshot import SnapshotLocation
+
+__all__ = ["Layout"]
+
+_LONGEST_ID: Final = 255
+_MAX_KEY_BYTES: Final = 1024
+"""How long a key may be in S3 (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_HISTORY_OBJECT = re.compile(rf"snapshot_({UUID7})\.json", re.ASCII)
+_OWN_OBJECT = re.compile(r"scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
+_NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
+_SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
+"""Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
+
+
+class Layout:
+    """The keys of one store.
+
+    Args:
+        prefix: What its keys begin with, without the closing `/`; used verbatim. `""` for none.
+
+    Raises:
+        InvalidIdentifierError: The prefix is not text that S3 takes in a key, or so long that a
+            key could pass 1,024 bytes.
+
+    Warns:
+        UserWarning: The prefix begins or ends with `/`, which makes empty path segments.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        if not isinstance(prefix, str):
+            raise InvalidIdentifierError(f"prefix must be a str, not a {type(prefix).__name__}")
+        prefix = str.__str__(prefix)  # what a subclass shows in a key may be something else
+        try:
+            length = len(prefix.encode())
+        except UnicodeEncodeError:
+            raise InvalidIdentifierError("prefix can't be written in UTF-8") from None
+        if _CONTROL_CHARACTER.search(prefix):
+            raise InvalidIdentifierError("prefix must not contain control characters")
+        self._base = f"{prefix}/" if prefix else ""
+        longest_id = "x" * _LONGEST_ID
+        room = _MAX_KEY_BYTES - len(
+            f"/{longest_id}/scopes/multiAgent/{longest_id}/snapshots/immutable_history/"
+            "snapshot_00000000-0000-7000-8000-000000000000.json"
+        )
+        if length > room:
+            raise InvalidIdentifierError(
+                f"prefix must be at most {room} bytes, so that every key fits into "
+                f"{_MAX_KEY_BYTES}; it has {length}"
+            )
+        if prefix.startswith("/") or prefix.endswith("/"):
+            warnings.warn(
+                f"prefix {prefix!r} begins or ends with '/': keys will have empty path segments",
+                stacklevel=_level_of_the_caller(),
+            )
+
+    def latest(self, location: SnapshotLocation) -> str:
+        """The key of the latest snapshot."""
+        return f"{self._snapshots(location)}snapshot_latest.json"
+
+    def manifest(self, location: SnapshotLocation) -> str:
+        """The key of the manifest."""
+        return f"{self._snapshots(location)}manifest.json"
+
+    def history(self, location: SnapshotLocation, snapshot_id: str) -> str:
+        """The key of a snapshot in history; the id is one that has been validated."""
+        return f"{self.history_prefix(location)}snapshot_{snapshot_id}.json"
+
+    def history_prefix(self, location: SnapshotLocation) -> str:
+        """What the keys of all history of a location begin with."""
+        return f"{self._snapshots(location)}immutable_history/"
+
+    def session_prefix(self, session_id: str) -> str:
+        """What the keys of a session begin with, and those of no sibling (`s-1`, `s-10`).
+
+        Raises:
+            InvalidIdentifierError: The session id is not valid.
+        """
+        return f"{self._base}{validate_identifier(session_id, 'session_id')}/"
+
+    @staticmethod
+    def snapshot_ids(keys: Iterable[str], history_prefix: str) -> list[str]:
+        """The snapshot ids in keys of history, without whatever else lies there."""
+        start = len(history_prefix)
+        return [match[1] for key in keys if (match := _HISTORY_OBJECT.fullmatch(key, start))]
+
+    @staticmethod
+    def snapshot_id_of(key: str) -> str | None:
+        """The id in the key of a snapshot in history; `None` for any other key."""
+        match = _HISTORY_OBJECT.fullmatch(key, key.rfind("/") + 1)
+        return match[1] if match else None
+
+    @staticmethod
+    def is_own(key: str, session_prefix: str) -> bool:
+        """Whether a key shows that there is a session: it lies in a directory of its snapshots."""
+        return _OWN_OBJECT.match(key, len(session_prefix)) is not None
+
+    @staticmethod
+    def is_nested_store(key: str, session_prefix: str) -> bool:
+        """Whether a key under a session belongs to another store, nested under its name.
+
+        A store with the prefix `tenant1` lies where the session `tenant1` of a store without a
+        prefix does. Its sessions have `<session_id>/scopes/…` deeper than directly under the
+        session, and so has the SDKs' stash (`context/<session_id>/scopes/…`). What else the SDKs
+        keep beside sessions, memory and offloaded results, is known by the directory it lies in.
+        """
+        start = len(session_prefix)
+        if _OWN_OBJECT.match(key, start):
+            return False
+        return bool(_NESTED_OBJECT.search(key, start) or _SDK_DIRECTORY.match(key, start))
+
+    def _snapshots(self, location: SnapshotLocation) -> str:
+        if not isinstance(location, SnapshotLocation):
+            raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
+        return (
+            f"{self._base}{location.session_id}/scopes/{location.scope}/"
+            f"{location.scope_id}/snapshots/"
+        )
+
+
+def _level_of_the_caller() -> int:
+    """How far up the stack the first line of code outside of this package is."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("snapstore."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,0 +1,118 @@
+"""The two shapes of a snapshot storage, for type annotations and for storages of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol
+
+from snapstore.model.snapshot import (
+    SavedSnapshot,
+    Snapshot,
+    SnapshotLocation,
+    SnapshotManifest,
+    VersionedSnapshot,
+)
+
+__all__ = ["SnapshotStorage", "VersionedSnapshotStorage"]
+
+
+class SnapshotStorage(Protocol):
+    """The six operations of the Strands Agents `SnapshotStorage`, as Python has them.
+
+    `ObjectSnapshotStorage` documents each.
+    """
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+    ) -> object:
+        """Save a snapshot as the latest one, or in history."""
+        ...
+
+    async def load_snapshot(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> Snapshot | None:
+        """Load the latest snapshot, or one in history; `None` if there is none."""
+        ...
+
+    async def list_snapshot_ids(
+        self,
+        *,
+        location: SnapshotLocation,
+        limit: int | None = None,
+        start_after: str | None = None,
+    ) -> list[str]:
+        """List the ids in history, oldest first, after an exclusive cursor."""
+        ...
+
+    async def delete_session(self, *, session_id: str) -> object:
+        """Delete everything of a session."""
+        ...
+
+    async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
+        """Load the manifest, or a default one."""
+        ...
+
+    async def save_manifest(
+        self, *, location: SnapshotLocation, manifest: SnapshotManifest
+    ) -> object:
+        """Save the manifest."""
+        ...
+
+
+class VersionedSnapshotStorage(SnapshotStorage, Protocol):
+    """A snapshot storage with compare-and-swap, checkpoints and streamed listings.
+
+    `ObjectSnapshotStorage` documents each operation.
+    """
+
+    async def save_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        is_latest: bool,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
+    ) -> SavedSnapshot:
+        """Save a snapshot, for latest also on a condition."""
+        ...
+
+    async def checkpoint(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot: Snapshot,
+        snapshot_id: str | None = None,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
+    ) -> SavedSnapshot:
+        """Save a snapshot in history, then as the latest one."""
+        ...
+
+    async def load_versioned(
+        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+    ) -> VersionedSnapshot | None:
+        """Load a snapshot with its etag."""
+        ...
+
+    async def update_latest(
+        self,
+        *,
+        location: SnapshotLocation,
+        update: Callable[[Snapshot | None], Snapshot | Awaitable[Snapshot]],
+        max_attempts: int = 64,
+    ) -> SavedSnapshot:
+        """Change the latest snapshot, losing no other writer's change."""
+        ...
+
+    def iter_snapshot_ids(
+        self, *, location: SnapshotLocation, start_after: str | None = None
+    ) -> AsyncGenerator[str, None]:
+        """Walk the ids in history, oldest first."""
+        ...

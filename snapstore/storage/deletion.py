@@ -1,0 +1,151 @@
+"""Delete a session: all of it, nothing else, and repeatably.
+
+A session is what has an object of our layout directly under its name. Under a name without one
+nothing is deleted: an id may come from a URL, and `backups/` or the SDKs' `context/` may lie beside
+the sessions. A delete that was cut off can only be repeated while something shows that there is a
+session. So where other keys lie under its name as well, one object of the layout is deleted last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from snapstore.errors import PartialDeleteError, StorageError, shown
+from snapstore.model.keys import Layout
+from snapstore.model.snapshot import DeletedSession
+from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED
+
+__all__ = ["SessionDeletion"]
+
+logger: Final = logging.getLogger("snapstore")
+
+
+class SessionDeletion:
+    """The deletion of one session.
+
+    Args:
+        prefix: What the session's keys begin with.
+        place: The bucket or directory, for errors.
+        pages: Walks the keys under a prefix, page by page.
+        delete: Deletes up to 1,000 keys; returns those that it could not delete, with codes.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        place: str,
+        *,
+        pages: Callable[[str], AsyncGenerator[list[str], None]],
+        delete: Callable[[list[str]], Awaitable[Mapping[str, str]]],
+    ) -> None:
+        self._prefix = prefix
+        self._place = place
+        self._pages = pages
+        self._delete = delete
+        self._objects = 0
+        self._kept = 0
+        self._failed: dict[str, str] = {}
+        self._unconfirmed: list[str] = []
+        # The object of the layout that is deleted last; empty where there is no session.
+        self._held_back: list[str] = []
+
+    async def run(self) -> DeletedSession:
+        """Delete the session. While one page is deleted, the next one is listed.
+
+        Raises:
+            PartialDeleteError: Some objects were not confirmed as deleted.
+            StorageError: A request failed, and no key had failed before.
+        """
+        try:
+            async with aclosing(self._pages(self._prefix)) as pages:
+                await self._delete_pages(pages)
+            self._log_kept()
+            # If only objects of the layout have failed, they show that there is a session.
+            if all(map(self._is_own, self._failed)):
+                await self._delete_keys(self._held_back)
+            else:
+                self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
+        except StorageError as error:
+            if not self._failed:
+                raise
+            # What the earlier requests could not delete must be reported all the same.
+            self._failed |= dict.fromkeys([*self._unconfirmed, *self._held_back], UNCONFIRMED)
+            raise self._partial(f"; then {error}") from error
+        if self._failed:
+            raise self._partial("; delete the session again")
+        return DeletedSession(self._objects, self._kept)
+
+    async def _delete_pages(self, pages: AsyncGenerator[list[str], None]) -> None:
+        async def fetch() -> list[str] | None:
+            return await anext(pages, None)
+
+        is_first = True
+        page = await fetch()
+        while page is not None:
+            following = asyncio.create_task(fetch())
+            try:
+                # A store that has given its last page knows that without a request.
+                await asyncio.sleep(0)
+                is_last = following.done() and (following.exception() or following.result()) is None
+                if page and is_first:
+                    is_first = False
+                    self._held_back = self._first_own(page) or await self._find_own()
+                await self._delete_page(page, is_last=is_last)
+                page = await following
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
+    async def _delete_page(self, page: Sequence[str], *, is_last: bool) -> None:
+        keys = [key for key in page if not Layout.is_nested_store(key, self._prefix)]
+        if not self._held_back:
+            keys = []
+        self._kept += len(page) - len(keys)
+        self._objects += len(keys)
+        keys = [key for key in keys if key not in self._held_back]
+        if is_last and all(map(self._is_own, [*keys, *self._failed])):
+            keys, self._held_back = keys + self._held_back, []
+        await self._delete_keys(keys)
+
+    async def _delete_keys(self, keys: Sequence[str]) -> None:
+        # Not every server keeps to the size of a page that it was asked for.
+        for start in range(0, len(keys), PAGE_SIZE):
+            self._unconfirmed = list(keys[start:])
+            self._failed |= await self._delete(self._unconfirmed[:PAGE_SIZE])
+        self._unconfirmed = []
+
+    async def _find_own(self) -> list[str]:
+        """Look for an object of the layout where the first page does not show one."""
+        async with aclosing(self._pages(f"{self._prefix}scopes/")) as pages:
+            async for page in pages:
+                if found := self._first_own(page):
+                    return found
+        return []
+
+    def _first_own(self, page: Sequence[str]) -> list[str]:
+        return [key for key in page if self._is_own(key)][:1]
+
+    def _is_own(self, key: str) -> bool:
+        return Layout.is_own(key, self._prefix)
+
+    def _log_kept(self) -> None:
+        if self._kept:
+            why = "of another store nested there" if self._objects else "since there is no session"
+            logger.warning(
+                "delete_session kept %d objects under %s %s", self._kept, shown(self._prefix), why
+            )
+
+    def _partial(self, end: str) -> PartialDeleteError:
+        key, code = next(iter(self._failed.items()))
+        return PartialDeleteError(
+            f"{len(self._failed)} of {self._objects} objects under {self._prefix} in {self._place} "
+            f"were not deleted, {key} ({code}) among them{end}",
+            failed=self._failed,
+            operation="delete",
+            bucket=self._place,
+            key=self._prefix,
+        )

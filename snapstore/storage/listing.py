@@ -1,0 +1,76 @@
+"""Listings, page by page: complete and in order, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from operator import lt
+
+from snapstore.errors import InvalidResponseError
+from snapstore.model.keys import Layout
+
+__all__ = ["each_of", "iter_id_pages", "iter_keys"]
+
+
+async def iter_keys(
+    scan: AsyncGenerator[list[str], None],
+    prefix: str,
+    fetch: Callable[[AsyncGenerator[list[str], None]], Awaitable[list[str] | None]],
+) -> AsyncGenerator[list[str], None]:
+    """Walk the pages of a listing, each of them checked.
+
+    Args:
+        scan: What an object store's `scan` returned for `prefix`. It is closed at the end.
+        prefix: What all keys must begin with.
+        fetch: Fetches the next page of `scan`; `None` after the last one.
+
+    Raises:
+        InvalidResponseError: A key is not under the prefix.
+    """
+    async with aclosing(scan):
+        while (page := await fetch(scan)) is not None:
+            # What lies between two texts that begin alike begins so, too.
+            if page and not (min(page).startswith(prefix) and max(page).startswith(prefix)):
+                raise InvalidResponseError(
+                    f"the listing of {prefix} has a key that is not under it",
+                    operation="scan",
+                    key=prefix,
+                )
+            yield page
+
+
+async def iter_id_pages(
+    pages: AsyncGenerator[list[str], None], prefix: str, *, start_after: str
+) -> AsyncGenerator[list[str], None]:
+    """Walk the ids of the snapshots in a history, page by page, oldest first.
+
+    Args:
+        pages: The keys under `prefix`. It is closed at the end.
+        prefix: The history's prefix.
+        start_after: The id that all must be greater than; `""` for all.
+
+    Raises:
+        InvalidResponseError: The ids are out of order, or one is not after `start_after`.
+    """
+    last = start_after
+    async with aclosing(pages):
+        async for page in pages:
+            ids = Layout.snapshot_ids(page, prefix)
+            if not all(map(lt, [last, *ids], ids)):
+                raise InvalidResponseError(
+                    f"the listing of {prefix} is out of order", operation="scan", key=prefix
+                )
+            last = ids[-1] if ids else last
+            yield ids
+
+
+async def each_of(pages: AsyncGenerator[list[str], None]) -> AsyncGenerator[str, None]:
+    """Walk what the pages hold, one after the other.
+
+    Args:
+        pages: The pages. It is closed at the end.
+    """
+    async with aclosing(pages):
+        async for page in pages:
+            for item in page:
+                yield item

@@ -1,0 +1,154 @@
+"""Writes of snapshots: latest, over any or on a condition, and history, which is create-only."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from snapstore.encoding.padding import pad
+from snapstore.errors import (
+    OutcomeUnknownError,
+    SessionDeletedError,
+    SnapshotConflictError,
+    SnapshotExistsError,
+    StorageError,
+)
+from snapstore.model.snapshot import SavedSnapshot
+from snapstore.stores.base import (
+    MetadataStore,
+    ObjectStore,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    RefusedWrite,
+    RefusingStore,
+    Version,
+)
+
+__all__ = ["ORIGIN", "conflict", "put_history", "put_latest", "try_latest"]
+
+ORIGIN: Final = "snapstore-snapshot"
+"""The metadata of latest that holds the id of the entry in history that it was saved from."""
+
+
+async def put_latest(
+    store: ObjectStore,
+    key: str,
+    document: bytes,
+    *,
+    snapshot_id: str | None = None,
+    if_match: Version | None = None,
+    if_none_match: bool = False,
+) -> SavedSnapshot:
+    """Write the latest snapshot.
+
+    Args:
+        store: Where to.
+        key: Its key.
+        document: The snapshot as JSON.
+        snapshot_id: The id of the entry in history that it was saved from.
+        if_match: Write only over this version.
+        if_none_match: Write only if there is none.
+
+    Raises:
+        SnapshotConflictError: The condition does not hold.
+    """
+    try:
+        if isinstance(store, MetadataStore):
+            # Each try without condition may be applied, over what others have written meanwhile.
+            is_conditional = if_match is not None or if_none_match
+            version = await store.put_with_metadata(
+                key,
+                pad(document) if is_conditional else partial(pad, document),
+                {} if snapshot_id is None else {ORIGIN: snapshot_id},
+                if_match=if_match,
+                if_none_match=if_none_match,
+            )
+        else:
+            version = await store.put(
+                key, pad(document), if_match=if_match, if_none_match=if_none_match
+            )
+    except PreconditionFailedError as error:
+        refusal = error
+    else:
+        return SavedSnapshot(snapshot_id, version.etag, version.lineage, key)
+    # Outside of the handler: one error is enough.
+    raise conflict(key, refusal)
+
+
+async def try_latest(
+    store: ObjectStore, key: str, document: bytes, *, if_match: Version | None
+) -> SavedSnapshot | RefusedWrite:
+    """Write the latest snapshot over a version, or where there is none: `None`.
+
+    Returns:
+        What was saved; or the refused write, for a caller who reads the object anyway.
+
+    Raises:
+        SnapshotConflictError: The condition does not hold, and there is nothing to resolve.
+    """
+    if not isinstance(store, RefusingStore):
+        return await put_latest(
+            store, key, document, if_match=if_match, if_none_match=if_match is None
+        )
+    result = await store.try_put(
+        key, pad(document), if_match=if_match, if_none_match=if_match is None
+    )
+    if isinstance(result, Version):
+        return SavedSnapshot(None, result.etag, result.lineage, key)
+    return result
+
+
+async def put_history(
+    store: ObjectStore, key: str, document: bytes, snapshot_id: str
+) -> SavedSnapshot:
+    """Write a snapshot to history, where there must be none under its id, or the same one.
+
+    Args:
+        store: Where to.
+        key: Its key.
+        document: The snapshot as JSON.
+        snapshot_id: Its id.
+
+    Raises:
+        SnapshotExistsError: There is another one.
+    """
+    failure: PreconditionFailedError | OutcomeUnknownError
+    try:
+        version = await store.put(key, document, if_none_match=True)
+    except (PreconditionFailedError, OutcomeUnknownError) as error:
+        failure = error
+    else:
+        return SavedSnapshot(snapshot_id, version.etag, version.lineage, key)
+    is_unknown = isinstance(failure, OutcomeUnknownError)
+    # The same bytes are our own, from an earlier call or from a try whose response was lost.
+    stored, is_larger = None, False
+    try:
+        stored = await store.get(key, max_bytes=len(document))
+    except ObjectTooLargeError:
+        is_larger = True
+    except StorageError:
+        if not is_unknown:
+            raise
+    if stored is not None and stored.data == document:
+        return SavedSnapshot(snapshot_id, stored.version.etag, stored.version.lineage, key)
+    if is_unknown:
+        raise failure
+    if stored is None and not is_larger:
+        raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **failure.facts)
+    raise SnapshotExistsError(f"{key} exists, with another content", **failure.facts)
+
+
+def conflict(key: str, refusal: PreconditionFailedError) -> SnapshotConflictError:
+    """The error for a refused write of the latest snapshot.
+
+    Args:
+        key: Its key.
+        refusal: What the store has raised.
+    """
+    if refusal.is_missing:
+        return SessionDeletedError(
+            f"{key} was not written: the snapshot to be replaced was deleted", **refusal.facts
+        )
+    return SnapshotConflictError(
+        f"{key} was not written: another writer came first", **refusal.facts
+    )

@@ -1,0 +1,188 @@
+"""The aiobotocore client that a store makes for itself: how it is made and tuned.
+
+Importing aiobotocore and making a client take some 0.3 s of CPU, so `make_client` is for a thread.
+It uses only public interfaces, but for the `_get_session` of aiobotocore's HTTP session and the
+`_retry_connection` of aiohttp's, which a test looks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiobotocore
+import botocore.handlers
+import msgspec
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession, get_session
+
+from snapstore.stores.s3.bounds import read_bounded
+
+__all__ = ["HTTPSession", "make_client"]
+
+
+def make_client(
+    *,
+    session: AioSession | None,
+    region: str | None,
+    endpoint_url: str | None,
+    config: Any,
+    max_concurrency: int,
+) -> Any:
+    """Make and enter an S3 client. It blocks: call it in a thread.
+
+    Args:
+        session: The session to take credentials and configuration from; `None` for a new one.
+        region: As `AioSession.create_client`; `None` for botocore's resolution.
+        endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
+        config: Whatever it sets goes before our own settings, but for a pool that is too small.
+        max_concurrency: How many connections the pool must hold at least.
+
+    Returns:
+        A client without any connection yet, to be used on one event loop, and closed there.
+    """
+    if session is None:
+        session = get_session()
+        # The service model is 1.5 MB of JSON, and json holds the GIL while it parses.
+        session.get_component("data_loader").file_loader = _ModelLoader()
+        # Dates are not used here, and dateutil takes a tenth of a GET's CPU to read one.
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    settings: Any = AioConfig(
+        retries={"mode": "standard"},
+        max_pool_connections=max_concurrency,
+        # Fixed, since botocore would build a longer one twice for every request.
+        user_agent=f"snapstore/{version('snapstore')} aiobotocore/{aiobotocore.__version__}",
+        http_session_cls=_HTTPSession,
+    )
+    if config is not None:
+        settings = settings.merge(config)
+    if settings.max_pool_connections < max_concurrency:
+        settings = settings.merge(AioConfig(max_pool_connections=max_concurrency))
+    _read_files(session)
+    context = session.create_client(
+        "s3", region_name=region, endpoint_url=endpoint_url, config=settings
+    )
+    # A loop of its own, for as long as it takes: nothing in a client that has sent no request yet
+    # belongs to a loop.
+    client = asyncio.run(context.__aenter__())
+    _tune(client)
+    return client
+
+
+def _read_files(session: AioSession) -> None:
+    """Let a session read its files where no event loop runs, which reading would block.
+
+    The loop that makes the client is its thread's own, but tools that watch for blocking calls,
+    such as blockbuster, look for any running loop. All of it is kept by the session. What fails
+    here is tried again when the client is made, which reports it: credentials that have to be
+    waited for need a loop.
+    """
+    loader = session.get_component("data_loader")
+    finding = session.get_credentials()
+    with suppress(Exception):
+        for name in ("endpoints", "partitions", "sdk-default-configuration"):
+            loader.load_data(name)
+        for name in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model("s3", name, api_version=None)
+        finding.send(None)
+    finding.close()
+
+
+def _tune(client: Any) -> None:
+    # "Expect: 100-continue" costs a round trip, and saves nothing where bodies are small.
+    client.meta.events.unregister("before-call.s3", botocore.handlers.add_expect_header)
+    # Where a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and
+    # where that is redirected too, by HeadBucket again, without end.
+    client.meta.events.register("before-call.s3.HeadBucket", _region_unknown)
+    # TLS protects the body already, and every write carries a checksum: SHA-256 adds nothing to it.
+    # Over plain HTTP the signature keeps covering the body.
+    s3: Mapping[str, Any] = client.meta.config.s3 or {}
+    if client.meta.endpoint_url.startswith("https://") and "payload_signing_enabled" not in s3:
+        client.meta.config.s3 = {**s3, "payload_signing_enabled": False}
+
+
+def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:
+    """Stand in for the reply to HeadBucket."""
+    reply = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    return SimpleNamespace(status_code=404), reply
+
+
+class _ModelLoader:
+    """botocore's `JSONFileLoader`, with msgspec for JSON."""
+
+    def exists(self, file_path: str) -> bool:
+        # For each client botocore asks for each of 400 services twice: too often for a `Path`.
+        return any(os.path.isfile(file_path + suffix) for suffix in (".json", ".json.gz"))  # noqa: PTH113
+
+    def load_file(self, file_path: str) -> Any:
+        plain, packed = Path(file_path + ".json"), Path(file_path + ".json.gz")
+        if plain.is_file():
+            return msgspec.json.decode(plain.read_bytes())
+        if packed.is_file():
+            return msgspec.json.decode(gzip.decompress(packed.read_bytes()))
+        return None
+
+
+class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+    # aiohttp would send the body and the session token wherever a `Location` points, which botocore
+    # never does (botocore #2571).
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)
+        # aiohttp sends a PUT again when a connection it had kept has died, and nobody learns of it
+        # (aiohttp #10790). botocore sends it again too, and counts.
+        if hasattr(session, "_retry_connection"):
+            session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return _WithoutRedirects(session)
+
+
+HTTPSession: Final[Any] = _HTTPSession
+"""An HTTP session for aiobotocore that follows no redirect, sends nothing twice, and reads of each
+reply no more than its bound.
+
+Example:
+    For a client of your own::
+
+        session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
+"""
+
+
+class _WithoutRedirects:
+    def __init__(self, session: Any) -> None:
+        self.followed = session
+
+    def request(self, *args: Any, **options: Any) -> Awaitable[Any]:
+        # No coroutine: its frame would hold the headers, signature included, while it waits.
+        return _received(self.followed.request(*args, **options, allow_redirects=False))
+
+
+async def _received(sent: Awaitable[Any]) -> Any:
+    return _Response(await sent)
+
+
+class _Response:
+    """An `aiohttp.ClientResponse`. aiobotocore reads the body of an object from its `content`."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway
+        # may add one in another encoding, which says nothing of the response.
+        headers = self._response.raw_headers
+        return tuple((name, value.decode(errors="replace").encode()) for name, value in headers)
+
+    async def read(self) -> bytes:
+        return await read_bounded(self._response)
