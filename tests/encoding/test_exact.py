@@ -22,7 +22,8 @@ import uuid
 import msgspec
 import pytest
 
-from snapstore import Snapshot, SnapshotEncodeError, exact
+from snapstore import Snapshot, SnapshotEncodeError
+from snapstore.encoding import exact
 from snapstore.encoding.documents import encode_json
 from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 

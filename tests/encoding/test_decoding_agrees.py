@@ -15,8 +15,8 @@ from snapstore import (
     Snapshot,
     SnapshotDecodeError,
     SnapshotLocation,
-    slices,
 )
+from snapstore.encoding import slices
 from snapstore.encoding.documents import decode_document
 from snapstore.encoding.envelope import (
     decode_raw_snapshot,
@@ -253,7 +253,6 @@ async def test_a_large_raw_snapshot_is_read_in_slices_and_not_kept(monkeypatch):
     made = []
     decode_slice = slices._decode_slice  # noqa: SLF001 -- looked at from within
     monkeypatch.setattr(
-        slices,
         "_decode_slice",
         lambda text, depth: made.append(len(text)) or decode_slice(text, depth),
     )

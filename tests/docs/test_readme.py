@@ -4,7 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def examples() -> list[str]:

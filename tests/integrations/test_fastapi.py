@@ -695,7 +695,7 @@ def test_without_the_extra_one_line_names_it(missing):
 
 # The example, as a program with two workers.
 
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

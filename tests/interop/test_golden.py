@@ -8,7 +8,7 @@ import pytest
 
 from snapstore import FileStorage, SnapshotExistsError, SnapshotLocation
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 STORES = {
     "typescript/legacy": "typescript",
     "typescript/unified/session": "typescript",

@@ -25,7 +25,7 @@ from snapstore.integrations.strands import (
 from snapstore.testing.samples import CANARY, everything_said_by
 
 TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
-GOLDEN = sorted((Path(__file__).parent / "golden").rglob("snapshot_*.json"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").rglob("snapshot_*.json"))
 CREATED_AT = "2026-11-22T11:13:20.395Z"
 OTHER = {"python": "typescript", "typescript": "python"}
 

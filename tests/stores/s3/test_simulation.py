@@ -13,7 +13,7 @@ Two kinds of conflict may be reported although the write was applied, and are co
 - foreign: a writer without our metadata restored the very bytes of an older version, so that an
   etag names two versions.
 
-`pytest tests/test_simulation.py --schedules=100000` simulates more of them.
+`pytest tests/stores/s3/test_simulation.py --schedules=100000` simulates more of them.
 """
 
 import asyncio

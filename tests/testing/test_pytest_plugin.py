@@ -22,7 +22,7 @@ FIXTURES = {
     "snapstore_server",
 }
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 HEAVY = {"aiobotocore", "aiohttp", "botocore", "msgspec", "uuid_utils"}
 

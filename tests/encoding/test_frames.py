@@ -15,8 +15,8 @@ from snapstore import (
     SnapshotEncodeError,
     SnapshotLocation,
     SnapshotManifest,
-    slices,
 )
+from snapstore.encoding import slices
 from snapstore.encoding.documents import decode_document, encode_json
 from snapstore.encoding.envelope import (
     decode_manifest,

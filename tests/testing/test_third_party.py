@@ -11,7 +11,7 @@ import pytest
 
 from snapstore.testing import ObjectStoreTests, VersionedSnapshotStorageTests
 
-PACKAGE = Path(__file__).parent / "third_party"
+PACKAGE = Path(__file__).parents[1] / "third_party"
 PYTESTS_CI = {"CI", "BUILD_NUMBER"}
 IGNORED = shutil.ignore_patterns("__pycache__")
 
