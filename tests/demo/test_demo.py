@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
@@ -17,6 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from aiohttp import web
 
+from scripted import serving
 from snapstore.cli import main
 from snapstore.testing.proxy import recording_proxy
 
@@ -303,21 +303,8 @@ class ScriptedS3:
         return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
 
 
-@asynccontextmanager
-async def serving(s3):
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", s3.answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 async def demo_on(s3):
-    async with serving(s3) as url:
+    async with serving(s3.answer) as url:
         return await demo(
             *("--endpoint-url", url, "--bucket", "bucket", "--prefix", "p"),
             environment={"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},

@@ -3,13 +3,13 @@
 import asyncio
 import gc
 import json
-import os
 import threading
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from examples import examples
 from snapstore import (
     ObjectSnapshotStorage,
     Snapshot,
@@ -28,7 +28,6 @@ from snapstore.encoding.envelope import (
 from snapstore.encoding.slices import decode_document_in_slices
 from snapstore.stores.memory import MemoryObjectStore
 
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 KEY = "key-1"
 LOCATION = SnapshotLocation.agent("s", "a")
 
@@ -169,13 +168,7 @@ changes = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 9), scraps),
 @example(enveloped('[{"a":1e400,"a":1},2,3,4,5,6,7,8]', ("", "", "utf-8")))
 @example(enveloped('{"a":' + "[" * 250 + "]" * 250 + ',"a":1}', ("", "", "utf-8")))
 @example(enveloped('{"long key 1":1,"k":"x","long key 1":"' + "x" * 40 + '"}', ("", "", "utf-8")))
-@settings(
-    max_examples=600 * max(TIMES, 1),
-    derandomize=not TIMES,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@examples(600)
 def test_all_ways_to_read_accept_and_refuse_the_same(tiny_slices, body):
     agreed(body)
 
@@ -253,6 +246,7 @@ async def test_a_large_raw_snapshot_is_read_in_slices_and_not_kept(monkeypatch):
     made = []
     decode_slice = slices._decode_slice  # noqa: SLF001 -- looked at from within
     monkeypatch.setattr(
+        slices,
         "_decode_slice",
         lambda text, depth: made.append(len(text)) or decode_slice(text, depth),
     )

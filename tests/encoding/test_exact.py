@@ -13,7 +13,6 @@ import decimal
 import enum
 import json
 import math
-import os
 import random
 import sys
 import threading
@@ -22,12 +21,12 @@ import uuid
 import msgspec
 import pytest
 
+from examples import TIMES
 from snapstore import Snapshot, SnapshotEncodeError
 from snapstore.encoding import exact
 from snapstore.encoding.documents import encode_json
 from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 UNLIMITED = 2**40
 
 

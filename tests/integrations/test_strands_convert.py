@@ -4,7 +4,6 @@ No SDK is needed here; `tests/strands` has real agents of both.
 """
 
 import json
-import os
 import subprocess
 import sys
 import uuid
@@ -12,9 +11,10 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from examples import examples
 from snapstore import SnapshotDecodeError, SnapshotEncodeError, SnapstoreError
 from snapstore.encoding.validation import MAX_DEPTH
 from snapstore.integrations.strands import (
@@ -24,14 +24,9 @@ from snapstore.integrations.strands import (
 )
 from snapstore.testing.samples import CANARY, everything_said_by
 
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").rglob("snapshot_*.json"))
 CREATED_AT = "2026-11-22T11:13:20.395Z"
 OTHER = {"python": "typescript", "typescript": "python"}
-
-examples = settings(
-    max_examples=150 * max(TIMES, 1), derandomize=not TIMES, database=None, deadline=None
-)
 
 
 def document_of(dialect, data, scope="agent", app_data=None):
@@ -672,7 +667,7 @@ def interrupts_of(draw, dialect):
 
 
 @pytest.mark.parametrize("dialect", OTHER)
-@examples
+@examples(150)
 @given(data=st.data())
 def test_an_agent_is_the_same_there_and_back(dialect, data):
     document = document_of(dialect, data.draw(agents(dialect)), app_data=data.draw(objects))
@@ -685,7 +680,7 @@ def test_an_agent_is_the_same_there_and_back(dialect, data):
 
 
 @pytest.mark.parametrize("dialect", OTHER)
-@examples
+@examples(150)
 @given(state=objects)
 def test_an_orchestrator_is_the_same_there_and_back(dialect, state):
     name = "orchestrator_id" if dialect == "python" else "orchestratorId"
@@ -849,7 +844,7 @@ def test_there_are_two_dialects():
 
 
 @pytest.mark.parametrize("dialect", OTHER)
-@examples
+@examples(150)
 @given(data=objects)
 @example(data={"messages": [{"content": [{"citations": {"citations": [{"location": [{}]}]}}]}]})
 @example(data={"interrupts": {"interrupts": {"a": {"name": "\ud83c"}}}})

@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-import os
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import snapstore
+from examples import examples
 from snapstore.integrations.strands.latest import LastKnown
 from snapstore.integrations.strands.objects import Objects
 from snapstore.stores.memory import MemoryObjectStore
@@ -16,7 +16,6 @@ from snapstore.testing.doubles import FaultyObjectStore, StoreCall, StoreFault
 
 LATEST = "s/scopes/agent/a/snapshots/snapshot_latest.json"
 HISTORY = "s/scopes/agent/a/snapshots/immutable_history/snapshot_{}.json"
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 
 
 def document_of(state):
@@ -492,7 +491,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300 * max(TIMES, 1), derandomize=not TIMES, database=None, deadline=None)
+@examples(300)
 @given(schedule=st.lists(steps, max_size=40))
 @example(  # a write is applied after a restore that has not seen it
     schedule=["save", *DONE[:2], "save", (0, "late"), "restore", *[(1, "done")] * 3, (0, "done")]

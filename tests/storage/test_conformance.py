@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import io
 import os
 import stat
 from functools import partial
@@ -15,6 +14,9 @@ from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.stores.s3.store import S3ObjectStore
 from snapstore.testing import (
+    BucketObjects,
+    DictObjects,
+    DirectoryObjects,
     ObjectStoreTests,
     SnapshotStorageTests,
     StorageSubject,
@@ -22,82 +24,6 @@ from snapstore.testing import (
     VersionedSnapshotStorageTests,
 )
 from snapstore.testing.server import create_bucket
-
-
-class DictObjects:
-    def __init__(self, objects, prefix=""):
-        self.objects = objects
-        self.base = f"{prefix}/" if prefix else ""
-
-    async def put(self, key, data):
-        self.objects[self.base + key] = data
-
-    async def get(self, key):
-        return self.objects.get(self.base + key)
-
-    async def keys(self):
-        assert all(key.startswith(self.base) for key in self.objects)
-        return [key.removeprefix(self.base) for key in self.objects]
-
-
-class FolderObjects:
-    def __init__(self, root):
-        self.root = root
-
-    async def put(self, key, data):
-        path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    async def get(self, key):
-        path = self.root / key
-        return path.read_bytes() if path.is_file() else None
-
-    async def keys(self):
-        paths = [path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file()]
-        # No key begins with a dot: a lock file may, where directories can't be locked.
-        return [path.as_posix() for path in paths if not path.name.startswith(".")]
-
-
-class BucketObjects:
-    """Objects seen through a client of aiobotocore as it comes."""
-
-    def __init__(self, client, bucket, prefix=""):
-        self.client = client
-        self.bucket = bucket
-        self.base = f"{prefix}/" if prefix else ""
-
-    async def put(self, key, data):
-        # aiohttp warns of a body over 1 MiB that is no file.
-        await self.client.put_object(Bucket=self.bucket, Key=self.base + key, Body=io.BytesIO(data))
-
-    async def get(self, key):
-        try:
-            response = await self.client.get_object(Bucket=self.bucket, Key=self.base + key)
-        except self.client.exceptions.NoSuchKey:
-            return None
-        async with response["Body"] as body:
-            return await body.read()
-
-    async def keys(self):
-        pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=self.base
-        )
-        return [
-            found["Key"].removeprefix(self.base)
-            async for page in pages
-            for found in page.get("Contents", ())
-        ]
-
-    async def clear(self):
-        keys = await self.keys()
-        for start in range(0, len(keys), 1000):
-            wanted = {
-                "Objects": [{"Key": self.base + key} for key in keys[start : start + 1000]],
-                "Quiet": True,
-            }
-            reply = await self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
-            assert "Errors" not in reply
 
 
 class TestMemoryStorage(VersionedSnapshotStorageTests):
@@ -120,14 +46,14 @@ class TestFileStorage(VersionedSnapshotStorageTests):
     @pytest.fixture
     async def subject(self, tmp_path):
         async with FileStorage(tmp_path) as storage:
-            yield StorageSubject(storage, FolderObjects(tmp_path))
+            yield StorageSubject(storage, DirectoryObjects(tmp_path))
 
 
 class TestFileStorageWithAPrefix(SnapshotStorageTests):
     @pytest.fixture
     async def subject(self, tmp_path):
         async with ObjectSnapshotStorage(FileObjectStore(tmp_path), prefix="eu/prod") as storage:
-            yield StorageSubject(storage, FolderObjects(tmp_path / "eu" / "prod"))
+            yield StorageSubject(storage, DirectoryObjects(tmp_path / "eu" / "prod"))
 
 
 class TestMemoryObjectStore(ObjectStoreTests):
@@ -153,7 +79,7 @@ class TestFileObjectStore(ObjectStoreTests):
             monkeypatch.setattr(fcntl, "flock", lock_no_directory)
         store = FileObjectStore(tmp_path)
         await store.open()
-        yield StoreSubject(store, FolderObjects(tmp_path))
+        yield StoreSubject(store, DirectoryObjects(tmp_path))
         await store.aclose()
 
 

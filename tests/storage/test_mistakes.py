@@ -13,8 +13,6 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +22,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from aiohttp import web
 
+from scripted import Handler, serving
 from snapstore import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -41,8 +40,6 @@ from snapstore import (
     WrongEventLoopError,
 )
 from snapstore.testing.server import create_bucket
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 FOLDER = "session-1/scopes/agent/weather/snapshots"
@@ -132,20 +129,6 @@ async def complaint_of_opening(storage, kind, *words):
     assert error.bucket in str(error)
     with pytest.raises(StorageClosedError):
         await storage.load_snapshot(location=LOCATION)
-
-
-@asynccontextmanager
-async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """The URL of a server that answers as it is told."""
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 def replying(status, code, more="", headers=None) -> Handler:
@@ -596,7 +579,7 @@ async def over_tls(tmp_path):
     (tmp_path / "server.pem").write_text(CERTIFICATE)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "server.pem")
-    async with serving(replying(404, "NoSuchKey"), tls) as url:
+    async with serving(replying(404, "NoSuchKey"), tls=tls) as url:
         yield url, str(tmp_path / "server.pem")
 
 

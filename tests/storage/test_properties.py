@@ -1,12 +1,7 @@
-"""What holds for any sequence of operations and faults, any JSON, any bytes and any text.
-
-The examples are the same in every run. `SNAPSTORE_EXAMPLES=20` makes 20 times as many, and others
-each time.
-"""
+"""What holds for any sequence of operations and faults, any JSON, any bytes and any text."""
 
 import asyncio
 import json
-import os
 import re
 import selectors
 import string
@@ -17,7 +12,7 @@ from itertools import count
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from examples import examples
 from snapstore import (
     InvalidIdentifierError,
     ObjectSnapshotStorage,
@@ -58,20 +54,6 @@ from snapstore.testing.samples import (
     everything_said_by,
 )
 
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
-
-
-def examples(number, **options):
-    return settings(
-        max_examples=number * max(TIMES, 1),
-        derandomize=not TIMES,
-        database=None,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-        **options,
-    )
-
-
 # Any sequence of operations and faults
 #
 # The model is a set of worlds, any of which may be the real one: what is stored, by name. An
@@ -85,7 +67,7 @@ LOCATIONS = [
     for scope_id in ("a", "a-1")
 ]
 IDS = [f"01912a3b-{n:04x}-7000-8000-{n:012x}" for n in range(4)]
-RIVALS = 9  # the content that another writer saves
+RIVALS = 100  # the contents that another writer saves are multiples of it, each once
 FAILED = "it failed on the way"
 
 
@@ -161,6 +143,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.worlds = {frozenset()}
         self.versions = []
         self.ids = [*IDS]
+        self.rival_content = 0
 
     @initialize(
         used=st.lists(st.sampled_from(LOCATIONS), min_size=1, max_size=4, unique=True),
@@ -419,6 +402,7 @@ class StorageMachine(RuleBasedStateMachine):
     def do(self, act, effect, plan=(), location=None):
         """Have the storage act, and the worlds change as `effect` says of each."""
         self.plan, self.struck, self.rivalled, self.contested = [*plan], [], False, location
+        self.rival_content += RIVALS
         result = self.runner.run(self.acting(act))
         rivals = (False, True) if self.rivalled else (None,)
         worlds = set()
@@ -464,7 +448,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.plan = self.plan[1:]
         if what == "rival" and not self.rivalled:
             self.rivalled = True
-            await save_latest(self.other, self.contested, RIVALS)
+            await save_latest(self.other, self.contested, self.rival_content)
         if what in (None, "rival"):
             return None
         self.struck.append(call)
@@ -482,7 +466,7 @@ class StorageMachine(RuleBasedStateMachine):
             return {key async for page in pages for key in page}
 
     def with_rivals(self, world):
-        return saved(world, latest_at(self.contested), RIVALS)
+        return saved(world, latest_at(self.contested), self.rival_content)
 
     def location(self, place):
         return self.locations[place % len(self.locations)]

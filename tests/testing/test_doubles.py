@@ -19,7 +19,7 @@ from snapstore import (
 )
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
-from snapstore.testing import ObjectStoreTests, StoreSubject
+from snapstore.testing import DictObjects, ObjectStoreTests, StoreSubject
 from snapstore.testing.doubles import (
     FaultyObjectStore,
     LatencyObjectStore,
@@ -35,34 +35,18 @@ STALLED, STALLED_AFTER = StoreFault(stall=True), StoreFault(stall=True, applied=
 MIB = 2**20
 
 
-class Objects:
-    """A memory store's objects, for the suite."""
-
-    def __init__(self, store):
-        self.objects = store.objects
-
-    async def put(self, key, data):
-        self.objects[key] = data
-
-    async def get(self, key):
-        return self.objects.get(key)
-
-    async def keys(self):
-        return list(self.objects)
-
-
 class TestFaultyObjectStoreWithoutFaults(ObjectStoreTests):
     @pytest.fixture
     async def subject(self):
         behind = MemoryObjectStore()
-        return StoreSubject(FaultyObjectStore(behind), Objects(behind))
+        return StoreSubject(FaultyObjectStore(behind), DictObjects(behind.objects))
 
 
 class TestLatencyObjectStore(ObjectStoreTests):
     @pytest.fixture
     async def subject(self):
         behind = MemoryObjectStore()
-        return StoreSubject(LatencyObjectStore(behind, 0.0), Objects(behind))
+        return StoreSubject(LatencyObjectStore(behind, 0.0), DictObjects(behind.objects))
 
 
 @pytest.fixture

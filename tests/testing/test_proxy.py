@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from scripted import serving
 from snapstore.testing.proxy import Fault, recording_proxy
 
 BODY = b"0123456789" * 10
@@ -36,19 +37,10 @@ class Server:
 async def proxied():
     """A proxy, the server behind it, and a client in front of it."""
     server = Server()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        target = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with recording_proxy(target) as proxy:
-            connector = aiohttp.TCPConnector(limit=1)
-            async with aiohttp.ClientSession(proxy.endpoint_url, connector=connector) as client:
-                yield proxy, server, client
-    finally:
-        await runner.cleanup()
+    async with serving(server.answer) as target, recording_proxy(target) as proxy:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(proxy.endpoint_url, connector=connector) as client:
+            yield proxy, server, client
 
 
 def always(proxy, fault):

@@ -36,27 +36,17 @@ from snapstore.model.keys import Layout
 from snapstore.model.snapshot import now
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.memory import MemoryObjectStore
-from snapstore.testing import ObjectStoreTests, SnapshotStorageTests, VersionedSnapshotStorageTests
+from snapstore.testing import (
+    ObjectStoreTests,
+    SnapshotStorageTests,
+    VersionedSnapshotStorageTests,
+)
 
 pytest_plugins = ["pytester"]
 
 MAX_BYTES = 2**26
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope"  # pytest-asyncio warns where it is unset
 LAYOUT = Layout()
-
-
-class DictObjects:
-    def __init__(self, objects):
-        self.objects = objects
-
-    async def put(self, key, data):
-        self.objects[key] = data
-
-    async def get(self, key):
-        return self.objects.get(key)
-
-    async def keys(self):
-        return list(self.objects)
 
 
 class ThirdPartyStorage:
@@ -129,13 +119,14 @@ TESTS = """
     import pytest_asyncio
     from my_package import MyStorage, MyStore
     from snapstore.testing import (
+        DictObjects,
         ObjectStoreTests,
         SnapshotStorageTests,
         StorageSubject,
         StoreSubject,
         VersionedSnapshotStorageTests,
     )
-    from test_suite_runs_everywhere import DictObjects, ThirdPartyStorage
+    from test_suite_runs_everywhere import ThirdPartyStorage
 
     pytestmark = [MARK]
 
@@ -761,9 +752,9 @@ BROKEN = [*BrokenStorage.__subclasses__(), *BrokenStore.__subclasses__()]
 TESTS_OF_BROKEN = """
     import pytest
     from snapstore.testing import (
-        ObjectStoreTests, StorageSubject, StoreSubject, VersionedSnapshotStorageTests
+        DictObjects, ObjectStoreTests, StorageSubject, StoreSubject, VersionedSnapshotStorageTests
     )
-    from test_suite_runs_everywhere import BrokenStorage, BrokenStore, DictObjects
+    from test_suite_runs_everywhere import BrokenStorage, BrokenStore
 
 
     def storage_tests(broken):

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from aiobotocore.session import get_session
 from aiohttp import web
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from scripted import Answer, serving, serving_bytes
 from snapstore import (
     AccessDeniedError,
     InvalidResponseError,
@@ -88,19 +89,6 @@ def etag(body):
 def refused(status):
     code = "PreconditionFailed" if status == 412 else "InvalidArgument"
     return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
-
-
-@asynccontextmanager
-async def serving(handler):
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture(params=["direct", "generic", "borrowed"])
@@ -233,38 +221,30 @@ async def test_an_etag_of_a_put_that_a_get_does_not_give_is_no_conflict(storage_
 # Headers
 
 
-async def answer_in_latin1(reader, writer):
-    """Answer each request with a header that is not UTF-8; reads find what was written last."""
-    body, metadata = b"", b""
-    with suppress(asyncio.IncompleteReadError, ConnectionError):
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            lines = [line.partition(b": ")[::2] for line in head.split(b"\r\n")[1:]]
-            fields = {name.lower(): value for name, value in lines}
-            if b"expect" in fields:
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            sent = await reader.readexactly(int(fields.get(b"content-length", b"0")))
-            method = head.partition(b" ")[0]
-            if method == b"PUT":
-                # Large, so that a response which nobody reads keeps its connection.
-                body = sent + b" " * 3_000_000
-                kept = [name for name in fields if name.startswith(b"x-amz-meta-")]
-                metadata = b"".join(b"%s: %s\r\n" % (name, fields[name]) for name in kept)
-            answer = b"" if method == b"PUT" else body
-            writer.write(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nX-Gateway: caf\xe9\r\n')
-            writer.write(b"Content-Length: %d\r\n%s\r\n" % (len(answer), metadata))
-            writer.write(b"" if method == b"HEAD" else answer)
-            await writer.drain()
-    writer.close()
+def answering_in_latin1():
+    """Answers with a header that is not UTF-8; reads find what was written last."""
+    stored, metadata = b"", b""
+
+    def answer(request):
+        nonlocal stored, metadata
+        if request.method == "PUT":
+            # Large, so that a response which nobody reads keeps its connection.
+            stored = request.body + b" " * 3_000_000
+            kept = [name for name in request.headers if name.startswith("x-amz-meta-")]
+            metadata = b"".join(f"{name}: {request.headers[name]}\r\n".encode() for name in kept)
+        body = b"" if request.method == "PUT" else stored
+        head = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nX-Gateway: caf\xe9\r\n'
+        head += b"Content-Length: %d\r\n%s\r\n" % (len(body), metadata)
+        return Answer(head + (b"" if request.method == "HEAD" else body))
+
+    return answer
 
 
 async def test_a_header_that_is_not_utf8_says_nothing_of_the_write(storage_at, request) -> None:
     is_borrowed = "borrowed" in request.node.name
-    server = await asyncio.start_server(answer_in_latin1, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving_bytes(answering_in_latin1()) as server:
         config = AioConfig(retries=THREE_TRIES, max_pool_connections=2)
-        async with storage_at(url, config=config) as storage:
+        async with storage_at(server.url, config=config) as storage:
             if is_borrowed:
                 # A client that can't read it can't tell, nor may it be written again.
                 with pytest.raises(OutcomeUnknownError) as caught:

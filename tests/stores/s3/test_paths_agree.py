@@ -1,16 +1,15 @@
 """The direct and the generic path: the same requests, and the same verdicts on every response."""
 
-import asyncio
 import base64
 import hashlib
 import zlib
-from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple
+from contextlib import asynccontextmanager
 
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
+from scripted import Answer, serving_bytes
 from snapstore import S3Storage, Snapshot, SnapshotLocation, SnapstoreError
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
@@ -24,42 +23,8 @@ ENTRY = (
 )
 
 
-class Arrived(NamedTuple):
-    """A request as it arrived."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    body: bytes
-
-
-class Scripted:
-    """A server that answers each request with the bytes that it is told to."""
-
-    def __init__(self):
-        self.arrived: list[Arrived] = []
-        self.answer = lambda request: response(200)
-
-    async def handle(self, reader, writer):
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                first, *lines = head.split("\r\n")
-                fields = (line.partition(": ")[::2] for line in lines if line)
-                headers = {name.lower(): value for name, value in fields}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                method, target, _ = first.split(" ")
-                self.arrived.append(Arrived(method, target, headers, body))
-                data, closes = self.answer(self.arrived[-1])
-                writer.write(data)
-                await writer.drain()
-                if closes:
-                    break
-        writer.close()
-
-
 def response(status, body=b"", *, closes=False, length=True, cut=None, **headers):
-    """The bytes of a response, and whether the connection is closed after it."""
+    """The answer with a status, a body and headers."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     if length:
         fields.setdefault("Content-Length", str(len(body)))
@@ -67,7 +32,7 @@ def response(status, body=b"", *, closes=False, length=True, cut=None, **headers
         fields["Connection"] = "close"
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value is not None)
     head = f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode("latin-1")
-    return head + body[:cut], closes or not length or cut is not None
+    return Answer(head + body[:cut], closes or not length or cut is not None)
 
 
 def an_error(code, **more):
@@ -137,9 +102,9 @@ RESPONSES = {
     "200 with a listing": response(200, PAGE, ETag='"e"'),
     "201": response(201, b"", ETag='"e"'),
     "204": response(204, b"", ETag='"e"', length=False),
-    "closed": (b"", True),
-    "closed within the head": (b"HTTP/1.1 200 OK\r\nETag", True),
-    "no HTTP": (b"SSH-2.0-OpenSSH\r\n", True),
+    "closed": Answer(b"", closes=True),
+    "closed within the head": Answer(b"HTTP/1.1 200 OK\r\nETag", closes=True),
+    "no HTTP": Answer(b"SSH-2.0-OpenSSH\r\n", closes=True),
     "a snapshot": response(200, BODY, ETag='"e"'),
     "a snapshot, weak etag": response(200, BODY, ETag='W/"e"'),
     "a snapshot, bare etag": response(200, BODY, ETag="e"),
@@ -149,15 +114,14 @@ RESPONSES = {
     "a snapshot, no length": response(200, BODY, ETag='"e"', length=False),
     "a snapshot, no length, cut": response(200, BODY, ETag='"e"', length=False, cut=20),
     "a snapshot, part": response(206, BODY, ETag='"e"', Content_Range="bytes 0-76/77"),
-    "a snapshot, chunked": (
-        response(200, b"", ETag='"e"', length=False, Transfer_Encoding="chunked")[0]
-        + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
-        False,
+    "a snapshot, chunked": Answer(
+        response(200, b"", ETag='"e"', length=False, Transfer_Encoding="chunked").data
+        + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
     ),
-    "a snapshot, chunked, cut": (
-        response(200, b"", ETag='"e"', length=False, Transfer_Encoding="chunked")[0]
+    "a snapshot, chunked, cut": Answer(
+        response(200, b"", ETag='"e"', length=False, Transfer_Encoding="chunked").data
         + b"%x\r\n%s\r\n" % (len(BODY), BODY),
-        True,
+        closes=True,
     ),
     "a snapshot, gzip": response(200, BODY, ETag='"e"', Content_Encoding="gzip"),
     "a snapshot, latin-1": response(200, BODY, ETag='"e"', X_Gateway="caf\xe9"),
@@ -201,9 +165,7 @@ OPERATIONS = {
 
 @pytest.fixture
 async def server():
-    scripted = Scripted()
-    async with await asyncio.start_server(scripted.handle, "127.0.0.1", 0) as listening:
-        scripted.port = listening.sockets[0].getsockname()[1]
+    async with serving_bytes(lambda _: response(200)) as scripted:
         yield scripted
 
 
@@ -216,7 +178,7 @@ async def storage_at(server, *, direct, prefix="", **config):
         prefix=prefix,
         session=session,
         region="us-east-1",
-        endpoint_url=f"http://127.0.0.1:{server.port}",
+        endpoint_url=server.url,
         config=AioConfig(**config),
         direct=direct,
         timeout=20,
@@ -357,7 +319,7 @@ async def test_the_host_is_signed_as_it_is_sent(host, direct, server, monkeypatc
         "bucket",
         session=session,
         region="us-east-1",
-        endpoint_url=f"http://{host}:{server.port}",
+        endpoint_url=server.url.replace("127.0.0.1", host),
         direct=direct,
     ) as storage:
         await storage.load_snapshot(location=LOCATION)

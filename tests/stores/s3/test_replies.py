@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -11,6 +11,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from aiohttp import web
 
+from scripted import Handler, serving
 from snapstore import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -25,8 +26,6 @@ from snapstore import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
 HISTORY = "s-1/scopes/agent/weather/snapshots/immutable_history/"
@@ -44,7 +43,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[Server]:
+async def counting(handler: Handler) -> AsyncIterator[Server]:
     arrived: list[str] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -52,21 +51,14 @@ async def serving(handler: Handler) -> AsyncIterator[Server]:
         await request.read()
         return await handler(request)
 
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Server(f"http://127.0.0.1:{runner.addresses[0][1]}", arrived)
-    finally:
-        await runner.cleanup()
+    async with serving(handle) as url:
+        yield Server(url, arrived)
 
 
 @asynccontextmanager
 async def storage_on(handler: Handler, **options) -> AsyncIterator[tuple[S3Storage, Server]]:
     """A storage without its direct path, which hands to the generic one what is refused here."""
-    async with serving(handler) as server:
+    async with counting(handler) as server:
         storage = S3Storage(
             "bucket",
             session=SESSION,
@@ -461,7 +453,7 @@ async def test_without_credentials_nothing_is_sent_and_the_outcome_is_known(oper
         return web.Response(status=500)
 
     async with (
-        serving(handler) as server,
+        counting(handler) as server,
         S3Storage("bucket", region="us-east-1", endpoint_url=server.endpoint_url) as storage,
     ):
         with pytest.raises(AccessDeniedError, match="no credentials"):
@@ -551,7 +543,7 @@ async def test_no_redirect_is_followed(operation, status) -> None:
     async def stranger(request: web.Request) -> web.Response:
         return web.Response(body=BODY, headers={"ETag": '"e"'})
 
-    async with serving(stranger) as other:
+    async with counting(stranger) as other:
         redirect = failing(status, "TemporaryRedirect", {"Location": f"{other.endpoint_url}/b"})
         async with storage_on(redirect) as (storage, _):
             with pytest.raises(StorageError, match="elsewhere"):

@@ -8,6 +8,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from aiohttp import web
 
+from scripted import serving
 from snapstore import (
     AccessDeniedError,
     InvalidResponseError,
@@ -71,13 +72,7 @@ def answer(request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def storage_before(handle, client: str) -> AsyncIterator[S3Storage]:
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(handle) as url:
         own = {"endpoint_url": url, "session": SESSION, "region": "us-east-1"}
         if client != "borrowed":
             own["config"] = AioConfig(retries={"total_max_attempts": 3})
@@ -94,8 +89,6 @@ async def storage_before(handle, client: str) -> AsyncIterator[S3Storage]:
             S3Storage("bucket", client=borrowed) as storage,
         ):
             yield storage
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture(autouse=True)
