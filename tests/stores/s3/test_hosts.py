@@ -138,7 +138,8 @@ def test_what_is_open_can_save_when_the_interpreter_exits_and_nothing_can_be_ope
 def test_a_name_that_can_not_be_resolved_when_the_interpreter_exits_is_said_to_be_that(
     s3_server, bucket, prefix
 ):
-    said = run(FAR_AT_EXIT, bucket, prefix, **s3_server.environment())
+    environment = s3_server.environment() | {"AWS_MAX_ATTEMPTS": "2"}
+    said = run(FAR_AT_EXIT, bucket, prefix, **environment)
 
     assert "the server's name can't be resolved while the interpreter exits" in said
 
