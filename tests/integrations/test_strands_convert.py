@@ -24,7 +24,11 @@ from snapstore.integrations.strands import (
 )
 from snapstore.testing.samples import CANARY, everything_said_by
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").rglob("snapshot_*.json"))
+GOLDEN = [
+    path
+    for sdk in ("python", "typescript")
+    for path in sorted((Path(__file__).parents[1] / "golden" / sdk).rglob("snapshot_*.json"))
+]
 CREATED_AT = "2026-11-22T11:13:20.395Z"
 OTHER = {"python": "typescript", "typescript": "python"}
 
