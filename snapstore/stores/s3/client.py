@@ -12,7 +12,6 @@ import gzip
 import os
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -25,6 +24,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
 from snapstore.stores.s3.bounds import read_bounded
+from snapstore.version import __version__
 
 __all__ = ["HTTPSession", "make_client"]
 
@@ -59,7 +59,7 @@ def make_client(
         retries={"mode": "standard"},
         max_pool_connections=max_concurrency,
         # Fixed, since botocore would build a longer one twice for every request.
-        user_agent=f"snapstore/{version('snapstore')} aiobotocore/{aiobotocore.__version__}",
+        user_agent=f"snapstore/{__version__} aiobotocore/{aiobotocore.__version__}",
         http_session_cls=_HTTPSession,
     )
     if config is not None:
