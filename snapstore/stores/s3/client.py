@@ -1,7 +1,7 @@
 """The aiobotocore client that a store makes for itself: how it is made and tuned.
 
 Importing aiobotocore and making a client take some 0.3 s of CPU, so `make_client` is for a thread.
-It uses only public interfaces, but for the `_get_session` of aiobotocore's HTTP session and the
+All interfaces used are public, except `_get_session` of aiobotocore's HTTP session and
 `_retry_connection` of aiohttp's, which a test looks for.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 import aiobotocore
 import botocore.handlers
@@ -34,7 +34,7 @@ def make_client(
     session: AioSession | None,
     region: str | None,
     endpoint_url: str | None,
-    config: Any,
+    config: AioConfig | None,
     max_concurrency: int,
 ) -> Any:
     """Make and enter an S3 client. It blocks: call it in a thread.
@@ -43,8 +43,8 @@ def make_client(
         session: The session to take credentials and configuration from; `None` for a new one.
         region: As `AioSession.create_client`; `None` for botocore's resolution.
         endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
-        config: Whatever it sets goes before our own settings, but for a pool that is too small.
-        max_concurrency: How many connections the pool must hold at least.
+        config: Overrides our defaults, except that the pool is raised to `max_concurrency`.
+        max_concurrency: The least connections that the pool must have.
 
     Returns:
         A client without any connection yet, to be used on one event loop, and closed there.
@@ -53,14 +53,14 @@ def make_client(
         session = get_session()
         # The service model is 1.5 MB of JSON, and json holds the GIL while it parses.
         session.get_component("data_loader").file_loader = _ModelLoader()
-        # Dates are not used here, and dateutil takes a tenth of a GET's CPU to read one.
+        # Dates are not used, and dateutil takes a tenth of a GET's CPU to parse one.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     settings: Any = AioConfig(
         retries={"mode": "standard"},
         max_pool_connections=max_concurrency,
-        # Fixed, since botocore would build a longer one twice for every request.
+        # Constant, since botocore would build a longer one twice for each request.
         user_agent=f"snapstore/{__version__} aiobotocore/{aiobotocore.__version__}",
-        http_session_cls=_HTTPSession,
+        http_session_cls=HTTPSession,
     )
     if config is not None:
         settings = settings.merge(config)
@@ -70,20 +70,18 @@ def make_client(
     context = session.create_client(
         "s3", region_name=region, endpoint_url=endpoint_url, config=settings
     )
-    # A loop of its own, for as long as it takes: nothing in a client that has sent no request yet
-    # belongs to a loop.
+    # On a temporary loop: a client that has sent no request yet is not bound to any.
     client = asyncio.run(context.__aenter__())
     _tune(client)
     return client
 
 
 def _read_files(session: AioSession) -> None:
-    """Let a session read its files where no event loop runs, which reading would block.
+    """Let a session read its files while no event loop runs, since reading blocks one.
 
-    The loop that makes the client is its thread's own, but tools that watch for blocking calls,
-    such as blockbuster, look for any running loop. All of it is kept by the session. What fails
-    here is tried again when the client is made, which reports it: credentials that have to be
-    waited for need a loop.
+    The client is made on a loop of this thread alone, but tools that watch for blocking calls, such
+    as blockbuster, look for any running loop. The session keeps what it has read. A failure here is
+    repeated, and reported, when the client is made: credentials that must be awaited need a loop.
     """
     loader = session.get_component("data_loader")
     finding = session.get_credentials()
@@ -97,10 +95,10 @@ def _read_files(session: AioSession) -> None:
 
 
 def _tune(client: Any) -> None:
-    # "Expect: 100-continue" costs a round trip, and saves nothing where bodies are small.
+    # "Expect: 100-continue" costs a round trip, and saves nothing for small bodies.
     client.meta.events.unregister("before-call.s3", botocore.handlers.add_expect_header)
-    # Where a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and
-    # where that is redirected too, by HeadBucket again, without end.
+    # If a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and if
+    # that is redirected too, by HeadBucket again, without end.
     client.meta.events.register("before-call.s3.HeadBucket", _region_unknown)
     # TLS protects the body already, and every write carries a checksum: SHA-256 adds nothing to it.
     # Over plain HTTP the signature keeps covering the body.
@@ -110,9 +108,9 @@ def _tune(client: Any) -> None:
 
 
 def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:
-    """Stand in for the reply to HeadBucket."""
-    reply = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
-    return SimpleNamespace(status_code=404), reply
+    """Answer HeadBucket in place of the server."""
+    response = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    return SimpleNamespace(status_code=404), response
 
 
 class _ModelLoader:
@@ -131,28 +129,28 @@ class _ModelLoader:
         return None
 
 
-class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+class HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+    """An HTTP session for aiobotocore that is safe for writes.
+
+    It follows no redirect, resends nothing on its own, and reads no more of a response than its
+    bound. Clients that snapstore makes use it.
+
+    Example:
+        For a client of your own::
+
+            session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
+    """
+
     # aiohttp would send the body and the session token wherever a `Location` points, which botocore
     # never does (botocore #2571).
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)
-        # aiohttp sends a PUT again when a connection it had kept has died, and nobody learns of it
-        # (aiohttp #10790). botocore sends it again too, and counts.
+        # aiohttp resends a PUT when a pooled connection has died, and nobody learns of it (aiohttp
+        # #10790). botocore resends it too, and counts.
         if hasattr(session, "_retry_connection"):
             session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return _WithoutRedirects(session)
-
-
-HTTPSession: Final[Any] = _HTTPSession
-"""An HTTP session for aiobotocore that follows no redirect, sends nothing twice, and reads of each
-reply no more than its bound.
-
-Example:
-    For a client of your own::
-
-        session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
-"""
 
 
 class _WithoutRedirects:
@@ -179,8 +177,8 @@ class _Response:
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway
-        # may add one in another encoding, which says nothing of the response.
+        # aiobotocore decodes headers as UTF-8, and leaks the connection if it can't. A gateway may
+        # add one in another encoding, which says nothing about the response.
         headers = self._response.raw_headers
         return tuple((name, value.decode(errors="replace").encode()) for name, value in headers)
 
