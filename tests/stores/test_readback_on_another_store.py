@@ -9,17 +9,14 @@ import pytest
 from snapstore import (
     ObjectSnapshotStorage,
     OutcomeUnknownError,
-    PreconditionFailedError,
     Snapshot,
     SnapshotLocation,
     StorageUnavailableError,
 )
-from snapstore.stores import readback
-from snapstore.stores.base import Version
-from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores import MemoryObjectStore, PreconditionFailedError, Version, readback
 from snapstore.stores.readback import AttemptOutcome, Write, metadata_of_caller, version_of
 from snapstore.stores.retry import retrying
-from snapstore.testing import ObjectStoreTests, StoreSubject
+from snapstore.testing import DictObjects, ObjectStoreTests, StoreSubject
 
 KEY = "s-1/latest.json"
 LOST = "applied, and the response lost"
@@ -121,22 +118,6 @@ class UnreliableStore:
         return StorageUnavailableError("no response")
 
 
-class RawObjects:
-    """The objects on the server."""
-
-    def __init__(self, server):
-        self.server = server
-
-    async def put(self, key, data):
-        await self.server.put(key, data)
-
-    async def get(self, key):
-        return self.server.objects.get(key)
-
-    async def keys(self):
-        return list(self.server.objects)
-
-
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
@@ -147,7 +128,7 @@ class TestUnreliableStore(ObjectStoreTests):
     async def subject(self):
         # Not DROPPED: a create that may still arrive is unknown if another one came first.
         store = UnreliableStore(cycle([LOST, OK, BUSY, OK, FAILED, LOST, OK]))
-        return StoreSubject(store, RawObjects(store.server))
+        return StoreSubject(store, DictObjects(store.server.objects))
 
 
 async def body_of(store):

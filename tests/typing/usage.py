@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, assert_type
 
 import msgspec
@@ -21,7 +22,6 @@ from snapstore import (
     Finding,
     MemoryStorage,
     ObjectSnapshotStorage,
-    ObjectStore,
     PartialDeleteError,
     S3Storage,
     SavedSnapshot,
@@ -33,17 +33,24 @@ from snapstore import (
     SnapshotManifest,
     SnapshotStorage,
     StorageError,
-    StoredObject,
-    Version,
     VersionedSnapshot,
     VersionedSnapshotStorage,
     new_snapshot_id,
     snapshot_id_at,
     snapshot_time,
 )
-from snapstore.stores.s3.options import S3Client, S3Options
-from snapstore.stores.s3.store import S3ObjectStore
+from snapstore.stores import (
+    ObjectStore,
+    S3Client,
+    S3ObjectStore,
+    S3Options,
+    StoredObject,
+    Version,
+)
 from snapstore.testing import (
+    BucketObjects,
+    DictObjects,
+    DirectoryObjects,
     ObjectStoreTests,
     RawObjects,
     SnapshotStorageTests,
@@ -301,7 +308,13 @@ class TestOwnStore(ObjectStoreTests):
 
     @pytest.fixture
     def subject(self) -> StoreSubject:
-        return StoreSubject(OwnStore(), Objects())
+        return StoreSubject(OwnStore(), DictObjects({}))
+
+
+async def raw_objects(client: object, directory: Path) -> list[RawObjects]:
+    bucket = BucketObjects(client, "bucket", prefix="prod")
+    await bucket.clear()
+    return [bucket, DirectoryObjects(directory), DictObjects({}, "prod")]
 
 
 async def conformance(subject: StorageSubject[VersionedSnapshotStorage], raw: RawObjects) -> None:

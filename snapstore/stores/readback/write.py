@@ -99,8 +99,7 @@ class Write:
 
     def sent(self) -> None:
         """Note that a request is being sent. Until `ended`, it may have been applied."""
-        if self._is_in_flight:  # the attempt before was abandoned
-            self.ended(AttemptOutcome.LOST)
+        self.abandoned()
         self._is_in_flight = True
 
     def ended(self, outcome: AttemptOutcome) -> None:
@@ -108,6 +107,11 @@ class Write:
         self._is_in_flight = False
         self._is_ambiguous = self._is_ambiguous or outcome is not AttemptOutcome.REJECTED
         self.may_still_apply = self.may_still_apply or outcome is AttemptOutcome.LOST
+
+    def abandoned(self) -> None:
+        """Note that an attempt in flight, if there is one, has ended and nothing is known of it."""
+        if self._is_in_flight:
+            self.ended(AttemptOutcome.LOST)
 
     def version(self, etag: str) -> Version:
         """The version that this write has made."""

@@ -7,11 +7,10 @@ All interfaces used are public, except `_get_session` of aiobotocore's HTTP sess
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,31 +23,24 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
 from snapstore.stores.s3.bounds import read_bounded
+from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY, S3OwnClientOptions
 from snapstore.version import __version__
 
 __all__ = ["HTTPSession", "make_client"]
 
 
-def make_client(
-    *,
-    session: AioSession | None,
-    region: str | None,
-    endpoint_url: str | None,
-    config: AioConfig | None,
-    max_concurrency: int,
-) -> Any:
-    """Make and enter an S3 client. It blocks: call it in a thread.
+def make_client(options: S3OwnClientOptions) -> Awaitable[Any]:
+    """Make an S3 client. It blocks: call it in a thread.
 
     Args:
-        session: The session to take credentials and configuration from; `None` for a new one.
-        region: As `AioSession.create_client`; `None` for botocore's resolution.
-        endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
-        config: Overrides our defaults, except that the pool is raised to `max_concurrency`.
-        max_concurrency: The least connections that the pool must have.
+        options: Those of them that are about the client.
 
     Returns:
-        A client without any connection yet, to be used on one event loop, and closed there.
+        An awaitable that enters the client and returns it, on any event loop: a client that has
+        sent no request yet is not bound to one. It is used, and closed, on one loop.
     """
+    max_concurrency = options.get("max_concurrency", DEFAULT_MAX_CONCURRENCY)
+    session = options.get("session")
     if session is None:
         session = get_session()
         # The service model is 1.5 MB of JSON, and json holds the GIL while it parses.
@@ -62,16 +54,23 @@ def make_client(
         user_agent=f"snapstore/{__version__} aiobotocore/{aiobotocore.__version__}",
         http_session_cls=HTTPSession,
     )
+    config = options.get("config")
     if config is not None:
         settings = settings.merge(config)
     if settings.max_pool_connections < max_concurrency:
         settings = settings.merge(AioConfig(max_pool_connections=max_concurrency))
     _read_files(session)
     context = session.create_client(
-        "s3", region_name=region, endpoint_url=endpoint_url, config=settings
+        "s3",
+        region_name=options.get("region"),
+        endpoint_url=options.get("endpoint_url"),
+        config=settings,
     )
-    # On a temporary loop: a client that has sent no request yet is not bound to any.
-    client = asyncio.run(context.__aenter__())
+    return _entered(context)
+
+
+async def _entered(context: AbstractAsyncContextManager[Any]) -> Any:
+    client = await context.__aenter__()
     _tune(client)
     return client
 

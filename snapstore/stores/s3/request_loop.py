@@ -90,6 +90,8 @@ class RequestLoop:
                 failure = translate(
                     error, operation=operation, bucket=self._bucket, key=key, sent=call.attempts > 0
                 )
+                if write is not None:
+                    write.abandoned()
             else:
                 self._was_reached = True
                 return result

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -27,7 +26,7 @@ from snapstore.stores.s3.request_loop import RequestLoop, translate
 from snapstore.stores.s3.requests import Requests
 from snapstore.stores.s3.slow_path import SlowPath
 from snapstore.stores.s3.writes import Writes
-from snapstore.stores.threads import require_threads
+from snapstore.stores.threads import require_threads, run_in_daemon_thread
 
 if TYPE_CHECKING:
     from snapstore.stores.s3.fast_path import FastPath
@@ -65,13 +64,7 @@ class S3ObjectStore:
         self._max_concurrency = options.get("max_concurrency", DEFAULT_MAX_CONCURRENCY)
         self._uses_fast_path = options.get("direct", True)
         self._borrowed: Any = options.get("client")
-        self._own_client_options = {
-            "region": options.get("region"),
-            "endpoint_url": options.get("endpoint_url"),
-            "session": options.get("session"),
-            "config": options.get("config"),
-            "max_concurrency": self._max_concurrency,
-        }
+        self._options = options
         self._common = _given({"ExpectedBucketOwner": options.get("expected_bucket_owner")})
         self._encryption = _given(
             {
@@ -131,7 +124,7 @@ class S3ObjectStore:
         failure: StorageError
         require_threads("a client for S3")
         try:
-            client = await asyncio.to_thread(_make_client, self._own_client_options)
+            client = await run_in_daemon_thread(self._begin_client)
         except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
             failure = translate(
                 error, operation="CreateClient", bucket=self.name, key=None, sent=False
@@ -141,6 +134,13 @@ class S3ObjectStore:
             return client
         # Outside of the handler: the output of a program for credentials is in the chain.
         raise failure
+
+    def _begin_client(self) -> Awaitable[Any]:
+        # All that is slow to import is imported in the thread that this runs in.
+        import_module("snapstore.stores.s3.fast_path")
+        from snapstore.stores.s3.client import make_client
+
+        return make_client(self._options)
 
     def _validate_configured_endpoint(self, client: Any) -> None:
         """Check an endpoint from the configuration as one from the argument is."""
@@ -266,14 +266,6 @@ class S3ObjectStore:
             inspection.of_client(self._client, borrowed, self._max_concurrency),
             inspection.of_fast_path(self._fast_path),
         ]
-
-
-def _make_client(options: dict[str, Any]) -> Any:
-    # All that is slow to import is imported in the thread that this runs in.
-    import_module("snapstore.stores.s3.fast_path")
-    from snapstore.stores.s3.client import make_client
-
-    return make_client(**options)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
