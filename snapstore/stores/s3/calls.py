@@ -51,7 +51,7 @@ class Call:
         self.single_attempt = single_attempt
         self.dry_run = dry_run
         self.requests: list[Any] = []
-        self.attempts = 0
+        self.attempts: int = 0
 
     @property
     def is_last_attempt(self) -> bool:

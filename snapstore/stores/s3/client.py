@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import aiobotocore
 import botocore.handlers
@@ -52,7 +52,7 @@ def make_client(options: S3OwnClientOptions) -> Awaitable[Any]:
         max_pool_connections=max_concurrency,
         # Constant, since botocore would build a longer one twice for each request.
         user_agent=f"snapstore/{__version__} aiobotocore/{aiobotocore.__version__}",
-        http_session_cls=HTTPSession,
+        http_session_cls=_HTTPSession,
     )
     config = options.get("config")
     if config is not None:
@@ -128,18 +128,7 @@ class _ModelLoader:
         return None
 
 
-class HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
-    """An HTTP session for aiobotocore that is safe for writes.
-
-    It follows no redirect, resends nothing on its own, and reads no more of a response than its
-    bound. Clients that snapstore makes use it.
-
-    Example:
-        For a client of your own::
-
-            session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
-    """
-
+class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
     # aiohttp would send the body and the session token wherever a `Location` points, which botocore
     # never does (botocore #2571).
 
@@ -150,6 +139,19 @@ class HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
         if hasattr(session, "_retry_connection"):
             session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return _WithoutRedirects(session)
+
+
+HTTPSession: Final[type[AIOHTTPSession]] = _HTTPSession
+"""An HTTP session for aiobotocore that is safe for writes.
+
+It follows no redirect, resends nothing on its own, and limits the size of responses. Clients that
+snapstore makes use it.
+
+Example:
+    For a client of your own::
+
+        session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
+"""
 
 
 class _WithoutRedirects:

@@ -47,7 +47,7 @@ class ETagSpelling:
     """
 
     def __init__(self) -> None:
-        self.quoted = False
+        self.quoted: bool = False
         self._is_known = False
 
     def accepted(self, write: S3Write) -> None:

@@ -67,7 +67,7 @@ class Replay:
     def __init__(self, templates: CapturedTemplates, bucket: str) -> None:
         self._templates = templates
         self._bucket = bucket
-        self.breaker = CircuitBreaker()
+        self.breaker: CircuitBreaker = CircuitBreaker()
 
     async def request(
         self,

@@ -45,7 +45,9 @@ class RequestLoop:
         self, client: Any, bucket: str, *, max_concurrency: int, single_attempts: bool
     ) -> None:
         config = client.meta.config
-        self.slots = asyncio.Semaphore(min(max_concurrency, config.max_pool_connections))
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(
+            min(max_concurrency, config.max_pool_connections)
+        )
         self._bucket = bucket
         self._max_attempts: int | None = (config.retries or {}).get("total_max_attempts")
         self._single_attempts = single_attempts
