@@ -21,7 +21,6 @@ from snapstore import (
     Finding,
     MemoryStorage,
     ObjectSnapshotStorage,
-    ObjectStore,
     PartialDeleteError,
     S3Storage,
     SavedSnapshot,
@@ -33,14 +32,13 @@ from snapstore import (
     SnapshotManifest,
     SnapshotStorage,
     StorageError,
-    StoredObject,
-    Version,
     VersionedSnapshot,
     VersionedSnapshotStorage,
     new_snapshot_id,
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.stores import ObjectStore, StoredObject, Version
 from snapstore.testing import (
     BucketObjects,
     DictObjects,
