@@ -24,8 +24,11 @@ nox.options.sessions = ["lint", "typing", "build", "tests"]
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# More than there may be cores: most tests wait for a process. Each worker has a server of its own.
-PYTEST = ("-m", "pytest", "--numprocesses=4")
+# More than there are cores: most tests wait for a process. Each worker has a server of its own.
+PYTEST = ("-m", "pytest", f"--numprocesses={(os.cpu_count() or 1) + 2}")
+# For a test that is long because it was asked to be.
+LONG = ("--timeout=3600", "--override-ini=faulthandler_timeout=0")
+NOTHING_COLLECTED = 5
 
 TYPESCRIPT_SDK = "@strands-agents/sdk"
 
@@ -85,21 +88,30 @@ INSTALLED = [
     version for version in reversed(nox.project.python_versions(PYPROJECT)) if is_installed(version)
 ] or [RUNNING]
 NEWEST, OLDEST = INSTALLED[0], INSTALLED[-1]
+OTHERS = INSTALLED[1:] or [OLDEST]
 
 
-@nox.session(python=INSTALLED)
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: the newest Python with coverage, the oldest with the lowest dependencies."""
-    if session.python == NEWEST:
-        session.install("-e", ".", *dependencies("test"))
-        if session.posargs:
-            session.run("pytest", *session.posargs)
-            return
-        session.run("coverage", "erase")
-        session.run("coverage", "run", *PYTEST)
-        session.run("coverage", "combine", "--quiet")
-        session.run("coverage", "report")
-    elif session.python == OLDEST:
+    """Run the tests once, on the Python that runs nox; of the large matrices, a sample."""
+    session.install("-e", ".", *dependencies("test"))
+    session.run("python", *PYTEST, *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def coverage(session: nox.Session) -> None:
+    """Run the tests with coverage and all matrices in full."""
+    session.install("-e", ".", *dependencies("test"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", *PYTEST, "--full", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(python=OTHERS)
+def matrix(session: nox.Session) -> None:
+    """Run the tests on the other Pythons: the oldest one with the lowest dependencies."""
+    if session.python == OLDEST:
         pins = Path(session.create_tmp()) / "lowest.txt"
         pins.write_text("\n".join(lowest_dependencies()))
         session.install("-e", ".", *dependencies("test"), "--constraint", str(pins))
@@ -107,9 +119,16 @@ def tests(session: nox.Session) -> None:
     else:
         session.install("-e", ".", *dependencies("test"))
         # What was asked for may need S3, and then nothing is left for this one to run.
-        nothing_collected = [5] if session.posargs else []
-        codes = [0, *nothing_collected]
+        codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
         session.run("python", *PYTEST, "--no-s3", *session.posargs, success_codes=codes)
+
+
+@nox.session(python=NEWEST)
+def properties(session: nox.Session) -> None:
+    """Run the property tests with ten times as many examples, new ones each time."""
+    session.install("-e", ".", *dependencies("test"))
+    env = {"SNAPSTORE_EXAMPLES": os.environ.get("SNAPSTORE_EXAMPLES", "10")}
+    session.run("python", *PYTEST, *LONG, "-m", "properties", *session.posargs, env=env)
 
 
 @nox.session
@@ -173,7 +192,7 @@ def servers(session: nox.Session) -> None:
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("servers"))
     # What was asked for may not be for each of them.
-    codes = [0, 5] if session.posargs else [0]
+    codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
     for engine in ("moto", "ceph"):
         chosen = (f"--s3-server={engine}", "-m", "s3", *session.posargs)
         session.run("python", *PYTEST, *chosen, success_codes=codes)
@@ -261,7 +280,7 @@ def simulate(session: nox.Session) -> None:
     """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
     session.install("-e", ".", *dependencies("test"))
     posargs = session.posargs or ["--schedules=10000"]
-    session.run("pytest", "tests/stores/s3/test_simulation.py", *posargs)
+    session.run("python", *PYTEST, *LONG, "tests/stores/s3/test_simulation.py", *posargs)
 
 
 @nox.session(python=NEWEST)
