@@ -104,7 +104,7 @@ class TestMemoryStorage(VersionedSnapshotStorageTests):
     @pytest.fixture
     async def subject(self):
         async with MemoryStorage() as storage:
-            objects = storage._store.objects  # noqa: SLF001 -- there is no public way in
+            objects = storage.objects.store.objects
             yield StorageSubject(storage, DictObjects(objects))
 
 

@@ -156,7 +156,7 @@ async def test_what_is_refused_shows_nothing(store) -> None:
 async def test_an_object_that_is_too_large_shows_nothing() -> None:
     storage = MemoryStorage(max_snapshot_bytes=10)
     key = "s-1/scopes/agent/weather/snapshots/snapshot_latest.json"
-    storage._store.objects[key] = CANARY.encode() * 10  # noqa: SLF001 -- as others write
+    storage.objects.store.objects[key] = CANARY.encode() * 10
     async with storage:
         with pytest.raises(SnapshotDecodeError, match="too large") as caught:
             await storage.load_snapshot(location=LOCATION)

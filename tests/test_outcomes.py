@@ -533,7 +533,7 @@ async def test_a_deadline_in_the_queue_has_not_applied_anything(storage_at, monk
     async with serving(handle) as url, storage_at(url, max_concurrency=1) as storage:
         first = asyncio.create_task(save(storage, if_none_match=True))
         await arrived.wait()
-        monkeypatch.setattr(storage, "_timeout", 0.2)
+        monkeypatch.setattr(storage.objects, "timeout", 0.2)
         with pytest.raises(StorageTimeoutError) as caught:
             await save(storage, if_none_match=True)
         assert (caught.value.outcome, caught.value.retryable) == ("not applied", True)

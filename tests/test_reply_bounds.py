@@ -196,7 +196,7 @@ async def test_a_page_of_as_much_as_a_thousand_keys_can_take_is_read() -> None:
 
     for client in CLIENTS:
         async with storage_before(reply, client) as storage:
-            pages = storage._store.scan("s-1/")  # noqa: SLF001 -- the tier that has keys
+            pages = storage.objects.store.scan("s-1/")
             found = [key async for page in pages for key in page]
         assert len(found) == 1000
         assert {len(key.encode()) for key in found} == {1019}

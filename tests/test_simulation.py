@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import random
 import selectors
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -159,10 +159,10 @@ def error(status, code, name="PutObject"):
 
 
 class Events:
-    """The events of a client, as far as hooks on two of them go."""
+    """The events of a client, as far as its hooks go."""
 
     def __init__(self):
-        self.hooks = {"before-send.s3": [], "needs-retry.s3": []}
+        self.hooks = defaultdict(list)
 
     def register(self, event, hook, **_):
         self.hooks[event].append(hook)
@@ -197,6 +197,7 @@ class Client:
             max_pool_connections=128,
             retries={"mode": "standard"},
             http_session_cls=HTTPSession,
+            request_checksum_calculation="when_supported",
             s3={},
         )
         self.meta = SimpleNamespace(events=Events(), config=config, endpoint_url="http://s3")

@@ -97,7 +97,7 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
 
 def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:
     """The document of a raw snapshot, which anybody may have made."""
-    if type(snapshot.document) is not bytes:
+    if not isinstance(snapshot.document, bytes):
         raise SnapshotEncodeError("document: not bytes")
     if _validated.get(id(snapshot)) is snapshot:
         return refuse_large(snapshot.document, max_bytes)

@@ -76,6 +76,22 @@ class Layout:
                 stacklevel=_level_of_the_caller(),
             )
 
+    def namespace(self, name: str) -> Layout:
+        """The keys of a store under a longer prefix.
+
+        Args:
+            name: One more segment of the prefix.
+
+        Raises:
+            InvalidIdentifierError: It can't be one segment of a key, or the prefix becomes too
+                long.
+        """
+        if not isinstance(name, str):
+            raise InvalidIdentifierError(f"a namespace must be a str, not a {type(name).__name__}")
+        if name in ("", ".", "..") or "/" in name:
+            raise InvalidIdentifierError("a namespace must be one segment of a key, and not empty")
+        return Layout(f"{self._base}{str.__str__(name)}")
+
     def latest(self, location: SnapshotLocation) -> str:
         """The key of the latest snapshot."""
         return f"{self._snapshots(location)}snapshot_latest.json"

@@ -136,8 +136,15 @@ class MemoryStorage(ObjectSnapshotStorage):
     """Snapshots in this process's memory, for tests. They outlive closing, not the storage.
 
     Args:
+        prefix: What all keys begin with, without the closing `/`.
         max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+
+    Raises:
+        ValueError: `max_snapshot_bytes` is not positive.
+        InvalidIdentifierError: The prefix can't be part of a key, or is too long.
     """
 
-    def __init__(self, *, max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES) -> None:
-        super().__init__(MemoryObjectStore(), max_snapshot_bytes=max_snapshot_bytes)
+    def __init__(
+        self, *, prefix: str = "", max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES
+    ) -> None:
+        super().__init__(MemoryObjectStore(), prefix=prefix, max_snapshot_bytes=max_snapshot_bytes)

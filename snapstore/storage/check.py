@@ -21,9 +21,10 @@ from snapstore.errors import (
     UnsupportedOperationError,
     shown,
 )
-from snapstore.stores.base import Finding, ObjectStore, PreconditionFailedError, Version
+from snapstore.stores.base import Finding, InspectableStore, PreconditionFailedError, Version
+from snapstore.stores.managed import ManagedStore
 
-__all__ = ["CheckReport", "Probes"]
+__all__ = ["CheckReport", "run_check"]
 
 _RACERS: Final = 5
 _RACES: Final = 2
@@ -70,27 +71,36 @@ class CheckReport(msgspec.Struct, frozen=True):
         )
 
 
-class Probes:
-    """The probes of one check.
+async def run_check(objects: ManagedStore, prefix: str) -> CheckReport:
+    """Check a store.
 
     Args:
-        store: The store to try.
-        prefix: Where there is nothing, and the probes may write.
+        objects: The store.
+        prefix: Where there is nothing, and the check may write.
     """
+    async with aclosing(_Probes(objects, prefix).run()) as found:
+        findings = [finding async for finding in found]
+    store = objects.store
+    if isinstance(store, InspectableStore):
+        key = f"{prefix}inspected.json"
+        try:
+            findings += await objects.run("check", prefix, lambda: store.inspect(key))
+        except StorageError as error:
+            findings.append(Finding("inspection", "unknown", str(error)))
+    return CheckReport(tuple(findings))
 
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self._store = store
+
+class _Probes:
+    """The probes of one check, each under a deadline."""
+
+    def __init__(self, objects: ManagedStore, prefix: str) -> None:
+        self._objects = objects
+        self._store = objects.store
         self._prefix = prefix
         self._written: dict[str, None] = {}
 
-    async def run(
-        self, in_time: Callable[[Awaitable[str]], Awaitable[str]]
-    ) -> AsyncGenerator[Finding, None]:
-        """Run them one after the other. The last one removes what the others may have written.
-
-        Args:
-            in_time: Waits for one of them until its deadline.
-        """
+    async def run(self) -> AsyncGenerator[Finding, None]:
+        """Run them one after the other. The last one removes what the others may have written."""
         writable = True
         for about, probe, otherwise in (
             ("write", self._write, "nothing can be saved"),
@@ -104,16 +114,19 @@ class Probes:
                 yield Finding(about, "unknown", "not tried, since nothing can be written")
                 continue
             try:
-                yield Finding(about, "ok", await in_time(probe()))
+                yield Finding(about, "ok", await self._in_time(probe))
             except _UnprovenError as unproven:
                 yield Finding(about, "unknown", str(unproven))
             except (_BrokenPromiseError, StorageError) as error:
                 broken = isinstance(error, _BrokenPromiseError)
                 words = str(error) if broken else f"{otherwise}: {error}"
                 if about == "delete":
-                    words += f"; {await self._clean_up(in_time)}"
+                    words += f"; {await self._clean_up()}"
                 writable = broken or about != "write"
                 yield Finding(about, "failed", shown(words, 2_000))
+
+    async def _in_time(self, probe: Callable[[], Awaitable[str]]) -> str:
+        return await self._objects.run("check", self._prefix, probe)
 
     async def _write(self) -> str:
         for name in ("1", "2"):
@@ -192,7 +205,7 @@ class Probes:
                 raise _BrokenPromiseError(f"{key} was confirmed as deleted, and can still be read")
         return "what is deleted is gone; so is all that this check has written"
 
-    async def _clean_up(self, in_time: Callable[[Awaitable[str]], Awaitable[str]]) -> str:
+    async def _clean_up(self) -> str:
         """Delete one by one what could not be deleted together; says what became of it."""
         left = 0
         for key in self._written:
@@ -201,7 +214,7 @@ class Probes:
                 return "".join((await self._store.delete([key])).values())
 
             try:
-                left += bool(await in_time(delete()))
+                left += bool(await self._in_time(delete))
             except StorageError:
                 left += 1
         if left:

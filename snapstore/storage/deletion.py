@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from snapstore.errors import PartialDeleteError, StorageError, shown
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import DeletedSession
-from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED
+from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, SweepableStore
+from snapstore.stores.managed import ManagedStore
 
 __all__ = ["SessionDeletion"]
 
@@ -28,25 +29,14 @@ class SessionDeletion:
     """The deletion of one session.
 
     Args:
+        objects: The store.
         prefix: What the session's keys begin with.
-        place: The bucket or directory, for errors.
-        pages: Walks the keys under a prefix, page by page.
-        delete: Deletes up to 1,000 keys; returns those that it could not delete, with codes.
     """
 
-    def __init__(
-        self,
-        prefix: str,
-        place: str,
-        *,
-        pages: Callable[[str], AsyncGenerator[list[str], None]],
-        delete: Callable[[list[str]], Awaitable[Mapping[str, str]]],
-    ) -> None:
+    def __init__(self, objects: ManagedStore, prefix: str) -> None:
+        self._objects = objects
         self._prefix = prefix
-        self._place = place
-        self._pages = pages
-        self._delete = delete
-        self._objects = 0
+        self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
         self._unconfirmed: list[str] = []
@@ -61,7 +51,7 @@ class SessionDeletion:
             StorageError: A request failed, and no key had failed before.
         """
         try:
-            async with aclosing(self._pages(self._prefix)) as pages:
+            async with aclosing(self._objects.scan(self._prefix)) as pages:
                 await self._delete_pages(pages)
             self._log_kept()
             # If only objects of the layout have failed, they show that there is a session.
@@ -77,7 +67,8 @@ class SessionDeletion:
             raise self._partial(f"; then {error}") from error
         if self._failed:
             raise self._partial("; delete the session again")
-        return DeletedSession(self._objects, self._kept)
+        await self._sweep()
+        return DeletedSession(self._deleted, self._kept)
 
     async def _delete_pages(self, pages: AsyncGenerator[list[str], None]) -> None:
         async def fetch() -> list[str] | None:
@@ -105,7 +96,7 @@ class SessionDeletion:
         if not self._held_back:
             keys = []
         self._kept += len(page) - len(keys)
-        self._objects += len(keys)
+        self._deleted += len(keys)
         keys = [key for key in keys if key not in self._held_back]
         if is_last and all(map(self._is_own, [*keys, *self._failed])):
             keys, self._held_back = keys + self._held_back, []
@@ -115,12 +106,24 @@ class SessionDeletion:
         # Not every server keeps to the size of a page that it was asked for.
         for start in range(0, len(keys), PAGE_SIZE):
             self._unconfirmed = list(keys[start:])
-            self._failed |= await self._delete(self._unconfirmed[:PAGE_SIZE])
+            self._failed |= await self._delete_batch(self._unconfirmed[:PAGE_SIZE])
         self._unconfirmed = []
+
+    async def _delete_batch(self, keys: list[str]) -> Mapping[str, str]:
+        store = self._objects.store
+        return await self._objects.run(
+            "delete", self._prefix, lambda: store.delete(keys), writes=True
+        )
+
+    async def _sweep(self) -> None:
+        """Let the store remove what interrupted writes of the session have left."""
+        store, own = self._objects.store, f"{self._prefix}scopes/"
+        if isinstance(store, SweepableStore):
+            await self._objects.run("delete", own, lambda: store.sweep(own), writes=True)
 
     async def _find_own(self) -> list[str]:
         """Look for an object of the layout where the first page does not show one."""
-        async with aclosing(self._pages(f"{self._prefix}scopes/")) as pages:
+        async with aclosing(self._objects.scan(f"{self._prefix}scopes/")) as pages:
             async for page in pages:
                 if found := self._first_own(page):
                     return found
@@ -134,7 +137,7 @@ class SessionDeletion:
 
     def _log_kept(self) -> None:
         if self._kept:
-            why = "of another store nested there" if self._objects else "since there is no session"
+            why = "of another store nested there" if self._deleted else "since there is no session"
             logger.warning(
                 "delete_session kept %d objects under %s %s", self._kept, shown(self._prefix), why
             )
@@ -142,10 +145,10 @@ class SessionDeletion:
     def _partial(self, end: str) -> PartialDeleteError:
         key, code = next(iter(self._failed.items()))
         return PartialDeleteError(
-            f"{len(self._failed)} of {self._objects} objects under {self._prefix} in {self._place} "
-            f"were not deleted, {key} ({code}) among them{end}",
+            f"{len(self._failed)} of {self._deleted} objects under {self._prefix} in "
+            f"{self._objects.name} were not deleted, {key} ({code}) among them{end}",
             failed=self._failed,
             operation="delete",
-            bucket=self._place,
+            bucket=self._objects.name,
             key=self._prefix,
         )

@@ -1,4 +1,4 @@
-"""Listings, page by page: complete and in order, or an error."""
+"""Listings of history, page by page: in order, or an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from operator import lt
 from snapstore.errors import InvalidResponseError
 from snapstore.model.keys import Layout
 
-__all__ = ["each_of", "iter_id_pages", "iter_keys"]
+__all__ = ["flatten", "iter_id_pages", "iter_keys"]
 
 
 async def iter_keys(
@@ -64,7 +64,7 @@ async def iter_id_pages(
             yield ids
 
 
-async def each_of(pages: AsyncGenerator[list[str], None]) -> AsyncGenerator[str, None]:
+async def flatten(pages: AsyncGenerator[list[str], None]) -> AsyncGenerator[str, None]:
     """Walk what the pages hold, one after the other.
 
     Args:

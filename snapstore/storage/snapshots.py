@@ -10,33 +10,14 @@ How the parts work together::
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import re
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, aclosing, nullcontext
+import copy
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
-from snapstore.encoding.envelope import (
-    decode_manifest,
-    decode_raw_snapshot,
-    decode_raw_snapshot_in_slices,
-    decode_snapshot,
-    decode_snapshot_in_slices,
-    encode_manifest,
-    encode_snapshot,
-)
-from snapstore.encoding.padding import PADDING_BYTES, strip_padding
-from snapstore.errors import (
-    InvalidIdentifierError,
-    OutcomeUnknownError,
-    ScopeMismatchError,
-    SnapshotConflictError,
-    SnapshotDecodeError,
-    StorageError,
-)
+from snapstore.encoding.envelope import decode_manifest, encode_manifest, encode_snapshot
+from snapstore.errors import ScopeMismatchError
 from snapstore.model.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import (
@@ -50,42 +31,20 @@ from snapstore.model.snapshot import (
     VersionedSnapshot,
     now,
 )
-from snapstore.storage.check import CheckReport, Probes
+from snapstore.storage.check import CheckReport, run_check
+from snapstore.storage.conditions import version_to_match
 from snapstore.storage.deletion import SessionDeletion
-from snapstore.storage.listing import each_of, iter_id_pages, iter_keys
-from snapstore.storage.writes import ORIGIN, put_history, put_latest, try_latest
-from snapstore.stores.base import (
-    PAGE_SIZE,
-    Body,
-    Finding,
-    InspectableStore,
-    ObjectStore,
-    ObjectTooLargeError,
-    PreconditionFailedError,
-    RefusedWrite,
-    StoredObject,
-    SweepableStore,
-    Version,
-)
-from snapstore.stores.deadline import in_time
-from snapstore.stores.lifecycle import Lifecycle
-from snapstore.stores.retry import full_jitter
+from snapstore.storage.listing import flatten, iter_id_pages
+from snapstore.storage.reading import SnapshotReader
+from snapstore.storage.updates import LatestUpdate
+from snapstore.storage.writes import put_history, put_latest, run_write
+from snapstore.stores.base import PAGE_SIZE, Body, ObjectStore
+from snapstore.stores.managed import ManagedStore
 
 __all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
 
-T = TypeVar("T")
-
 DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 """64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
-
-_LARGE: Final = 512 * 1024
-"""Bytes of JSON from which on decoding it at once would stall the event loop."""
-
-_ETAG = re.compile(r"[!#-~]+", re.ASCII)
-"""What may stand between the quotes of an etag (RFC 9110, section 8.8.3), and is ASCII."""
-
-_UNDER_WAY: Final = nullcontext()
-"""The use of the store by a listing inside an operation, which has begun its own already."""
 
 
 class ObjectSnapshotStorage:
@@ -102,6 +61,10 @@ class ObjectSnapshotStorage:
             deadline. It bounds a save or a load as a whole, each page of a listing and each batch
             of a delete. Of `update_latest` it bounds each attempt, without the time that `update`
             takes.
+
+    Attributes:
+        objects: The store under management, for objects of your own beside the snapshots. It is
+            opened and closed with the storage.
 
     Raises:
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
@@ -127,14 +90,11 @@ class ObjectSnapshotStorage:
     ) -> None:
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
-        if timeout is not None and not timeout > 0:
-            raise ValueError("timeout must be more than 0 seconds, or None")
-        self._store = store
         self._layout = Layout(prefix)
+        self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
+        self._reader = SnapshotReader(store, max_snapshot_bytes)
         self._max_bytes = max_snapshot_bytes
-        self._timeout = timeout
-        self._lifecycle = Lifecycle(type(self).__name__, store.open, store.aclose)
-        self._decoding: asyncio.Lock
+        self._is_view = False
 
     async def open(self) -> None:
         """Get ready for use on the running event loop. A closed storage may be opened again.
@@ -143,9 +103,9 @@ class ObjectSnapshotStorage:
             LifecycleError: It is open already.
             StorageError: The store can't be opened.
         """
-        # Two that take turns would both end late, and hold the memory of both until then.
-        self._decoding = asyncio.Lock()
-        await self._lifecycle.open()
+        if not self._is_view:
+            self._reader.open()
+            await self.objects.open()
 
     async def aclose(self) -> None:
         """Refuse new operations, wait for those under way, and release what is held.
@@ -155,7 +115,8 @@ class ObjectSnapshotStorage:
         Raises:
             WrongEventLoopError: It was opened on another loop.
         """
-        await self._lifecycle.aclose()
+        if not self._is_view:
+            await self.objects.aclose()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -203,17 +164,10 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: The snapshot is of another scope than the location.
             TypeError: A condition was given for history, or both for latest.
         """
-        with self._lifecycle:
+        with self.objects.use():
             if is_latest:
-                key = self._layout.latest(location)
-                version = _version(key, if_match, if_none_match)
-                data = self._encode(location, snapshot)
-                work = put_latest(
-                    self._store, key, data, if_match=version, if_none_match=if_none_match
-                )
-                conditional = version is not None or if_none_match
-                return await self._write(work, key, repeatable=not conditional)
-            version = _version("", if_match, if_none_match)
+                return await self._save_latest(location, snapshot, if_match, if_none_match)
+            version = version_to_match("", if_match, if_none_match)
             if version is not None or if_none_match:
                 raise TypeError(
                     "if_match and if_none_match are for latest: history is never overwritten"
@@ -221,8 +175,13 @@ class ObjectSnapshotStorage:
             snapshot_id = _new_or_valid(snapshot_id)
             key = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
-            work = put_history(self._store, key, data, snapshot_id)
-            return await self._write(work, key, snapshot_id=snapshot_id)
+            store = self.objects.store
+            return await run_write(
+                self.objects,
+                key,
+                lambda: put_history(store, key, data, snapshot_id),
+                snapshot_id=snapshot_id,
+            )
 
     async def checkpoint(
         self,
@@ -255,17 +214,18 @@ class ObjectSnapshotStorage:
             SnapshotEncodeError: JSON can't carry the snapshot exactly, or it is too large.
             ScopeMismatchError: The snapshot is of another scope than the location.
         """
-        with self._lifecycle:
+        with self.objects.use():
             latest = self._layout.latest(location)
-            version = _version(latest, if_match, if_none_match)
+            version = version_to_match(latest, if_match, if_none_match)
             snapshot_id = _new_or_valid(snapshot_id)
             history = self._layout.history(location, snapshot_id)
             data = self._encode(location, snapshot)
+            store = self.objects.store
 
             async def put_both() -> SavedSnapshot:
-                await put_history(self._store, history, data, snapshot_id)
+                await put_history(store, history, data, snapshot_id)
                 return await put_latest(
-                    self._store,
+                    store,
                     latest,
                     data,
                     snapshot_id=snapshot_id,
@@ -273,9 +233,12 @@ class ObjectSnapshotStorage:
                     if_none_match=if_none_match,
                 )
 
-            conditional = version is not None or if_none_match
-            return await self._write(
-                put_both(), latest, snapshot_id=snapshot_id, repeatable=not conditional
+            return await run_write(
+                self.objects,
+                latest,
+                put_both,
+                snapshot_id=snapshot_id,
+                repeatable=version is None and not if_none_match,
             )
 
     async def load_snapshot(
@@ -311,9 +274,9 @@ class ObjectSnapshotStorage:
                     location=location, snapshot=changed, is_latest=True, if_match=read
                 )
         """
-        with self._lifecycle:
+        with self.objects.use():
             key = self._key(location, snapshot_id)
-            return await self._in_time(self._load(key), "get", key)
+            return await self.objects.run("get", key, lambda: self._reader.load(key))
 
     async def load_raw(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -324,9 +287,9 @@ class ObjectSnapshotStorage:
 
         Args and errors: as `load_snapshot`.
         """
-        with self._lifecycle:
+        with self.objects.use():
             key = self._key(location, snapshot_id)
-            return await self._in_time(self._load_raw(key), "get", key)
+            return await self.objects.run("get", key, lambda: self._reader.load_raw(key))
 
     async def update_latest(
         self,
@@ -358,47 +321,15 @@ class ObjectSnapshotStorage:
         """
         if max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
-        with self._lifecycle:
-            key = self._layout.latest(location)
-            refused: RefusedWrite | None = None
-            for attempt in range(max_attempts):
-                if attempt:
-                    await asyncio.sleep(full_jitter(attempt - 1))
-                began = time.monotonic()
-                stored = await self._read(key, refused)
-                version = None if stored is None else stored.version
-                if refused is not None and (applied := _resolved(refused, version)) is not None:
-                    return SavedSnapshot(None, applied.etag, applied.lineage, key)
-                taken = time.monotonic() - began
-                read = await self._in_time(self._decode(stored, key), "get", key, taken=taken)
-                taken = time.monotonic() - began
-                updated = update(None if read is None else read.snapshot)
-                if inspect.isawaitable(updated):
-                    updated = await updated
-                data = self._encode(location, updated)
-                if stored is not None and read is not None and updated is read.snapshot:
-                    before = decode_snapshot(stored.data, key=key)
-                    if data == encode_snapshot(before, max_bytes=self._max_bytes):
-                        return SavedSnapshot(None, read.etag, read.lineage, key)
-                is_last = attempt + 1 == max_attempts
-                work: Awaitable[SavedSnapshot | RefusedWrite]
-                if is_last:
-                    work = put_latest(
-                        self._store, key, data, if_match=version, if_none_match=stored is None
-                    )
-                else:
-                    work = try_latest(self._store, key, data, if_match=version)
-                try:
-                    result = await self._write(work, key, repeatable=False, taken=taken)
-                except SnapshotConflictError:
-                    if is_last:
-                        raise
-                    refused = None
-                    continue
-                if isinstance(result, SavedSnapshot):
-                    return result
-                refused = result
-            raise AssertionError("unreachable")
+        with self.objects.use():
+            latest = LatestUpdate(
+                self.objects,
+                self._reader,
+                self._layout.latest(location),
+                update=update,
+                encode=lambda updated: self._encode(location, updated),
+            )
+            return await latest.run(max_attempts)
 
     async def list_snapshot_ids(
         self,
@@ -423,7 +354,7 @@ class ObjectSnapshotStorage:
         """
         ids: list[str] = []
         page_size = PAGE_SIZE if limit is None else min(max(limit, 1), PAGE_SIZE)
-        with self._lifecycle:
+        with self.objects.use():
             async with aclosing(self._history(location, start_after, page_size)) as pages:
                 while limit is None or len(ids) < limit:
                     page = await anext(pages, None)
@@ -449,7 +380,7 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        return each_of(self._history(location, start_after, PAGE_SIZE, use=self._lifecycle))
+        return flatten(self._history(location, start_after, PAGE_SIZE))
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
         """Delete every object of a session: all scopes, latest, history and manifests.
@@ -475,20 +406,9 @@ class ObjectSnapshotStorage:
                 later request failed as a whole, its error is the cause, and what had not been
                 listed yet is not named.
         """
-        with self._lifecycle:
+        with self.objects.use():
             prefix = self._layout.session_prefix(session_id)
-
-            async def delete(keys: list[str]) -> Mapping[str, str]:
-                work = self._store.delete(keys)
-                return await self._in_time(work, "delete", prefix, writes=True)
-
-            place = self._store.name
-            deletion = SessionDeletion(prefix, place, pages=self._pages, delete=delete)
-            deleted = await deletion.run()
-            if isinstance(self._store, SweepableStore):
-                own = f"{prefix}scopes/"
-                await self._in_time(self._store.sweep(own), "delete", own, writes=True)
-            return deleted
+            return await SessionDeletion(self.objects, prefix).run()
 
     async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
         """Load a location's manifest.
@@ -499,9 +419,9 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotDecodeError: What is stored is not a manifest.
         """
-        with self._lifecycle:
+        with self.objects.use():
             key = self._layout.manifest(location)
-            stored = await self._in_time(self._get(key), "get", key)
+            stored = await self.objects.run("get", key, lambda: self._reader.get(key))
             if stored is None:
                 return SnapshotManifest(SCHEMA_VERSION, now())
             return decode_manifest(stored.data, key=key)
@@ -514,10 +434,10 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotEncodeError: JSON can't carry it exactly.
         """
-        with self._lifecycle:
+        with self.objects.use():
             key = self._layout.manifest(location)
             data = Body(encode_manifest(manifest, max_bytes=self._max_bytes))
-            await self._write(self._store.put(key, data), key)
+            await run_write(self.objects, key, lambda: self.objects.store.put(key, data))
 
     async def check(self) -> CheckReport:
         """Find out what the store, its server and these credentials can do, by trying it.
@@ -535,22 +455,35 @@ class ObjectSnapshotStorage:
             `"permissions"` and `"hosts"`. What fails is reported, not raised. Where it is
             cancelled, its session stays: `delete_session` removes it.
         """
-        with self._lifecycle:
+        with self.objects.use():
             session_id = f"snapstore-check-{new_snapshot_id()}"
             prefix = self._layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
+            return await run_check(self.objects, prefix)
 
-            def in_time(probe: Awaitable[T]) -> Awaitable[T]:
-                return self._in_time(probe, "check", prefix)
+    def namespace(self, name: str) -> Self:
+        """A view of this storage under a longer prefix: for a tenant, say.
 
-            probes = Probes(self._store, prefix)
-            async with aclosing(probes.run(in_time)) as found:
-                findings = [finding async for finding in found]
-            if isinstance(self._store, InspectableStore):
-                try:
-                    findings += await in_time(self._store.inspect(f"{prefix}inspected.json"))
-                except StorageError as error:
-                    findings.append(Finding("inspection", "unknown", str(error)))
-            return CheckReport(tuple(findings))
+        It shares everything but the prefix with the storage it came from: the client, the event
+        loop, the limits and the life. It is open while that is open; `open`, `aclose` and
+        `async with` on it do nothing.
+
+        Args:
+            name: One more segment of the prefix, without `/`.
+
+        Raises:
+            InvalidIdentifierError: The name is empty or can't be one segment of a key, or the
+                prefix becomes too long.
+
+        Example:
+            ::
+
+                tenant = storage.namespace("tenant-7")
+                await tenant.delete_session(session_id="session-1")
+        """
+        view = copy.copy(self)
+        view._layout = self._layout.namespace(name)  # noqa: SLF001 -- it is a copy of this one
+        view._is_view = True  # noqa: SLF001
+        return view
 
     def _encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
         data = Body(encode_snapshot(snapshot, max_bytes=self._max_bytes))
@@ -564,177 +497,39 @@ class ObjectSnapshotStorage:
             )
         return data
 
-    async def _load(self, key: str) -> VersionedSnapshot | None:
-        return await self._decode(await self._get(key), key)
-
-    async def _decode(self, stored: StoredObject | None, key: str) -> VersionedSnapshot | None:
-        if stored is None:
-            return None
-        if len(stored.data) <= _LARGE:
-            snapshot = decode_snapshot(stored.data, key=key)
-        else:
-            async with self._decoding:
-                snapshot = await decode_snapshot_in_slices(stored.data, key=key)
-        etag, lineage = stored.version
-        origin = Layout.snapshot_id_of(key) or stored.metadata.get(ORIGIN)
-        return VersionedSnapshot(snapshot, etag, lineage, key, snapshot_id=origin)
-
-    async def _read(self, key: str, refused: RefusedWrite | None) -> StoredObject | None:
-        """Read an object until the deadline, also to tell what became of a refused write."""
-        try:
-            return await self._in_time(self._get(key), "get", key)
-        except StorageError as error:
-            if refused is not None:
-                error.outcome, error.retryable = "unknown", False
-            raise
-
-    async def _load_raw(self, key: str) -> RawSnapshot | None:
-        stored = await self._get(key)
-        if stored is None:
-            return None
-        document = strip_padding(stored.data)
-        if len(document) <= _LARGE:
-            return decode_raw_snapshot(document, key=key)
-        async with self._decoding:
-            return await decode_raw_snapshot_in_slices(document, key=key)
+    async def _save_latest(
+        self,
+        location: SnapshotLocation,
+        snapshot: Snapshot | RawSnapshot,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None,
+        if_none_match: bool,
+    ) -> SavedSnapshot:
+        key = self._layout.latest(location)
+        version = version_to_match(key, if_match, if_none_match)
+        data = self._encode(location, snapshot)
+        store = self.objects.store
+        return await run_write(
+            self.objects,
+            key,
+            lambda: put_latest(store, key, data, if_match=version, if_none_match=if_none_match),
+            repeatable=version is None and not if_none_match,
+        )
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:
             return self._layout.latest(location)
         return self._layout.history(location, validate_snapshot_id(snapshot_id))
 
-    async def _in_time(
-        self,
-        work: Awaitable[T],
-        operation: str,
-        key: str,
-        *,
-        writes: bool = False,
-        taken: float = 0.0,
-    ) -> T:
-        """Wait for an operation until its deadline.
-
-        Args:
-            work: The operation.
-            operation: What it is called in errors.
-            key: The key or prefix that it is about.
-            writes: Whether it changes something.
-            taken: The seconds of its time that are gone already.
-        """
-        return await in_time(
-            work,
-            self._timeout,
-            operation=operation,
-            key=key,
-            place=self._store.name,
-            writes=writes,
-            taken=taken,
-        )
-
-    async def _write(
-        self,
-        work: Awaitable[T],
-        key: str,
-        *,
-        snapshot_id: str | None = None,
-        repeatable: bool = True,
-        taken: float = 0.0,
-    ) -> T:
-        """Wait for a write until its deadline, and say of its error what a caller needs to know.
-
-        Args:
-            work: The write.
-            key: The key that it is about.
-            snapshot_id: The id of what it saves in history.
-            repeatable: Whether the same call may be made again where it may have been applied.
-            taken: The seconds of its time that are gone already.
-        """
-        try:
-            return await self._in_time(work, "put", key, writes=True, taken=taken)
-        except StorageError as error:
-            error.snapshot_id = snapshot_id
-            error.outcome = error.outcome or "unknown"
-            if error.outcome == "unknown":
-                passes = error.retryable or isinstance(error, OutcomeUnknownError)
-                error.retryable = passes and repeatable
-            raise
-
-    async def _get(self, key: str) -> StoredObject | None:
-        try:
-            stored = await self._store.get(key, max_bytes=self._max_bytes + PADDING_BYTES)
-        except ObjectTooLargeError as error:
-            problem = str(error)
-        else:
-            if stored is None or len(stored.data) <= self._max_bytes:
-                return stored
-            length = len(strip_padding(stored.data))
-            if length <= self._max_bytes:
-                return stored
-            problem = f"it has {length:,} bytes, where {self._max_bytes:,} are allowed"
-        raise SnapshotDecodeError(f"{key} is too large: {problem}", key=key)
-
     def _history(
-        self,
-        location: SnapshotLocation,
-        start_after: str | None,
-        page_size: int,
-        use: AbstractContextManager[None] = _UNDER_WAY,
+        self, location: SnapshotLocation, start_after: str | None, page_size: int
     ) -> AsyncGenerator[list[str], None]:
         prefix, cursor = self._layout.history_prefix(location), None
         if start_after is not None:
             start_after = validate_snapshot_id(start_after, "start_after")
             cursor = self._layout.history(location, start_after)
-        pages = self._pages(prefix, cursor, page_size, use)
+        pages = self.objects.scan(prefix, start_after=cursor, page_size=page_size)
         return iter_id_pages(pages, prefix, start_after=start_after or "")
-
-    def _pages(
-        self,
-        prefix: str,
-        start_after: str | None = None,
-        page_size: int = PAGE_SIZE,
-        use: AbstractContextManager[None] = _UNDER_WAY,
-    ) -> AsyncGenerator[list[str], None]:
-        async def fetch(scan: AsyncGenerator[list[str], None]) -> list[str] | None:
-            # A walk uses the store only while a page is fetched: its consumer has all time.
-            with use:
-                return await self._in_time(anext(scan, None), "scan", prefix)
-
-        scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
-        return iter_keys(scan, prefix, fetch)
-
-
-def _resolved(refused: RefusedWrite, found: Version | None) -> Version | None:
-    """The version that a refused write has made after all, if it was applied."""
-    try:
-        return refused.resolve(found)
-    except PreconditionFailedError:
-        return None
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:
     return new_snapshot_id() if snapshot_id is None else validate_snapshot_id(snapshot_id)
-
-
-def _version(key: str, given: Any, if_none_match: bool = False) -> Version | None:
-    """The version in what a caller gives for `if_match`, its etag without quotes.
-
-    Args:
-        key: The key of what is to be written.
-        given: The argument.
-        if_none_match: The other argument.
-    """
-    if given is None:
-        return None
-    if if_none_match:
-        raise TypeError("if_match and if_none_match exclude each other")
-    lineage = ""
-    etag = given
-    if isinstance(given, SavedSnapshot | VersionedSnapshot):
-        etag, lineage = given.etag, given.lineage
-        if key and given.key and given.key != key:
-            raise InvalidIdentifierError(f"if_match is a version of {given.key}, not of {key}")
-    if isinstance(etag, str):
-        etag = etag.removeprefix("W/").strip('"')
-        if _ETAG.fullmatch(etag) and etag != "*":
-            return Version(etag, lineage)
-    raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from snapstore.encoding.padding import pad
 from snapstore.errors import (
@@ -23,8 +24,11 @@ from snapstore.stores.base import (
     RefusingStore,
     Version,
 )
+from snapstore.stores.managed import ManagedStore
 
-__all__ = ["ORIGIN", "conflict", "put_history", "put_latest", "try_latest"]
+__all__ = ["ORIGIN", "conflict", "put_history", "put_latest", "run_write", "try_latest"]
+
+T = TypeVar("T")
 
 ORIGIN: Final = "snapstore-snapshot"
 """The metadata of latest that holds the id of the entry in history that it was saved from."""
@@ -136,6 +140,36 @@ async def put_history(
     if stored is None and not is_larger:
         raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **failure.facts)
     raise SnapshotExistsError(f"{key} exists, with another content", **failure.facts)
+
+
+async def run_write(
+    objects: ManagedStore,
+    key: str,
+    work: Callable[[], Awaitable[T]],
+    *,
+    snapshot_id: str | None = None,
+    repeatable: bool = True,
+    taken: float = 0.0,
+) -> T:
+    """Write as one call, and say of its error what a caller needs to know.
+
+    Args:
+        objects: Where to.
+        key: The key that it is about.
+        work: Begins the write.
+        snapshot_id: The id of what it saves in history.
+        repeatable: Whether the same call may be made again where it may have been applied.
+        taken: The seconds of its time that are gone already.
+    """
+    try:
+        return await objects.run("put", key, work, writes=True, taken=taken)
+    except StorageError as error:
+        error.snapshot_id = snapshot_id
+        error.outcome = error.outcome or "unknown"
+        if error.outcome == "unknown":
+            passes = error.retryable or isinstance(error, OutcomeUnknownError)
+            error.retryable = passes and repeatable
+        raise
 
 
 def conflict(key: str, refusal: PreconditionFailedError) -> SnapshotConflictError:

@@ -1,4 +1,4 @@
-"""Who may use a storage, and when: opened once, on one event loop, closed when it is idle.
+"""Who may use a resource, and when: opened once, on one event loop, closed when it is idle.
 
 The resource is held by an asynchronous generator. asyncio closes those before it closes a loop
 (`loop.shutdown_asyncgens`, which `asyncio.run` calls), and those that are collected. So a resource
@@ -12,12 +12,19 @@ import enum
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final
 
-from snapstore.errors import LifecycleError, StorageClosedError, WrongEventLoopError
+from snapstore.errors import (
+    LifecycleError,
+    StorageClosedError,
+    StorageTimeoutError,
+    WrongEventLoopError,
+)
 
-__all__ = ["Lifecycle"]
+__all__ = ["Lifecycle", "Use"]
 
 logger: Final = logging.getLogger("snapstore")
 
@@ -33,7 +40,7 @@ class _State(enum.Enum):
 
 
 class Lifecycle:
-    """Keeps a resource's state, and as a context manager each use of it.
+    """Keeps a resource's state, and counts its uses.
 
     With the loop that it was opened on, it is closed.
 
@@ -41,11 +48,13 @@ class Lifecycle:
         name: What it is the lifecycle of, for messages.
         acquire: Acquires the resource.
         release: Releases it; called when nothing uses it any more.
+        timeout: Seconds that opening may take, and that closing waits for the uses under way;
+            `None` for no limit.
 
     Example:
         ::
 
-            with lifecycle:  # raises where the resource may not be used
+            with lifecycle.use():  # raises where the resource may not be used
                 ...
     """
 
@@ -54,11 +63,14 @@ class Lifecycle:
         name: str,
         acquire: Callable[[], Awaitable[None]],
         release: Callable[[], Awaitable[None]],
+        *,
+        timeout: float | None,
     ) -> None:
+        self.name = name
         self._state = _State.CLOSED
-        self._name = name
         self._acquire = acquire
         self._release = release
+        self._timeout = timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: AsyncGenerator[None, None] | None = None
         self._uses = 0
@@ -70,15 +82,16 @@ class Lifecycle:
 
         Raises:
             LifecycleError: It is not closed.
+            StorageTimeoutError: It could not be acquired in time.
         """
         if not self._is_closed():
-            raise LifecycleError(f"{self._name} is already {self._state.value}")
-        loop = _running_loop(self._name)
+            raise LifecycleError(f"{self.name} is already {self._state.value}")
+        loop = _running_loop(self.name)
         self._loop, self._state = loop, _State.OPENING
         try:
             await self._drop()
             self._held = _hold(self._acquire, self._release)
-            await anext(self._held)
+            await self._in_time(anext(self._held), "open")
         except BaseException:
             self._set_closed(loop)
             raise
@@ -90,27 +103,95 @@ class Lifecycle:
     async def aclose(self) -> None:
         """Refuse new uses, wait for those under way, and release the resource.
 
+        A use that has not ended after `timeout` seconds is not waited for any longer: it fails at
+        its next step.
+
         Raises:
             WrongEventLoopError: It was opened on another loop, and that is not closed.
-            LifecycleError: It is still being opened.
+            LifecycleError: It is still being opened, or this is called inside of a use.
+            StorageTimeoutError: It could not be released in time.
         """
         if self._is_closed():
             await self._drop()
             return
         if self._state is _State.OPENING:
-            raise LifecycleError(f"{self._name} is still being opened")
+            raise LifecycleError(f"{self.name} is still being opened")
         self._check_loop()
+        use = _current.get()
+        if use is not None and use.is_of(self) and use.task is asyncio.current_task():
+            raise LifecycleError(
+                f"{self.name} can't be closed inside one of its own operations, which closing "
+                "waits for"
+            )
         self._state = _State.CLOSING
         async with self._closing:
             if self._state is not _State.CLOSING:
                 return  # another task has closed it meanwhile
-            await self._idle.wait()
+            await self._wait_until_idle()
             loop, held, self._held = self._loop, self._held, None
             try:
                 if held is not None:
-                    await held.aclose()
+                    await self._in_time(held.aclose(), "close")
             finally:
                 self._set_closed(loop)
+
+    def use(self) -> Use:
+        """A use of the resource, as a context manager. Inside of one, others may begin.
+
+        Raises:
+            StorageClosedError: On entering: it is not open.
+            WrongEventLoopError: On entering: it was opened on another loop.
+        """
+        return Use(self)
+
+    def begin(self, *, is_inner: bool) -> None:
+        """Count a use that begins.
+
+        Args:
+            is_inner: Whether it begins inside of another one, which closing waits for.
+        """
+        is_open = self._state is _State.OPEN or (is_inner and self._state is _State.CLOSING)
+        if not is_open or self._is_closed():
+            hint = f"use 'async with {self.name}(...)' or 'await storage.open()'"
+            raise StorageClosedError(f"{self.name} is {self._state.value}; {hint}")
+        self._check_loop()
+        self._uses += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """Count a use that ends."""
+        # Of a loop that was closed in the middle of them, uses end when they are collected: not
+        # counted any more, they must not make closing wait for ever.
+        self._uses = max(self._uses - 1, 0)
+        if not self._uses:
+            self._idle.set()
+
+    async def _wait_until_idle(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning(
+                "%s is closed while %d operations have not ended after %g s",
+                self.name,
+                self._uses,
+                self._timeout,
+            )
+
+    async def _in_time(self, work: Awaitable[None], operation: str) -> None:
+        timeout = asyncio.timeout(self._timeout)
+        try:
+            async with timeout:
+                await work
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+        else:
+            return
+        raise StorageTimeoutError(
+            f"{operation} of {self.name} did not end by its deadline, after {self._timeout:g} s",
+            operation=operation,
+        )
 
     async def _drop(self) -> None:
         """Release what is left of a life that ended with its loop, and not by `aclose`."""
@@ -121,7 +202,7 @@ class Lifecycle:
             async with asyncio.timeout(_DROP_TIMEOUT):
                 await held.aclose()
         except Exception as error:  # noqa: BLE001 -- not all of a loop can be released from another
-            logger.debug("%s was left open by a loop: %s", self._name, type(error).__name__)
+            logger.debug("%s was left open by a loop: %s", self.name, type(error).__name__)
 
     def _is_closed(self) -> bool:
         if self._loop is not None and self._loop.is_closed():
@@ -133,30 +214,10 @@ class Lifecycle:
         if self._loop is loop:
             self._state = _State.CLOSED
 
-    def __enter__(self) -> None:
-        if self._state is not _State.OPEN or self._is_closed():
-            hint = f"use 'async with {self._name}(...)' or 'await storage.open()'"
-            raise StorageClosedError(f"{self._name} is {self._state.value}; {hint}")
-        self._check_loop()
-        self._uses += 1
-        self._idle.clear()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # Of a loop that was closed in the middle of them, uses end when they are collected: not
-        # counted any more, they must not make closing wait for ever.
-        self._uses = max(self._uses - 1, 0)
-        if not self._uses:
-            self._idle.set()
-
     def _check_loop(self) -> None:
-        if _running_loop(self._name) is not self._loop:
+        if _running_loop(self.name) is not self._loop:
             raise WrongEventLoopError(
-                f"{self._name} is used from another event loop than the one it was opened on; "
+                f"{self.name} is used from another event loop than the one it was opened on; "
                 "await it on that one (in a web app, from an 'async def' endpoint), or "
                 "open one storage for each loop"
             )
@@ -164,11 +225,57 @@ class Lifecycle:
     def __del__(self) -> None:
         if self._state in (_State.OPEN, _State.CLOSING) and not self._is_closed():
             warnings.warn(
-                f"{self._name} was never closed; use 'async with' or 'await storage.aclose()'",
+                f"{self.name} was never closed; use 'async with' or 'await storage.aclose()'",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
+
+
+class Use:
+    """A use of a resource, from entering it to leaving it.
+
+    Args:
+        lifecycle: The resource's.
+
+    Attributes:
+        task: The task that uses it.
+    """
+
+    __slots__ = ("_ended", "_lifecycle", "_token", "task")
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._ended = True
+        self._token: Token[Use | None]
+        self.task: asyncio.Task[object] | None = None
+
+    def is_of(self, lifecycle: Lifecycle) -> bool:
+        """Whether it is a use of this resource, and has not ended."""
+        return self._lifecycle is lifecycle and not self._ended
+
+    def __enter__(self) -> None:
+        outer = _current.get()
+        self._lifecycle.begin(is_inner=outer is not None and outer.is_of(self._lifecycle))
+        self._ended = False
+        self.task = asyncio.current_task()
+        self._token = _current.set(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended = True
+        self._lifecycle.end()
+        # A coroutine whose loop has ended is closed in another context, which has none of this.
+        with suppress(ValueError):
+            _current.reset(self._token)
+
+
+_current: ContextVar[Use | None] = ContextVar("snapstore_use", default=None)
+"""The use under way. The tasks that it starts have it, too."""
 
 
 async def _hold(

@@ -158,8 +158,7 @@ class Write:
 
     def sent(self) -> None:
         """Note that a try is being sent. Until its end is noted it may have been applied."""
-        if self._under_way:  # the one before was given up
-            self.ended(Ending.LOST)
+        self.given_up()
         self._under_way = True
 
     def ended(self, ending: Ending) -> None:
@@ -167,6 +166,11 @@ class Write:
         self._under_way = False
         self._doubtful = self._doubtful or ending is not Ending.REJECTED
         self.pending = self.pending or ending is Ending.LOST
+
+    def given_up(self) -> None:
+        """Note that a try under way, if there is one, has ended without anybody noting how."""
+        if self._under_way:
+            self.ended(Ending.LOST)
 
     def version(self, etag: str) -> Version:
         """The version that this write has made."""

@@ -484,6 +484,8 @@ class S3ObjectStore:
                         result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = self._translated(error, operation, key, sent=call.tries > 0)
+                if write is not None:
+                    write.given_up()
             else:
                 self._has_answered = True
                 return result

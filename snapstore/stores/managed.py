@@ -1,0 +1,185 @@
+"""An object store under management: opened once, on one loop, each call under a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar
+
+from snapstore.errors import InvalidResponseError
+from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.deadline import in_time
+from snapstore.stores.lifecycle import Lifecycle, Use
+
+__all__ = ["ManagedStore"]
+
+T = TypeVar("T")
+
+
+class ManagedStore:
+    """An object store as whoever keeps objects in it wants to use it.
+
+    It is opened once, and used on the event loop it was opened on. Closing waits for the calls
+    under way. Each call has a deadline, and one that is misused raises before any request is sent:
+    `StorageClosedError` before `open` and after `aclose`, `WrongEventLoopError` from another loop.
+
+    Args:
+        store: Where the bytes go.
+        timeout: Seconds that a call may take, its retries included: a get, a put, a page of a scan,
+            a batch of deletes. Opening may take as long, and closing waits so long for the calls
+            under way. `None` for no deadline.
+        name: What messages call it; the store's class where it is not given.
+
+    Attributes:
+        store: As the argument.
+        timeout: As the argument.
+
+    Raises:
+        ValueError: `timeout` is not positive.
+
+    Example:
+        ::
+
+            async with ManagedStore(FileObjectStore("/var/lib/notes")) as store:
+                version = await store.put("a/b.json", b"{}", if_none_match=True)
+    """
+
+    def __init__(
+        self, store: ObjectStore, *, timeout: float | None = 60.0, name: str | None = None
+    ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout must be more than 0 seconds, or None")
+        self.store = store
+        self.timeout = timeout
+        self._lifecycle = Lifecycle(
+            name or type(store).__name__, store.open, store.aclose, timeout=timeout
+        )
+
+    @property
+    def name(self) -> str:
+        """What errors call the place: a bucket, a directory."""
+        return self.store.name
+
+    async def open(self) -> None:
+        """Get ready for use on the running event loop. A closed store may be opened again.
+
+        Raises:
+            LifecycleError: It is open already.
+            StorageError: It can't be opened; `StorageTimeoutError` if not in time.
+        """
+        await self._lifecycle.open()
+
+    async def aclose(self) -> None:
+        """Refuse new calls, wait for those under way, and release what is held.
+
+        Closing a closed store does nothing. A call that has not ended after `timeout` seconds is
+        not waited for any longer, and fails.
+
+        Raises:
+            WrongEventLoopError: It was opened on another loop.
+            LifecycleError: This is called inside of an operation, which closing would wait for.
+        """
+        await self._lifecycle.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def use(self) -> Use:
+        """An operation of several calls, as a context manager: closing waits for all of it.
+
+        Raises:
+            StorageClosedError: On entering: the store is not open.
+            WrongEventLoopError: On entering: it was opened on another loop.
+        """
+        return self._lifecycle.use()
+
+    async def run(
+        self,
+        operation: str,
+        key: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        writes: bool = False,
+        taken: float = 0.0,
+    ) -> T:
+        """Do some work on the store as one call, under one deadline.
+
+        Args:
+            operation: What it is called in errors.
+            key: The key or prefix that it is about.
+            work: Begins it.
+            writes: Whether it changes something.
+            taken: The seconds of its time that are gone already.
+
+        Raises:
+            StorageTimeoutError: The deadline passed; the work was cancelled.
+        """
+        with self.use():
+            return await in_time(
+                work(),
+                self.timeout,
+                operation=operation,
+                key=key,
+                place=self.name,
+                writes=writes,
+                taken=taken,
+            )
+
+    async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
+        """Read an object: see `ObjectStore.get`."""
+        return await self.run("get", key, lambda: self.store.get(key, max_bytes=max_bytes))
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """Write an object: see `ObjectStore.put`."""
+        return await self.run(
+            "put",
+            key,
+            lambda: self.store.put(key, data, if_match=if_match, if_none_match=if_none_match),
+            writes=True,
+        )
+
+    async def scan(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[str], None]:
+        """List keys, page by page: see `ObjectStore.scan`.
+
+        The deadline is each page's, and closing waits only for the page that is being fetched: its
+        consumer has all the time it wants.
+
+        Raises:
+            InvalidResponseError: A key is not under the prefix.
+        """
+        pages = self.store.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(pages):
+            while (page := await self.run("scan", prefix, lambda: anext(pages, None))) is not None:
+                # If the least and the greatest key have the prefix, all have.
+                if page and not (min(page).startswith(prefix) and max(page).startswith(prefix)):
+                    raise InvalidResponseError(
+                        f"the listing of {prefix} has a key that is not under it",
+                        operation="scan",
+                        key=prefix,
+                    )
+                yield page
+
+    async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Delete objects: see `ObjectStore.delete`."""
+        if not keys:
+            return {}
+        return await self.run("delete", keys[0], lambda: self.store.delete(keys), writes=True)
