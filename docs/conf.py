@@ -50,21 +50,35 @@ PUBLIC = (
 
 def resolve_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
-) -> nodes.reference | None:
+) -> nodes.Element | None:
     """Resolve a type in a signature, given by its private module, to its public name."""
     if node.get("refdomain") != "py":
         return None
-    domain = env.get_domain("py")
     name = node["reftarget"].rpartition(".")[2]
     for module in PUBLIC:
-        if f"{module}.{name}" in domain.objects:
-            found: nodes.reference | None = domain.resolve_xref(
-                env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, contnode
-            )
+        target = f"{module}.{name}"
+        found = env.get_domain("py").resolve_xref(
+            env, node["refdoc"], app.builder, "obj", target, node, contnode
+        )
+        if found is not None:
             return found
     return None
 
 
+def without_arguments_of_errors(
+    _app: Sphinx,
+    what: str,
+    _name: str,
+    _error: type,
+    _options: object,
+    signature: str | None,
+    _: str,
+) -> tuple[str, str] | None:
+    """Leave out the arguments of an error, which its attributes repeat."""
+    return ("", "") if what == "exception" and signature else None
+
+
 def setup(app: Sphinx) -> None:
-    """Register the resolver."""
+    """Register what is called while the documentation is built."""
     app.connect("missing-reference", resolve_public_name)
+    app.connect("autodoc-process-signature", without_arguments_of_errors)
