@@ -48,14 +48,7 @@ if TYPE_CHECKING:
     from snapstore.storage.backends import FileStorage, MemoryStorage, S3Storage
     from snapstore.storage.check import CheckReport
     from snapstore.storage.snapshots import ObjectSnapshotStorage
-    from snapstore.stores.base import (
-        Finding,
-        ObjectStore,
-        ObjectTooLargeError,
-        PreconditionFailedError,
-        StoredObject,
-        Version,
-    )
+    from snapstore.stores.base import Finding
 
 __all__ = [
     "AccessDeniedError",
@@ -70,12 +63,9 @@ __all__ = [
     "LifecycleError",
     "MemoryStorage",
     "ObjectSnapshotStorage",
-    "ObjectStore",
-    "ObjectTooLargeError",
     "Outcome",
     "OutcomeUnknownError",
     "PartialDeleteError",
-    "PreconditionFailedError",
     "RawSnapshot",
     "S3Storage",
     "SavedSnapshot",
@@ -95,9 +85,7 @@ __all__ = [
     "StorageError",
     "StorageTimeoutError",
     "StorageUnavailableError",
-    "StoredObject",
     "UnsupportedOperationError",
-    "Version",
     "VersionedSnapshot",
     "VersionedSnapshotStorage",
     "WrongEventLoopError",

@@ -17,11 +17,10 @@ from snapstore import (
     S3Storage,
     StorageClosedError,
     StorageError,
-    StoredObject,
     UnsupportedOperationError,
-    Version,
 )
 from snapstore.cli import main
+from snapstore.stores import StoredObject, Version
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.stores.s3.client import HTTPSession
 from snapstore.testing.proxy import Fault, recording_proxy

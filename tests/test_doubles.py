@@ -8,15 +8,14 @@ import pytest
 from snapstore import (
     AccessDeniedError,
     ObjectSnapshotStorage,
-    ObjectStore,
     OutcomeUnknownError,
     PartialDeleteError,
-    PreconditionFailedError,
     Snapshot,
     SnapshotConflictError,
     SnapshotLocation,
     StorageUnavailableError,
 )
+from snapstore.stores import ObjectStore, PreconditionFailedError
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import ObjectStoreTests, StoreSubject
@@ -120,7 +119,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 async def test_a_call_takes_as_long_as_it_is_told(call, clock):
     store = LatencyObjectStore(MemoryObjectStore(), 10.0)
-    store.behind.objects["a"] = b""
+    store.inner.objects["a"] = b""
     task = asyncio.ensure_future(call(store))
     await clock(0.0)
     await clock(5.0)
@@ -133,7 +132,7 @@ async def test_a_call_takes_as_long_as_it_is_told(call, clock):
 
 async def test_calls_are_slow_side_by_side_and_pages_one_after_the_other(clock):
     store = LatencyObjectStore(MemoryObjectStore(), 10.0)
-    store.behind.objects = dict.fromkeys("abcd", b"")
+    store.inner.objects = dict.fromkeys("abcd", b"")
     gets = asyncio.gather(*(store.get(key, max_bytes=MIB) for key in "abcd"))
     pages = asyncio.ensure_future(pages_of(store))
     await clock(0.0)
@@ -155,7 +154,7 @@ async def test_a_call_that_is_cancelled_on_its_way_back_was_applied(clock):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert ("a" in store.behind.objects) is applied
+        assert ("a" in store.inner.objects) is applied
 
 
 # Faults
@@ -184,13 +183,13 @@ async def test_a_put_fails_before_or_after_it_is_applied(store, fault, condition
     assert raised.value.bucket == store.name
     assert "folder/key" in str(raised.value)
     assert "canary" not in str(raised.value)
-    assert ("folder/key" in store.behind.objects) is applied
+    assert ("folder/key" in store.inner.objects) is applied
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("fault", [BEFORE, LOST])
 async def test_every_call_can_fail(store, call, fault):
-    store.behind.objects["a"] = b""
+    store.inner.objects["a"] = b""
 
     async def always(_):
         return fault
@@ -208,7 +207,7 @@ async def test_the_lost_reply_to_a_refused_write_tells_nothing(store):
     with pytest.raises(OutcomeUnknownError):
         await store.put("a", b"second", if_none_match=True)
 
-    assert store.behind.objects == {"a": b"first"}
+    assert store.inner.objects == {"a": b"first"}
 
 
 @pytest.mark.parametrize(("fault", "applied"), [(STALLED, False), (STALLED_AFTER, True)])
@@ -219,12 +218,12 @@ async def test_a_call_that_stalls_ends_when_it_is_cancelled(store, fault, applie
         async with asyncio.timeout(0.0):
             await store.put("a", b"")
 
-    assert ("a" in store.behind.objects) is applied
+    assert ("a" in store.inner.objects) is applied
     await store.put("a", b"")
 
 
 async def test_a_scan_breaks_between_its_pages(store):
-    store.behind.objects = dict.fromkeys("abcde", b"")
+    store.inner.objects = dict.fromkeys("abcde", b"")
     store.fault = faults_in_turn("scan", None, BEFORE)
 
     async with aclosing(store.scan("", page_size=2)) as pages:
@@ -240,31 +239,31 @@ async def test_a_scan_is_a_call_for_each_page_that_there_is(store):
     assert await pages_of(store) == []
     assert store.calls == [StoreCall("scan", ("",))]
     store.calls.clear()
-    store.behind.objects = dict.fromkeys("abcd", b"")
+    store.inner.objects = dict.fromkeys("abcd", b"")
     assert await pages_of(store) == [["a", "b"], ["c", "d"]]
     assert operations_of(store) == ["scan", "scan"]
 
 
 @pytest.mark.parametrize(("applied", "left"), [(False, ["b", "d"]), (True, ["d"])])
 async def test_keys_of_a_delete_fail_one_by_one(store, applied, left):
-    store.behind.objects = dict.fromkeys("abcd", b"")
+    store.inner.objects = dict.fromkeys("abcd", b"")
     failed = {"b": "AccessDenied", "z": "InternalError"}
     store.fault = faults_in_turn("delete", StoreFault(applied, failed=failed))
 
     assert await store.delete(["a", "b", "c"]) == {"b": "AccessDenied"}
-    assert list(store.behind.objects) == left
+    assert list(store.inner.objects) == left
     assert await store.delete(["b"]) == {}
 
 
 async def test_a_fault_may_write_first_as_another_writer_would(store):
     async def race(call):
         if call.conditional:
-            await store.behind.put(call.keys[0], b"another's")
+            await store.inner.put(call.keys[0], b"another's")
 
     store.fault = race
     with pytest.raises(PreconditionFailedError):
         await store.put("a", b"ours", if_none_match=True)
-    assert store.behind.objects == {"a": b"another's"}
+    assert store.inner.objects == {"a": b"another's"}
 
 
 async def test_faults_in_turn_fail_one_operation_and_then_nothing(store):
@@ -327,5 +326,5 @@ async def test_a_delete_names_what_was_not_deleted(store):
         store.fault = fault
         with pytest.raises(PartialDeleteError) as raised:
             await storage.delete_session(session_id="s-1")
-        assert raised.value.failed == dict.fromkeys(store.behind.objects, "AccessDenied")
-        assert len(store.behind.objects) == 1
+        assert raised.value.failed == dict.fromkeys(store.inner.objects, "AccessDenied")
+        assert len(store.inner.objects) == 1

@@ -12,6 +12,7 @@ import pytest
 import snapstore
 import snapstore.errors
 from snapstore.errors import shown
+from snapstore.stores import PreconditionFailedError
 
 TREE = """\
 SnapstoreError
@@ -47,7 +48,7 @@ FACTS = {
     "snapshot_id": "01912a3b-0000-7000-8000-000000000001",
 }
 # What the class says of itself, whatever is given.
-OWN_FACTS = {snapstore.PreconditionFailedError: {"outcome": "not applied"}}
+OWN_FACTS = {PreconditionFailedError: {"outcome": "not applied"}}
 PUBLIC = {name: getattr(snapstore, name) for name in snapstore.__all__}
 CLASSES = [value for value in PUBLIC.values() if isinstance(value, type)]
 ERRORS = [value for value in CLASSES if issubclass(value, snapstore.SnapstoreError)]

@@ -478,7 +478,7 @@ class StorageMachine(RuleBasedStateMachine):
         return StoreFault(applied, stall=what in ("stalls", "cancelled"))
 
     async def keys(self):
-        async with aclosing(self.store.behind.scan(self.base)) as pages:
+        async with aclosing(self.store.inner.scan(self.base)) as pages:
             return {key async for page in pages for key in page}
 
     def with_rivals(self, world):
@@ -1045,7 +1045,7 @@ async def test_every_key_lies_in_its_session_and_tells_its_snapshot_id(
         )
         await storage.save_manifest(location=location, manifest=SnapshotManifest("1.0", CREATED_AT))
         listed = await storage.list_snapshot_ids(location=location)
-        keys = {*store.behind.objects}
+        keys = {*store.inner.objects}
         deleted = await storage.delete_session(session_id=session_id)
 
     base = f"{prefix}/" if prefix else ""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import snapstore
 from snapstore.integrations.strands.latest import LastKnown
 from snapstore.integrations.strands.objects import Objects
+from snapstore.stores import PreconditionFailedError
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreCall, StoreFault
 
@@ -72,7 +73,7 @@ def writer(store):
 
 
 async def state_in(store):
-    stored = await store.behind.get(LATEST, max_bytes=100_000)
+    stored = await store.inner.get(LATEST, max_bytes=100_000)
     return None if stored is None else int(stored.data.partition(b'"n":')[2].partition(b"}")[0])
 
 
@@ -107,7 +108,7 @@ async def test_to_force_a_write_replaces_another_writers(writer, store):
 async def test_another_writers_snapshot_may_be_larger_than_what_is_read(store):
     agent = Writer(objects_in(store, max_bytes=500))
     await agent.save(1)
-    await store.behind.put(LATEST, document_of(2) + b" " * 500)
+    await store.inner.put(LATEST, document_of(2) + b" " * 500)
 
     for force in (False, True):
         with pytest.raises(snapstore.SnapshotConflictError, match="another writer came first"):
@@ -144,7 +145,7 @@ async def test_its_own_write_is_recognised_with_other_whitespace_behind_it(write
     with pytest.raises(snapstore.OutcomeUnknownError):
         await agent.save(1)
     store.fault = passing
-    await store.behind.put(LATEST, document_of(1) + b" \t \n")
+    await store.inner.put(LATEST, document_of(1) + b" \t \n")
     await agent.save(2)
 
     assert await state_in(store) == 2
@@ -177,9 +178,9 @@ async def test_a_restore_ends_what_was_unconfirmed(writer, store):
     with pytest.raises(snapstore.OutcomeUnknownError):
         await agent.save(1)
     store.fault = passing
-    await store.behind.put(LATEST, document_of(2))
+    await store.inner.put(LATEST, document_of(2))
     assert await agent.restore()
-    await store.behind.put(LATEST, document_of(1))  # by somebody else, and not seen
+    await store.inner.put(LATEST, document_of(1))  # by somebody else, and not seen
 
     with pytest.raises(snapstore.SnapshotConflictError):
         await agent.save(3)
@@ -254,7 +255,7 @@ async def test_what_was_deleted_is_not_written_again(force, knows_it_by, writer,
     agent = writer()
     await (agent if knows_it_by == "saving" else writer()).save(1)
     assert await agent.restore()
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
 
     for state in (2, 3, 4):
         with pytest.raises(snapstore.SessionDeletedError) as caught:
@@ -265,7 +266,7 @@ async def test_what_was_deleted_is_not_written_again(force, knows_it_by, writer,
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.restore(must_exist=True)
 
-    assert await store.behind.get(LATEST, max_bytes=100) is None
+    assert await store.inner.get(LATEST, max_bytes=100) is None
     assert await agent.objects.keys("") == []
 
 
@@ -273,7 +274,7 @@ async def test_what_was_deleted_is_not_written_again(force, knows_it_by, writer,
 async def test_history_is_not_written_into_a_deleted_session(force, writer, store):
     agent = writer()
     await agent.save(1)
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
 
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.append("first")
@@ -290,7 +291,7 @@ async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, 
         read.known, HISTORY.format("first"), taken=next(read.count)
     )
     await wrote.append("second")
-    await store.behind.delete([HISTORY.format(name) for name in ("first", "second")])
+    await store.inner.delete([HISTORY.format(name) for name in ("first", "second")])
 
     for agent in (wrote, read):
         for _ in range(2):
@@ -307,7 +308,7 @@ async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, 
 async def test_a_deleted_session_that_another_began_anew_is_not_replaced(writer, store):
     agent = writer()
     await agent.save(1)
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.save(2, force=True)
     await writer().save(3)
@@ -322,7 +323,7 @@ async def test_a_deleted_session_that_another_began_anew_is_not_replaced(writer,
 async def test_who_restores_on_purpose_begins_a_new_session(writer, store):
     agent = writer()
     await agent.save(1)
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.save(2)
 
@@ -338,13 +339,13 @@ async def test_to_force_a_write_does_not_bring_back_what_goes_meanwhile(writer, 
 
     async def delete_before_the_second_put(call):
         if call.operation == "put" and len(puts_of(store)) == tried + 2:
-            await store.behind.delete([LATEST])
+            await store.inner.delete([LATEST])
 
     tried = len(puts_of(store))
     store.fault = delete_before_the_second_put
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.save(3, force=True)
-    assert await store.behind.get(LATEST, max_bytes=100) is None
+    assert await store.inner.get(LATEST, max_bytes=100) is None
 
 
 async def test_a_delete_is_for_those_who_had_a_part_in_the_session(writer, store):
@@ -354,12 +355,12 @@ async def test_a_delete_is_for_those_who_had_a_part_in_the_session(writer, store
     async def lose(call):
         return StoreFault(applied=True) if call.operation == "put" else None
 
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
     store.fault = lose
     with pytest.raises(snapstore.OutcomeUnknownError):
         await unsure.save(2)
     store.fault = passing
-    await store.behind.delete([LATEST])
+    await store.inner.delete([LATEST])
     await new.objects.latest.mark_deleted([agent.known for agent in (saved, new, unsure)])
 
     for agent in (saved, unsure):
@@ -413,7 +414,7 @@ class GatedStore(FaultyObjectStore):
         else:
             try:
                 await gate()
-            except snapstore.PreconditionFailedError:
+            except PreconditionFailedError:
                 pass
             else:
                 await self._applied(call)
@@ -450,7 +451,7 @@ class Session:
 
     async def delete(self):
         if self.deleted_at is None and self.agent.known.version is not None:
-            await self.store.behind.delete([LATEST])
+            await self.store.inner.delete([LATEST])
             self.deleted_at = len(self.store.applied)
             # What a request creates that comes even later is not for a delete to prevent.
             self.store.gates = [

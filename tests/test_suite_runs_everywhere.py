@@ -17,12 +17,10 @@ import pytest
 from snapstore import (
     DeletedSession,
     ObjectSnapshotStorage,
-    PreconditionFailedError,
     SavedSnapshot,
     ScopeMismatchError,
     SnapshotDecodeError,
     SnapshotManifest,
-    Version,
     new_snapshot_id,
 )
 from snapstore.encoding.envelope import (
@@ -34,6 +32,7 @@ from snapstore.encoding.envelope import (
 from snapstore.model.ids import validate_snapshot_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import now
+from snapstore.stores import PreconditionFailedError, Version
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import ObjectStoreTests, SnapshotStorageTests, VersionedSnapshotStorageTests

@@ -20,10 +20,9 @@ from snapstore import (
     Snapshot,
     SnapshotLocation,
     SnapshotManifest,
-    StoredObject,
-    Version,
     VersionedSnapshot,
 )
+from snapstore.stores import StoredObject, Version
 from snapstore.stores.base import Body
 
 CANARY = "canary-51f0"

@@ -21,7 +21,13 @@ from snapstore.errors import (
     UnsupportedOperationError,
     shown,
 )
-from snapstore.stores.base import Finding, InspectableStore, PreconditionFailedError, Version
+from snapstore.stores.base import (
+    Finding,
+    InspectableStore,
+    PreconditionFailedError,
+    Version,
+    capability,
+)
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["CheckReport", "run_check"]
@@ -80,11 +86,11 @@ async def run_check(objects: ManagedStore, prefix: str) -> CheckReport:
     """
     async with aclosing(_Probes(objects, prefix).run()) as found:
         findings = [finding async for finding in found]
-    store = objects.store
-    if isinstance(store, InspectableStore):
+    inspectable = capability(objects.store, InspectableStore)
+    if inspectable is not None:
         key = f"{prefix}inspected.json"
         try:
-            findings += await objects.run("check", prefix, lambda: store.inspect(key))
+            findings += await objects.run("check", prefix, lambda: inspectable.inspect(key))
         except StorageError as error:
             findings.append(Finding("inspection", "unknown", str(error)))
     return CheckReport(tuple(findings))

@@ -17,7 +17,7 @@ from typing import Final
 from snapstore.errors import PartialDeleteError, StorageError, shown
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import DeletedSession
-from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, SweepableStore
+from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, SweepableStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["SessionDeletion"]
@@ -117,9 +117,10 @@ class SessionDeletion:
 
     async def _sweep(self) -> None:
         """Let the store remove what interrupted writes of the session have left."""
-        store, own = self._objects.store, f"{self._prefix}scopes/"
-        if isinstance(store, SweepableStore):
-            await self._objects.run("delete", own, lambda: store.sweep(own), writes=True)
+        own = f"{self._prefix}scopes/"
+        sweepable = capability(self._objects.store, SweepableStore)
+        if sweepable is not None:
+            await self._objects.run("delete", own, lambda: sweepable.sweep(own), writes=True)
 
     async def _find_own(self) -> list[str]:
         """Look for an object of the layout where the first page does not show one."""

@@ -23,6 +23,7 @@ from snapstore.stores.base import (
     RefusedWrite,
     RefusingStore,
     Version,
+    capability,
 )
 from snapstore.stores.managed import ManagedStore
 
@@ -57,10 +58,11 @@ async def put_latest(
         SnapshotConflictError: The condition does not hold.
     """
     try:
-        if isinstance(store, MetadataStore):
+        with_metadata = capability(store, MetadataStore)
+        if with_metadata is not None:
             # Each try without condition may be applied, over what others have written meanwhile.
             is_conditional = if_match is not None or if_none_match
-            version = await store.put_with_metadata(
+            version = await with_metadata.put_with_metadata(
                 key,
                 pad(document) if is_conditional else partial(pad, document),
                 {} if snapshot_id is None else {ORIGIN: snapshot_id},
@@ -90,11 +92,12 @@ async def try_latest(
     Raises:
         SnapshotConflictError: The condition does not hold, and there is nothing to resolve.
     """
-    if not isinstance(store, RefusingStore):
+    refusing = capability(store, RefusingStore)
+    if refusing is None:
         return await put_latest(
             store, key, document, if_match=if_match, if_none_match=if_match is None
         )
-    result = await store.try_put(
+    result = await refusing.try_put(
         key, pad(document), if_match=if_match, if_none_match=if_match is None
     )
     if isinstance(result, Version):

@@ -1,1 +1,84 @@
-"""The object tier: stores that keep bytes under keys and know nothing of snapshots."""
+"""The object tier: stores that keep bytes under keys and know nothing of snapshots.
+
+For those who write a store of their own, wrap one, or keep objects of their own beside snapshots:
+
+- `ObjectStore` says what a store is, in six methods; the capabilities say what some stores can do
+  beside that, and `capability` asks for one.
+- `S3ObjectStore`, `FileObjectStore` and `MemoryObjectStore` are stores.
+- `ManagedStore` opens, closes and bounds in time any of them.
+
+A name is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from snapstore.stores.base import (
+        PAGE_SIZE,
+        UNCONFIRMED,
+        Body,
+        DamagedReplyError,
+        Finding,
+        InspectableStore,
+        MetadataStore,
+        ObjectStore,
+        ObjectTooLargeError,
+        PreconditionFailedError,
+        RefusedWrite,
+        RefusingStore,
+        StoredObject,
+        SweepableStore,
+        Version,
+        capability,
+        content_version,
+    )
+    from snapstore.stores.file.store import FileObjectStore
+    from snapstore.stores.managed import ManagedStore
+    from snapstore.stores.memory import MemoryObjectStore
+    from snapstore.stores.s3.client import HTTPSession
+    from snapstore.stores.s3.store import S3ObjectStore
+
+__all__ = [
+    "PAGE_SIZE",
+    "UNCONFIRMED",
+    "Body",
+    "DamagedReplyError",
+    "FileObjectStore",
+    "Finding",
+    "HTTPSession",
+    "InspectableStore",
+    "ManagedStore",
+    "MemoryObjectStore",
+    "MetadataStore",
+    "ObjectStore",
+    "ObjectTooLargeError",
+    "PreconditionFailedError",
+    "RefusedWrite",
+    "RefusingStore",
+    "S3ObjectStore",
+    "StoredObject",
+    "SweepableStore",
+    "Version",
+    "capability",
+    "content_version",
+]
+
+_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.store")
+"""Where the names come from, lowest first: none is imported for a name that lies below it."""
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name == "HTTPSession":  # it imports aiobotocore
+            return import_module(f"{__name__}.s3.client").HTTPSession
+        if name in __all__:
+            for module in _MODULES:
+                home = import_module(f"{__name__}.{module}")
+                if name in home.__all__:
+                    return globals().setdefault(name, getattr(home, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

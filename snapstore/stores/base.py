@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
 
@@ -30,8 +30,11 @@ __all__ = [
     "StoredObject",
     "SweepableStore",
     "Version",
+    "capability",
     "content_version",
 ]
+
+Kind = TypeVar("Kind")
 
 PAGE_SIZE: Final = 1000
 """Keys in a page, and keys deleted in one request, at the most (Amazon S3 API Reference,
@@ -231,6 +234,34 @@ class ObjectStore(Protocol):
         ...
 
 
+def capability(store: ObjectStore, kind: Callable[..., Kind]) -> Kind | None:
+    """The store as one that can do more than `ObjectStore` says, if it can.
+
+    A store has a capability if it has its methods. A store that wraps another one, or whose server
+    may lack something, has a method `capability(kind)` that answers instead.
+
+    Args:
+        store: The store.
+        kind: The capability: `MetadataStore`, `RefusingStore`, `InspectableStore` or
+            `SweepableStore`.
+
+    Returns:
+        What has the methods of `kind`; `None` if the store has no such capability.
+
+    Example:
+        ::
+
+            sweepable = capability(store, SweepableStore)
+            if sweepable is not None:
+                await sweepable.sweep("session-1/")
+    """
+    answer = getattr(store, "capability", None)
+    if answer is not None:
+        return cast("Kind | None", answer(kind))
+    # Type checkers take no Protocol for a `type[Kind]`.
+    return cast("Kind", store) if isinstance(store, cast("type", kind)) else None
+
+
 @runtime_checkable
 class MetadataStore(Protocol):
     """Optional capability: short texts that are kept beside an object."""
@@ -298,7 +329,7 @@ class RefusingStore(Protocol):
 
 @runtime_checkable
 class InspectableStore(Protocol):
-    """What an object store is, too, that knows more about itself than its methods show."""
+    """Optional capability: a store that can report on its server and client."""
 
     async def inspect(self, key: str) -> list[Finding]:
         """Find out what `snapstore.ObjectSnapshotStorage.check` can't.
@@ -311,7 +342,7 @@ class InspectableStore(Protocol):
 
 @runtime_checkable
 class SweepableStore(Protocol):
-    """An object store in which interrupted writes leave something that is no object."""
+    """Optional capability: a store in which interrupted writes leave what is no object."""
 
     async def sweep(self, prefix: str) -> None:
         """Remove what interrupted writes have left: unfinished objects, empty directories.

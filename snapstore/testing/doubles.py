@@ -8,10 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from snapstore.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
-from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.base import (
+    PAGE_SIZE,
+    InspectableStore,
+    MetadataStore,
+    ObjectStore,
+    StoredObject,
+    SweepableStore,
+    Version,
+    capability,
+)
 
 __all__ = [
     "FaultyObjectStore",
@@ -22,6 +31,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Kind = TypeVar("Kind")
 
 
 class StoreCall(NamedTuple):
@@ -61,24 +71,24 @@ class StoreFault(NamedTuple):
 
 
 class _Wrapped:
-    """Forwards all of `ObjectStore`. A subclass says how a call goes through."""
+    """Forwards all of `ObjectStore`, and metadata. A subclass says how a call goes through."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self.behind = store
+        self.inner = store
 
     @property
     def name(self) -> str:
-        return self.behind.name
+        return self.inner.name
 
     async def open(self) -> None:
-        await self.behind.open()
+        await self.inner.open()
 
     async def aclose(self) -> None:
-        await self.behind.aclose()
+        await self.inner.aclose()
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         call = StoreCall("get", (key,))
-        return await self._through(call, lambda: self.behind.get(key, max_bytes=max_bytes))
+        return await self._through(call, lambda: self.inner.get(key, max_bytes=max_bytes))
 
     async def put(
         self,
@@ -90,7 +100,7 @@ class _Wrapped:
     ) -> Version:
         return await self._through(
             StoreCall("put", (key,), conditional=if_none_match or if_match is not None),
-            lambda: self.behind.put(key, data, if_match=if_match, if_none_match=if_none_match),
+            lambda: self.inner.put(key, data, if_match=if_match, if_none_match=if_none_match),
         )
 
     async def scan(
@@ -98,7 +108,7 @@ class _Wrapped:
     ) -> AsyncGenerator[list[str], None]:
         call = StoreCall("scan", (prefix,))
         first = True
-        scan = self.behind.scan(prefix, start_after=start_after, page_size=page_size)
+        scan = self.inner.scan(prefix, start_after=start_after, page_size=page_size)
         async with aclosing(scan) as pages:
             # Only the store knows whether a page follows: to find that none does is no request.
             while (page := await anext(pages, None)) is not None or first:
@@ -110,7 +120,33 @@ class _Wrapped:
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         call = StoreCall("delete", tuple(keys))
-        return await self._through(call, lambda: self.behind.delete(keys))
+        return await self._through(call, lambda: self.inner.delete(keys))
+
+    def capability(self, kind: Callable[..., Kind]) -> Kind | None:
+        """See `snapstore.stores.capability`: what the inner store can do, but for `try_put`."""
+        found = capability(self.inner, kind)
+        if kind in (InspectableStore, SweepableStore):
+            return found
+        return cast("Kind", self) if found is not None and kind is MetadataStore else None
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes | Callable[[], bytes],
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        store = capability(self.inner, MetadataStore)
+        if store is None:
+            raise TypeError(f"{type(self.inner).__name__} keeps no metadata")
+        return await self._through(
+            StoreCall("put", (key,), conditional=if_none_match or if_match is not None),
+            lambda: store.put_with_metadata(
+                key, data, metadata, if_match=if_match, if_none_match=if_none_match
+            ),
+        )
 
     async def _through(self, call: StoreCall, act: Callable[[], Awaitable[T]]) -> T:
         raise NotImplementedError
@@ -185,10 +221,10 @@ class FaultyObjectStore(_Wrapped):
         call = StoreCall("delete", tuple(keys))
         fault = await self._ask(call)
         if fault is None or not fault.failed:
-            return await self._done(call, fault, lambda: self.behind.delete(keys))
+            return await self._done(call, fault, lambda: self.inner.delete(keys))
         failed = {key: fault.failed[key] for key in keys if key in fault.failed}
         rest = [key for key in keys if fault.applied or key not in failed]
-        return {**await self.behind.delete(rest), **failed}
+        return {**await self.inner.delete(rest), **failed}
 
     async def _ask(self, call: StoreCall) -> StoreFault | None:
         self.calls.append(call)

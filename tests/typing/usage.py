@@ -20,7 +20,6 @@ from snapstore import (
     Finding,
     MemoryStorage,
     ObjectSnapshotStorage,
-    ObjectStore,
     PartialDeleteError,
     S3Storage,
     SavedSnapshot,
@@ -32,14 +31,13 @@ from snapstore import (
     SnapshotManifest,
     SnapshotStorage,
     StorageError,
-    StoredObject,
-    Version,
     VersionedSnapshot,
     VersionedSnapshotStorage,
     new_snapshot_id,
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.stores import ObjectStore, StoredObject, Version
 from snapstore.testing import (
     ObjectStoreTests,
     RawObjects,

@@ -8,8 +8,11 @@ from strands import Agent
 from strands.session import SnapshotSessionManager
 from strands.storage.search import KeywordSearchStrategy, StorageSearchResult
 
-from snapstore import SnapshotConflictError, StoredObject
+from snapstore import (
+    SnapshotConflictError,
+)
 from snapstore.integrations.strands import OnConflict, SnapstoreSessionManager, StrandsStorage
+from snapstore.stores import StoredObject
 
 if TYPE_CHECKING:
     from strands.agent import AgentResult

@@ -23,6 +23,7 @@ from snapstore.integrations.strands import (
     convert_snapshot,
 )
 from snapstore.integrations.strands.sdk import is_namespaced
+from snapstore.stores import ObjectTooLargeError, PreconditionFailedError
 from snapstore.testing.proxy import Fault
 
 LATEST = "session/s-1/scopes/agent/weather/snapshots/snapshot_latest.json"
@@ -541,9 +542,9 @@ async def test_an_object_may_be_as_large_as_was_said(make_storage):
     await small.write("a", b"x" * 10)
     await large.write("b", b"x" * 11)
 
-    with pytest.raises(snapstore.ObjectTooLargeError, match="max_snapshot_bytes"):
+    with pytest.raises(ObjectTooLargeError, match="max_snapshot_bytes"):
         await small.write("a", b"x" * 11)
-    with pytest.raises(snapstore.ObjectTooLargeError) as caught:
+    with pytest.raises(ObjectTooLargeError) as caught:
         await small.read("b")
 
     assert isinstance(caught.value, SDKStorageError)
@@ -635,7 +636,7 @@ async def test_a_lost_reply_to_a_create_is_no_failure(make_storage, proxy):
     await storage.create("a", b"x")
 
     assert await storage.read("a") == b"x"
-    with pytest.raises(snapstore.PreconditionFailedError) as caught:
+    with pytest.raises(PreconditionFailedError) as caught:
         await storage.create("a", b"y")
     assert isinstance(caught.value, SDKStorageError)
     assert await storage.read("a") == b"x"

@@ -8,11 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from snapstore import (
     ObjectSnapshotStorage,
-    ObjectTooLargeError,
-    PreconditionFailedError,
-    StoredObject,
-    Version,
 )
+from snapstore.stores import ObjectTooLargeError, PreconditionFailedError, StoredObject, Version
 
 SCHEMA = """
     PRAGMA journal_mode = WAL;
