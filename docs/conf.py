@@ -33,7 +33,9 @@ nitpick_ignore_regex = [
     ("py:class", "AioSession|BidiAgentSaveLatestStrategy|LocalAgent|MultiAgentBase"),
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
-    ("py:class", r".*\.StorageT_co"),
+    # Type variables, and types that nobody needs to name.
+    ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T)"),
+    ("py:class", r"snapstore\.stores\.(lifecycle\.Use|readback\.Write|s3\.store\._RefusedPut)"),
 ]
 
 PUBLIC = (
@@ -65,20 +67,32 @@ def resolve_public_name(
     return None
 
 
-def without_arguments_of_errors(
+def tidy_signature(
     _app: Sphinx,
     what: str,
     _name: str,
-    _error: type,
+    _object: object,
     _options: object,
     signature: str | None,
-    _: str,
-) -> tuple[str, str] | None:
-    """Leave out the arguments of an error, which its attributes repeat."""
-    return ("", "") if what == "exception" and signature else None
+    returns: str | None,
+) -> tuple[str, str | None] | None:
+    """Leave out the arguments of an error, which its attributes repeat, and show empty defaults."""
+    if signature is None:
+        return None
+    if what == "exception":
+        return "", None
+    return signature.replace("<factory>", "{}"), returns
+
+
+def skip_fields_of_tuples(
+    _app: Sphinx, _what: str, _name: str, found: object, _skip: bool, _options: object
+) -> bool | None:
+    """Leave out the fields of a `NamedTuple`, which its docstring describes."""
+    return True if type(found).__name__ == "_tuplegetter" else None
 
 
 def setup(app: Sphinx) -> None:
     """Register what is called while the documentation is built."""
     app.connect("missing-reference", resolve_public_name)
-    app.connect("autodoc-process-signature", without_arguments_of_errors)
+    app.connect("autodoc-process-signature", tidy_signature)
+    app.connect("autodoc-skip-member", skip_fields_of_tuples)
