@@ -272,7 +272,7 @@ def simulate(session: nox.Session) -> None:
     """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
     session.install("-e", ".", *dependencies("test"))
     posargs = session.posargs or ["--schedules=10000"]
-    session.run("pytest", "tests/test_simulation.py", *posargs)
+    session.run("pytest", "tests/stores/s3/test_simulation.py", *posargs)
 
 
 @nox.session(python=NEWEST)

@@ -23,12 +23,16 @@ def pytest_addoption(parser):
         "--s3-server", default="seaweedfs", choices=ENGINES, help="the engine of the S3 server"
     )
     parser.addoption(
+        "--full", action="store_true", help="run matrices in full, where else a sample of them is"
+    )
+    parser.addoption(
         "--schedules", default=1_000, type=int, help="how many schedules are simulated"
     )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "s3: needs an S3 server; set by itself where that shows")
+    config.addinivalue_line("markers", "full: one of many alike, run with --full alone")
     for engine in ENGINES:
         config.addinivalue_line(
             "markers", f"{engine}: needs what only this S3 server does, or those that are marked"
@@ -52,7 +56,9 @@ def engines_of(item):
 
 
 def is_chosen(item, config):
-    """Whether a test can do without S3 where there is none, and else with the S3 that there is."""
+    """Whether a test is in the sample, and can do with the S3 server there is, or without one."""
+    if item.get_closest_marker("full") and not config.getoption("--full"):
+        return False
     if config.getoption("--no-s3"):
         return not item.get_closest_marker("s3")
     return config.getoption("--s3-server") in (engines_of(item) or ENGINES)

@@ -60,7 +60,8 @@ class ObjectSnapshotStorage:
         timeout: Seconds that an operation may take in all, retries included; `None` for no
             deadline. It bounds a save or a load as a whole, each page of a listing and each batch
             of a delete. Of `update_latest` it bounds each attempt, without the time that `update`
-            takes.
+            takes. Opening may take as long, and at least 15 seconds; closing waits so long for the
+            operations under way.
 
     Attributes:
         objects: The store under management, for objects of your own beside the snapshots. It is
@@ -110,10 +111,13 @@ class ObjectSnapshotStorage:
     async def aclose(self) -> None:
         """Refuse new operations, wait for those under way, and release what is held.
 
-        Closing a closed storage does nothing.
+        Closing a closed storage does nothing. An operation that has not ended after `timeout`
+        seconds is not waited for any longer, and fails at its next request.
 
         Raises:
             WrongEventLoopError: It was opened on another loop.
+            LifecycleError: This is called inside of an operation of the storage, as in the `update`
+                of `update_latest`: closing would wait for itself.
         """
         if not self._is_view:
             await self.objects.aclose()

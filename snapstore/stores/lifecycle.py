@@ -28,6 +28,8 @@ __all__ = ["Lifecycle", "Use"]
 
 logger: Final = logging.getLogger("snapstore")
 
+_LEAST_TO_OPEN: Final = 15.0
+"""Seconds that opening may take in any case: it may import aiobotocore."""
 _DROP_TIMEOUT: Final = 10.0
 """Seconds that releasing what a closed loop has left may take: it may wait for that loop."""
 
@@ -48,8 +50,8 @@ class Lifecycle:
         name: What it is the lifecycle of, for messages.
         acquire: Acquires the resource.
         release: Releases it; called when nothing uses it any more.
-        timeout: Seconds that opening may take, and that closing waits for the uses under way;
-            `None` for no limit.
+        timeout: Seconds that opening may take, if they are more than 15, and that closing waits
+            for the uses under way, and then for the release; `None` for no limit.
 
     Example:
         ::
@@ -91,7 +93,8 @@ class Lifecycle:
         try:
             await self._drop()
             self._held = _hold(self._acquire, self._release)
-            await self._in_time(anext(self._held), "open")
+            seconds = None if self._timeout is None else max(self._timeout, _LEAST_TO_OPEN)
+            await self._in_time(anext(self._held), "open", seconds)
         except BaseException:
             self._set_closed(loop)
             raise
@@ -131,7 +134,7 @@ class Lifecycle:
             loop, held, self._held = self._loop, self._held, None
             try:
                 if held is not None:
-                    await self._in_time(held.aclose(), "close")
+                    await self._in_time(held.aclose(), "close", self._timeout)
             finally:
                 self._set_closed(loop)
 
@@ -178,8 +181,8 @@ class Lifecycle:
                 self._timeout,
             )
 
-    async def _in_time(self, work: Awaitable[None], operation: str) -> None:
-        timeout = asyncio.timeout(self._timeout)
+    async def _in_time(self, work: Awaitable[None], operation: str, seconds: float | None) -> None:
+        timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
                 await work
@@ -189,7 +192,7 @@ class Lifecycle:
         else:
             return
         raise StorageTimeoutError(
-            f"{operation} of {self.name} did not end by its deadline, after {self._timeout:g} s",
+            f"{operation} of {self.name} did not end by its deadline, after {seconds:g} s",
             operation=operation,
         )
 

@@ -27,8 +27,8 @@ class ManagedStore:
     Args:
         store: Where the bytes go.
         timeout: Seconds that a call may take, its retries included: a get, a put, a page of a scan,
-            a batch of deletes. Opening may take as long, and closing waits so long for the calls
-            under way. `None` for no deadline.
+            a batch of deletes. Opening may take as long, and at least 15 seconds; closing waits so
+            long for the calls under way. `None` for no deadline.
         name: What messages call it; the store's class where it is not given.
 
     Attributes:

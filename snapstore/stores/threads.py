@@ -1,4 +1,4 @@
-"""Whether this process can run another event loop in a thread, and words for why it can't.
+"""Work in threads: whether this process can start one, and one that its exit does not wait for.
 
 Python starts no threads while the interpreter exits. gevent and eventlet replace threads by
 greenlets, which share one thread, and so can't each run an event loop.
@@ -6,12 +6,19 @@ greenlets, which share one thread, and so can't each run an event loop.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import sys
 import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from snapstore.errors import LifecycleError
 
-__all__ = ["is_exiting", "require_threads"]
+__all__ = ["is_exiting", "require_threads", "run_in_daemon_thread"]
+
+T = TypeVar("T")
 
 
 def require_threads(what: str) -> None:
@@ -40,6 +47,49 @@ def require_threads(what: str) -> None:
 def is_exiting() -> bool:
     """Whether the main thread has ended, after which Python starts no threads for work."""
     return not threading.main_thread().is_alive()
+
+
+async def run_in_daemon_thread(begin: Callable[[], Awaitable[T]]) -> T:
+    """Do in a thread what blocks and then waits, on an event loop of the thread's own.
+
+    Where this is cancelled, what is waited for is cancelled, too. The exit of the interpreter does
+    not wait for the thread, unlike for asyncio's own.
+
+    Args:
+        begin: What blocks; it returns what is to be waited for.
+    """
+    caller = asyncio.get_running_loop()
+    result: asyncio.Future[T] = caller.create_future()
+    waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def wait_for(work: Awaitable[T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- for type checkers
+        waiting.append((asyncio.get_running_loop(), task))
+        if result.done():  # cancelled while `begin` was blocking
+            task.cancel()
+        return await work
+
+    def end(setter: Callable[[Any], None], value: object) -> None:
+        if not result.done():
+            setter(value)
+
+    def run() -> None:
+        try:
+            ended: Any = result.set_result, asyncio.run(wait_for(begin()))
+        except BaseException as error:  # noqa: BLE001 -- it is raised where it is waited for
+            ended = result.set_exception, error
+        with suppress(RuntimeError):  # the caller's loop is closed
+            caller.call_soon_threadsafe(end, *ended)
+
+    run_here = contextvars.copy_context().run
+    threading.Thread(target=run_here, args=(run,), name="snapstore-open", daemon=True).start()
+    try:
+        return await result
+    finally:
+        for loop, task in waiting:
+            with suppress(RuntimeError):  # that loop is closed: its work has ended
+                loop.call_soon_threadsafe(task.cancel)
 
 
 def _replaced_by() -> str | None:

@@ -7,6 +7,10 @@ example.
 - `VersionedSnapshotStorageTests`: these, and all that snapstore adds to them.
 - `ObjectStoreTests`: an object store, for a backend of `snapstore.ObjectSnapshotStorage`.
 
+A suite looks behind what it tests, by a `RawObjects`. For a bucket, a directory and a dictionary
+there are `BucketObjects`, `DirectoryObjects` and `DictObjects`; for another place, write its three
+methods.
+
 For tests without HTTP, `FaultyObjectStore` and `LatencyObjectStore` go between a storage and its
 object store: the one fails where it is told to, the other takes its time.
 
@@ -25,6 +29,7 @@ from snapstore.testing.doubles import (
     StoreFault,
     faults_in_turn,
 )
+from snapstore.testing.raw import BucketObjects, DictObjects, DirectoryObjects
 from snapstore.testing.subjects import RawObjects, StorageSubject, StoreSubject
 
 if TYPE_CHECKING:
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
     from snapstore.testing.versioned_suite import VersionedSnapshotStorageTests
 
 __all__ = [
+    "BucketObjects",
+    "DictObjects",
+    "DirectoryObjects",
     "FaultyObjectStore",
     "LatencyObjectStore",
     "ObjectStoreTests",

@@ -191,7 +191,7 @@ class FaultyObjectStore(_Wrapped):
             writer would. It may be changed at any time.
 
     Attributes:
-        behind: The store behind it, to go past the faults.
+        inner: The store behind it, to go past the faults.
         calls: What has been asked, in this order. Clear it at will.
 
     Example:

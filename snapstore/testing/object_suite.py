@@ -65,21 +65,7 @@ class ObjectStoreTests:
             import pytest
 
             from my_package import MyStore
-            from snapstore.testing import ObjectStoreTests, StoreSubject
-
-
-            class Objects:
-                def __init__(self, objects):
-                    self.objects = objects
-
-                async def put(self, key, data):
-                    self.objects[key] = data
-
-                async def get(self, key):
-                    return self.objects.get(key)
-
-                async def keys(self):
-                    return list(self.objects)
+            from snapstore.testing import DictObjects, ObjectStoreTests, StoreSubject
 
 
             @pytest.fixture
@@ -95,7 +81,7 @@ class ObjectStoreTests:
                     objects = {}
                     store = MyStore(objects)
                     await store.open()
-                    yield StoreSubject(store, Objects(objects))
+                    yield StoreSubject(store, DictObjects(objects))
                     await store.aclose()
 
         With pytest-asyncio the mark is `pytest.mark.asyncio`, and the fixture a

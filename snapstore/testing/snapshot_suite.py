@@ -68,21 +68,7 @@ class SnapshotStorageTests:
             import pytest_asyncio
 
             from my_package import MyStorage
-            from snapstore.testing import SnapshotStorageTests, StorageSubject
-
-
-            class Objects:
-                def __init__(self, objects):
-                    self.objects = objects
-
-                async def put(self, key, data):
-                    self.objects[key] = data
-
-                async def get(self, key):
-                    return self.objects.get(key)
-
-                async def keys(self):
-                    return list(self.objects)
+            from snapstore.testing import DictObjects, SnapshotStorageTests, StorageSubject
 
 
             class TestMyStorage(SnapshotStorageTests):
@@ -92,7 +78,7 @@ class SnapshotStorageTests:
                 async def subject(self):
                     objects = {}
                     async with MyStorage(objects) as storage:
-                        yield StorageSubject(storage, Objects(objects))
+                        yield StorageSubject(storage, DictObjects(objects))
 
         With anyio the mark is `pytest.mark.anyio`, the fixture a `pytest.fixture`, and a fixture
         `anyio_backend` returns `"asyncio"`.

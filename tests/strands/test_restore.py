@@ -4,16 +4,15 @@ Its rules for each kind of block are held to the SDK itself here.
 """
 
 import json
-import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from snapstore import SnapshotEncodeError
 from snapstore.integrations.strands import StrandsStorage, convert_snapshot
 
-TIMES = int(os.environ.get("SNAPSTORE_EXAMPLES", "0"))
 BYTES = {"__bytes_encoded__": True, "data": "iVBORwD/"}
 STANDS_FOR = "[content that only Python can restore]"
 LATEST = "session/session-1/scopes/agent/weather/snapshots/snapshot_latest.json"
@@ -171,13 +170,7 @@ tool_results = st.lists(any_block | any_value, max_size=2).map(lambda found: res
 contents = st.lists(any_block | tool_results | any_value, max_size=4)
 
 
-@settings(
-    max_examples=300 * max(TIMES, 1),
-    derandomize=not TIMES,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@examples(300)
 @given(content=contents, prompt=contents, result=st.lists(any_block, max_size=2))
 def test_any_content_is_restored_there_and_comes_back(
     content, prompt, result, restore_in_typescript

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, assert_type
 
 import msgspec
@@ -39,6 +40,9 @@ from snapstore import (
 )
 from snapstore.stores import ObjectStore, StoredObject, Version
 from snapstore.testing import (
+    BucketObjects,
+    DictObjects,
+    DirectoryObjects,
     ObjectStoreTests,
     RawObjects,
     SnapshotStorageTests,
@@ -280,7 +284,13 @@ class TestOwnStore(ObjectStoreTests):
 
     @pytest.fixture
     def subject(self) -> StoreSubject:
-        return StoreSubject(OwnStore(), Objects())
+        return StoreSubject(OwnStore(), DictObjects({}))
+
+
+async def raw_objects(client: object, directory: Path) -> list[RawObjects]:
+    bucket = BucketObjects(client, "bucket", prefix="prod")
+    await bucket.clear()
+    return [bucket, DirectoryObjects(directory), DictObjects({}, "prod")]
 
 
 async def conformance(subject: StorageSubject[VersionedSnapshotStorage], raw: RawObjects) -> None:

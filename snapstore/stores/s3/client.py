@@ -7,11 +7,10 @@ It uses only public interfaces, but for the `_get_session` of aiobotocore's HTTP
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,8 +35,8 @@ def make_client(
     endpoint_url: str | None,
     config: Any,
     max_concurrency: int,
-) -> Any:
-    """Make and enter an S3 client. It blocks: call it in a thread.
+) -> Awaitable[Any]:
+    """Make an S3 client. It blocks: call it in a thread.
 
     Args:
         session: The session to take credentials and configuration from; `None` for a new one.
@@ -47,7 +46,8 @@ def make_client(
         max_concurrency: How many connections the pool must hold at least.
 
     Returns:
-        A client without any connection yet, to be used on one event loop, and closed there.
+        What enters the client: to be awaited on any event loop, since nothing in a client that has
+        sent no request yet belongs to a loop. The client is to be used on one, and closed there.
     """
     if session is None:
         session = get_session()
@@ -70,9 +70,11 @@ def make_client(
     context = session.create_client(
         "s3", region_name=region, endpoint_url=endpoint_url, config=settings
     )
-    # A loop of its own, for as long as it takes: nothing in a client that has sent no request yet
-    # belongs to a loop.
-    client = asyncio.run(context.__aenter__())
+    return _entered(context)
+
+
+async def _entered(context: AbstractAsyncContextManager[Any]) -> Any:
+    client = await context.__aenter__()
     _tune(client)
     return client
 

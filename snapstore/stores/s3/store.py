@@ -33,7 +33,7 @@ from snapstore.stores.retry import full_jitter, retrying
 from snapstore.stores.s3.calls import Call, register_hooks, unregister_hooks
 from snapstore.stores.s3.options import endpoint_problem, validate_bucket, validate_client
 from snapstore.stores.s3.requests import DELETED, Page, Requests, xml_can_carry
-from snapstore.stores.threads import require_threads
+from snapstore.stores.threads import require_threads, run_in_daemon_thread
 
 if TYPE_CHECKING:
     from snapstore.stores.s3.direct import DirectRequests
@@ -142,7 +142,7 @@ class S3ObjectStore:
             failure: StorageError | None = None
             require_threads("a client for S3")
             try:
-                self._client = await asyncio.to_thread(_make_client, self._own_client_options)
+                self._client = await run_in_daemon_thread(self._begin_client)
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = self._translated(error, "CreateClient", None, sent=False)
             # Outside of the handler: what a program for credentials has printed is in the chain.
@@ -172,6 +172,13 @@ class S3ObjectStore:
                 except BaseException:  # cancelled: nobody closes what was never open
                     await self.aclose()
                     raise
+
+    def _begin_client(self) -> Awaitable[Any]:
+        # Slow to import, so in the thread that this runs in: with all that is imported later on.
+        import_module("snapstore.stores.s3.direct")
+        from snapstore.stores.s3.client import make_client
+
+        return make_client(**self._own_client_options)
 
     def _refuse_configured_endpoint(self) -> None:
         """Refuse of an endpoint that was configured what is refused in the argument."""
@@ -528,14 +535,6 @@ class S3ObjectStore:
             bucket=self.name,
             key=prefix,
         )
-
-
-def _make_client(options: dict[str, Any]) -> Any:
-    # Slow to import, so in the thread that this runs in: with all that is imported later on.
-    import_module("snapstore.stores.s3.direct")
-    from snapstore.stores.s3.client import make_client
-
-    return make_client(**options)
 
 
 class _RefusedPut:

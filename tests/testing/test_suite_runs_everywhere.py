@@ -1,0 +1,857 @@
+"""The published suites: they run under every async framework, and catch what is broken."""
+
+import asyncio
+import copy
+import inspect
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+
+from snapstore import (
+    DeletedSession,
+    ObjectSnapshotStorage,
+    SavedSnapshot,
+    ScopeMismatchError,
+    SnapshotDecodeError,
+    SnapshotManifest,
+    new_snapshot_id,
+)
+from snapstore.encoding.envelope import (
+    decode_manifest,
+    decode_snapshot,
+    encode_manifest,
+    encode_snapshot,
+)
+from snapstore.model.ids import validate_snapshot_id
+from snapstore.model.keys import Layout
+from snapstore.model.snapshot import now
+from snapstore.stores import PreconditionFailedError, Version
+from snapstore.stores.base import PAGE_SIZE
+from snapstore.stores.memory import MemoryObjectStore
+from snapstore.testing import (
+    ObjectStoreTests,
+    SnapshotStorageTests,
+    VersionedSnapshotStorageTests,
+)
+
+pytest_plugins = ["pytester"]
+
+MAX_BYTES = 2**26
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope"  # pytest-asyncio warns where it is unset
+LAYOUT = Layout()
+
+
+class ThirdPartyStorage:
+    """Somebody's own: the six operations, saves that return nothing, and nothing to be opened."""
+
+    def __init__(self, objects):
+        self.objects = objects
+
+    async def save_snapshot(self, *, location, snapshot, is_latest, snapshot_id=None):
+        data = encode_snapshot(snapshot, max_bytes=MAX_BYTES)
+        if snapshot.scope != location.scope:
+            raise ScopeMismatchError("another scope")
+        if is_latest:
+            self.objects[LAYOUT.latest(location)] = data
+        else:
+            snapshot_id = new_snapshot_id() if snapshot_id is None else snapshot_id
+            self.objects[LAYOUT.history(location, validate_snapshot_id(snapshot_id))] = data
+
+    async def load_snapshot(self, *, location, snapshot_id=None):
+        key = LAYOUT.latest(location)
+        if snapshot_id is not None:
+            key = LAYOUT.history(location, validate_snapshot_id(snapshot_id))
+        return decode_snapshot(self.objects[key], key=key) if key in self.objects else None
+
+    async def list_snapshot_ids(self, *, location, limit=None, start_after=None):
+        start_after = "" if start_after is None else validate_snapshot_id(start_after)
+        prefix = LAYOUT.history_prefix(location)
+        keys = [key for key in self.objects if key.startswith(prefix)]
+        ids = sorted(LAYOUT.snapshot_ids(keys, prefix))
+        ids = [snapshot_id for snapshot_id in ids if snapshot_id > start_after]
+        return ids if limit is None else ids[: max(limit, 0)]
+
+    async def delete_session(self, *, session_id):
+        prefix = LAYOUT.session_prefix(session_id)
+        keys = [key for key in self.objects if key.startswith(prefix)]
+        if any(LAYOUT.is_own(key, prefix) for key in keys):
+            for key in keys:
+                if not LAYOUT.is_nested_store(key, prefix):
+                    del self.objects[key]
+
+    async def load_manifest(self, *, location):
+        key = LAYOUT.manifest(location)
+        if key not in self.objects:
+            return SnapshotManifest("1.0", now())
+        return decode_manifest(self.objects[key], key=key)
+
+    async def save_manifest(self, *, location, manifest):
+        data = encode_manifest(manifest, max_bytes=MAX_BYTES)
+        self.objects[LAYOUT.manifest(location)] = data
+
+
+MY_PACKAGE = """
+    from snapstore import ObjectSnapshotStorage
+    from snapstore.stores.memory import MemoryObjectStore
+
+
+    class MyStore(MemoryObjectStore):
+        def __init__(self, objects):
+            super().__init__()
+            self.objects = objects
+
+
+    class MyStorage(ObjectSnapshotStorage):
+        def __init__(self, objects):
+            super().__init__(MyStore(objects))
+"""
+
+TESTS = """
+    import pytest
+    import pytest_asyncio
+    from my_package import MyStorage, MyStore
+    from snapstore.testing import (
+        DictObjects,
+        ObjectStoreTests,
+        SnapshotStorageTests,
+        StorageSubject,
+        StoreSubject,
+        VersionedSnapshotStorageTests,
+    )
+    from test_suite_runs_everywhere import ThirdPartyStorage
+
+    pytestmark = [MARK]
+
+
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+
+
+    class TestThirdParty(SnapshotStorageTests):
+        @pytest.fixture
+        def subject(self):
+            objects = {}
+            return StorageSubject(ThirdPartyStorage(objects), DictObjects(objects))
+
+
+    class TestStorage(VersionedSnapshotStorageTests):
+        @FIXTURE
+        async def subject(self):
+            objects = {}
+            async with MyStorage(objects) as storage:
+                yield StorageSubject(storage, DictObjects(objects))
+
+
+    class TestStore(ObjectStoreTests):
+        @FIXTURE
+        async def subject(self):
+            objects = {}
+            store = MyStore(objects)
+            await store.open()
+            yield StoreSubject(store, DictObjects(objects))
+            await store.aclose()
+"""
+
+STRICT = ("-p", "no:anyio", "-o", "asyncio_mode=strict", "-o", f"{LOOP_SCOPE}=function")
+AUTO = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", f"{LOOP_SCOPE}=function")
+ANYIO = ("-p", "no:asyncio")
+FRAMEWORKS = pytest.mark.parametrize(
+    ("options", "mark", "fixture"),
+    [
+        pytest.param(STRICT, "pytest.mark.asyncio", "pytest_asyncio.fixture", id="strict asyncio"),
+        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio"),
+        pytest.param(ANYIO, "pytest.mark.anyio", "pytest.fixture", id="anyio"),
+    ],
+)
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run a test file in a process of its own, as a user would."""
+    # The tests there take from this module what it defines.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+    def run(tests, *options):
+        pytester.makeini(
+            "[pytest]"
+        )  # or it finds ours, where the folder lies inside of the project
+        pytester.makepyfile(my_package=MY_PACKAGE, test_mine=tests)
+        return pytester.runpytest_subprocess(
+            "-W", "error", "--junitxml=results.xml", "-p", "no:cacheprovider", *options
+        )
+
+    return run
+
+
+def results(pytester):
+    """What came of each test: (class, function) to the set of its outcomes."""
+    found = {}
+    for case in ET.parse(pytester.path / "results.xml").iter("testcase"):
+        group = case.get("classname").rpartition(".")[2]
+        function = case.get("name").partition("[")[0]
+        outcomes = [child.tag for child in case if child.tag not in ("properties", "system-out")]
+        found.setdefault((group, function), set()).update(outcomes or ["passed"])
+    return found
+
+
+def names_in(suite):
+    return {name for name in dir(suite) if name.startswith("test_")}
+
+
+@FRAMEWORKS
+def test_every_test_of_every_suite_runs_and_passes_under(run, pytester, options, mark, fixture):
+    outcome = run(TESTS.replace("MARK", mark).replace("FIXTURE", fixture), *options)
+
+    assert outcome.ret == 0, outcome.stdout.str()
+    expected = {
+        **{("TestThirdParty", name): {"passed"} for name in names_in(SnapshotStorageTests)},
+        **{("TestStorage", name): {"passed"} for name in names_in(VersionedSnapshotStorageTests)},
+        **{("TestStore", name): {"passed"} for name in names_in(ObjectStoreTests)},
+    }
+    assert results(pytester) == expected
+
+
+@pytest.mark.parametrize(
+    ("suite", "options"),
+    [
+        pytest.param(SnapshotStorageTests, STRICT, id="storages"),
+        pytest.param(ObjectStoreTests, ANYIO, id="stores"),
+    ],
+)
+def test_the_example_in_the_docstring_runs_as_it_stands(run, pytester, suite, options):
+    _, _, example = inspect.getdoc(suite).partition("Example:")
+    [code] = re.findall(r"::\n\n((?: {8}.*\n|\n)+)", example)
+
+    outcome = run(textwrap.dedent(code), *options)
+
+    assert outcome.ret == 0, outcome.stdout.str()
+    assert {name for _, name in results(pytester)} == names_in(suite)
+
+
+def test_no_test_carries_the_mark_of_a_framework():
+    for suite in (SnapshotStorageTests, VersionedSnapshotStorageTests, ObjectStoreTests):
+        marks = {
+            mark.name
+            for name in names_in(suite)
+            for mark in getattr(getattr(suite, name), "pytestmark", [])
+        }
+        assert marks <= {"parametrize"}
+        assert not hasattr(suite, "pytestmark")
+
+
+# Storages and stores that are broken in one way each, and by which tests that is found.
+
+
+class BrokenStorage(ObjectSnapshotStorage):
+    def __init__(self, objects):
+        store = MemoryObjectStore()
+        store.objects = self.objects = objects
+        super().__init__(store)
+
+
+class CorruptIsNone(BrokenStorage):
+    caught_by = (
+        "test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text",
+        "test_a_corrupt_snapshot_has_no_version",
+        "test_a_corrupt_snapshot_is_not_updated",
+    )
+
+    async def load_versioned(self, **where):
+        try:
+            return await super().load_versioned(**where)
+        except SnapshotDecodeError:
+            return None
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        if await self.load_versioned(location=location) is None:
+            return await self.save_snapshot(
+                location=location, snapshot=update(None), is_latest=True
+            )
+        return await super().update_latest(
+            location=location, update=update, max_attempts=max_attempts
+        )
+
+
+class ErrorsShowTheText(BrokenStorage):
+    caught_by = ("test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text",)
+
+    async def load_versioned(self, *, location, snapshot_id=None):
+        key = LAYOUT.latest(location)
+        if snapshot_id is None and key in self.objects:
+            try:
+                json.loads(self.objects[key])
+            except ValueError as error:
+                raise SnapshotDecodeError(f"{key} is no JSON", key=key) from error
+        return await super().load_versioned(location=location, snapshot_id=snapshot_id)
+
+
+class NewestFirst(BrokenStorage):
+    caught_by = ("test_ids_are_listed_oldest_first",)
+
+    async def list_snapshot_ids(self, **where):
+        return list(reversed(await super().list_snapshot_ids(**where)))
+
+
+class InclusiveCursor(BrokenStorage):
+    caught_by = (
+        "test_a_cursor_is_exclusive",
+        "test_every_limit_and_cursor_gives_its_part_of_the_whole",
+    )
+
+    async def list_snapshot_ids(self, *, location, limit=None, start_after=None):
+        ids = await super().list_snapshot_ids(location=location)
+        ids = [found for found in ids if start_after is None or found >= start_after.lower()]
+        return ids if limit is None else ids[: max(limit, 0)]
+
+
+class LimitOfZeroIsNone(BrokenStorage):
+    caught_by = ("test_a_limit_of_zero_or_less_is_an_empty_list",)
+
+    async def list_snapshot_ids(self, *, limit=None, **where):
+        return await super().list_snapshot_ids(limit=limit or None, **where)
+
+
+class OnePageOnly(BrokenStorage):
+    caught_by = ("test_a_history_of_more_than_a_thousand_is_listed_and_deleted_whole",)
+
+    async def list_snapshot_ids(self, *, limit=None, **where):
+        limit = PAGE_SIZE if limit is None else min(limit, PAGE_SIZE)
+        return await super().list_snapshot_ids(limit=limit, **where)
+
+
+class StrangersCountTowardsTheLimit(BrokenStorage):
+    caught_by = ("test_nothing_but_snapshots_directly_in_history_is_listed",)
+
+    async def list_snapshot_ids(self, *, location, limit=None, start_after=None):
+        if limit is not None:
+            prefix = LAYOUT.history_prefix(location)
+            cursor = LAYOUT.history(location, start_after.lower()) if start_after else ""
+            keys = sorted(key for key in self.objects if key.startswith(prefix) and key > cursor)
+            found = LAYOUT.snapshot_ids(keys[: max(limit, 0)], prefix)
+            limit = len(found)
+        return await super().list_snapshot_ids(
+            location=location, limit=limit, start_after=start_after
+        )
+
+
+class DeletesSiblings(BrokenStorage):
+    caught_by = ("test_deleting_a_session_leaves_its_siblings_alone",)
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        for key in [key for key in self.objects if key.startswith(session_id)]:
+            del self.objects[key]
+        return deleted
+
+
+class DeletesNestedStores(BrokenStorage):
+    caught_by = (
+        "test_deleting_a_session_keeps_another_store_nested_under_its_name",
+        "test_deleting_a_session_tells_how_many_objects_of_another_store_it_kept",
+    )
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        nested = [key for key in self.objects if key.startswith(f"{session_id}/")]
+        for key in nested:
+            del self.objects[key]
+        return DeletedSession(deleted.objects + len(nested), 0)
+
+
+class DeletesWhatIsNoSession(BrokenStorage):
+    caught_by = ("test_what_is_no_session_is_not_deleted",)
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        prefix = f"{session_id}/"
+        for key in [key for key in self.objects if key.startswith(prefix)]:
+            if not LAYOUT.is_nested_store(key, prefix):
+                del self.objects[key]
+        return deleted
+
+
+class DeletesTheStashOfNestedStores(BrokenStorage):
+    caught_by = ("test_deleting_a_session_keeps_another_store_nested_under_its_name",)
+
+    async def delete_session(self, *, session_id):
+        deleted = await super().delete_session(session_id=session_id)
+        for key in [key for key in self.objects if key.startswith(f"{session_id}/")]:
+            if "/snapshots/" not in key:
+                del self.objects[key]
+        return deleted
+
+
+class TranslatesToTypeScript(BrokenStorage):
+    caught_by = (
+        "test_a_snapshot_is_written_as_json_in_its_own_envelope",
+        "test_saving_what_was_loaded_keeps_its_envelope",
+    )
+
+    async def save_snapshot(self, *, snapshot, **where):
+        snapshot = msgspec.structs.replace(snapshot, dialect="typescript")
+        return await super().save_snapshot(snapshot=snapshot, **where)
+
+
+class RoundsIntegers(BrokenStorage):
+    caught_by = ("test_what_is_saved_loads_equal",)
+
+    async def load_snapshot(self, **where):
+        loaded = await super().load_snapshot(**where)
+        if loaded is None:
+            return None
+        data = json.loads(json.dumps(loaded.data), parse_int=lambda digits: int(float(digits)))
+        return msgspec.structs.replace(loaded, data=data)
+
+
+class EncodesTooLate(BrokenStorage):
+    caught_by = ("test_what_changes_after_the_call_is_not_saved",)
+
+    async def save_snapshot(self, **what):
+        await asyncio.sleep(0)
+        return await super().save_snapshot(**what)
+
+
+class OverwritesHistory(BrokenStorage):
+    caught_by = (
+        "test_another_snapshot_under_an_id_that_exists_is_refused_and_changes_nothing",
+        "test_of_five_writers_of_one_id_one_wins",
+        "test_a_checkpoint_that_history_refuses_leaves_latest_untouched",
+    )
+
+    async def save_snapshot(self, *, location, is_latest, snapshot_id=None, **what):
+        if not is_latest and snapshot_id is not None:
+            self.objects.pop(LAYOUT.history(location, validate_snapshot_id(snapshot_id)), None)
+        return await super().save_snapshot(
+            location=location, is_latest=is_latest, snapshot_id=snapshot_id, **what
+        )
+
+    async def checkpoint(self, *, location, snapshot, snapshot_id=None, if_match=None):
+        await self.save_snapshot(
+            location=location, snapshot=snapshot, is_latest=False, snapshot_id=snapshot_id
+        )
+        return await self.save_snapshot(
+            location=location, snapshot=snapshot, is_latest=True, if_match=if_match
+        )
+
+
+class LatestBeforeHistory(BrokenStorage):
+    caught_by = ("test_a_checkpoint_that_history_refuses_leaves_latest_untouched",)
+
+    async def checkpoint(self, *, location, snapshot, snapshot_id=None, if_match=None):
+        latest = await self.save_snapshot(
+            location=location, snapshot=snapshot, is_latest=True, if_match=if_match
+        )
+        kept = await self.save_snapshot(
+            location=location, snapshot=snapshot, is_latest=False, snapshot_id=snapshot_id
+        )
+        return SavedSnapshot(kept.snapshot_id, latest.etag)
+
+
+class IgnoresVersions(BrokenStorage):
+    caught_by = (
+        "test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing",
+        "test_if_match_of_a_snapshot_that_is_gone_is_a_conflict_that_writes_nothing",
+        "test_of_five_writers_with_the_same_version_one_wins",
+    )
+
+    async def save_snapshot(self, *, if_match=None, **what):
+        return await super().save_snapshot(**what)
+
+
+class LosesUpdates(BrokenStorage):
+    caught_by = (
+        "test_five_workers_count_to_twenty_and_lose_nothing",
+        "test_an_update_that_loses_every_time_is_a_conflict",
+    )
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        updated = update(await self.load_snapshot(location=location))
+        if inspect.isawaitable(updated):
+            updated = await updated
+        await asyncio.sleep(0)
+        return await self.save_snapshot(location=location, snapshot=updated, is_latest=True)
+
+
+class MissingIsTheLatest(BrokenStorage):
+    caught_by = ("test_a_missing_snapshot_is_none",)
+
+    async def load_snapshot(self, *, location, snapshot_id=None):
+        loaded = await super().load_snapshot(location=location, snapshot_id=snapshot_id)
+        return await super().load_snapshot(location=location) if loaded is None else loaded
+
+
+class LoadsFromMemory(BrokenStorage):
+    caught_by = ("test_what_another_worker_writes_is_seen",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def save_snapshot(self, *, location, snapshot, is_latest, **what):
+        self.known.pop((location, None), None)
+        return await super().save_snapshot(
+            location=location, snapshot=snapshot, is_latest=is_latest, **what
+        )
+
+    async def load_snapshot(self, *, location, snapshot_id=None):
+        where = (location, snapshot_id)
+        if self.known.get(where) is None:
+            self.known[where] = await super().load_snapshot(
+                location=location, snapshot_id=snapshot_id
+            )
+        return copy.deepcopy(self.known[where])
+
+
+class SharesWhatItLoaded(BrokenStorage):
+    caught_by = ("test_what_was_loaded_belongs_to_the_caller",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def load_snapshot(self, **where):
+        loaded = await super().load_versioned(**where)
+        return loaded and self.known.setdefault(loaded.etag, loaded.snapshot)
+
+
+class ListsFromMemory(BrokenStorage):
+    caught_by = ("test_what_another_worker_writes_is_seen",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.known = {}
+
+    async def save_snapshot(self, *, location, snapshot, is_latest, **what):
+        self.known.pop(location, None)
+        return await super().save_snapshot(
+            location=location, snapshot=snapshot, is_latest=is_latest, **what
+        )
+
+    async def list_snapshot_ids(self, *, location, limit=None, start_after=None):
+        if location not in self.known:
+            self.known[location] = await super().list_snapshot_ids(location=location)
+        ids = [found for found in self.known[location] if found > (start_after or "").lower()]
+        return ids if limit is None else ids[: max(limit, 0)]
+
+
+class DeletesByAnyId(BrokenStorage):
+    caught_by = ("test_deleting_by_an_id_that_is_none_is_refused",)
+
+    async def delete_session(self, *, session_id):
+        for key in [key for key in self.objects if key.startswith(str(session_id))]:
+            del self.objects[key]
+        return DeletedSession(0, 0)
+
+
+class DeletesSnapshotsOnly(BrokenStorage):
+    caught_by = ("test_deleting_a_session_deletes_all_that_lies_under_it",)
+
+    async def delete_session(self, *, session_id):
+        prefix = LAYOUT.session_prefix(session_id)
+        others = {key: self.objects[key] for key in self.objects if "snapshot_" not in key}
+        deleted = await super().delete_session(session_id=session_id)
+        self.objects.update({key: others[key] for key in others if key.startswith(prefix)})
+        return deleted
+
+
+class KeysBecomeText(BrokenStorage):
+    caught_by = (
+        "test_a_key_that_is_no_text_is_refused",
+        "test_what_json_cannot_carry_is_refused_by_its_path",
+    )
+
+    async def save_snapshot(self, *, snapshot, **where):
+        data = json.loads(json.dumps(snapshot.data, default=str))
+        snapshot = msgspec.structs.replace(snapshot, data=data)
+        return await super().save_snapshot(snapshot=snapshot, **where)
+
+
+class RewritesTimes(BrokenStorage):
+    caught_by = ("test_times_and_versions_are_text_that_nobody_rewrites",)
+
+    async def save_snapshot(self, *, snapshot, **where):
+        snapshot = msgspec.structs.replace(snapshot, created_at=now())
+        return await super().save_snapshot(snapshot=snapshot, **where)
+
+
+class ForgetsWhatItDoesNotKnow(BrokenStorage):
+    caught_by = (
+        "test_fields_that_nobody_knows_survive_a_load_and_a_save",
+        "test_fields_of_a_manifest_that_nobody_knows_survive",
+    )
+
+    async def load_snapshot(self, **where):
+        loaded = await super().load_snapshot(**where)
+        return None if loaded is None else msgspec.structs.replace(loaded, extra={})
+
+    async def load_manifest(self, **where):
+        return msgspec.structs.replace(await super().load_manifest(**where), extra={})
+
+
+class StoresTheDefaultManifest(BrokenStorage):
+    caught_by = ("test_a_missing_manifest_is_a_default_one_stamped_now_and_not_stored",)
+
+    async def load_manifest(self, *, location):
+        manifest = await super().load_manifest(location=location)
+        await self.save_manifest(location=location, manifest=manifest)
+        return manifest
+
+
+class TakesAnyScope(BrokenStorage):
+    caught_by = ("test_a_snapshot_of_another_scope_than_its_location_is_refused",)
+
+    async def save_snapshot(self, *, location, snapshot, **what):
+        snapshot = msgspec.structs.replace(snapshot, scope=location.scope)
+        return await super().save_snapshot(location=location, snapshot=snapshot, **what)
+
+
+class UpdatesWhatItReadFirst(BrokenStorage):
+    caught_by = (
+        "test_an_update_is_made_again_on_what_another_writer_has_written_meanwhile",
+        "test_an_update_that_loses_every_time_is_a_conflict",
+    )
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        read = await self.load_snapshot(location=location)
+        result = update(read)
+        updated = await result if inspect.isawaitable(result) else result
+        return await super().update_latest(
+            location=location, update=lambda _: updated, max_attempts=max_attempts
+        )
+
+
+class BrokenStore(MemoryObjectStore):
+    def __init__(self, objects):
+        super().__init__()
+        self.objects = objects
+
+
+class IgnoresConditions(BrokenStore):
+    caught_by = (
+        "test_if_none_match_writes_only_where_there_is_no_object",
+        "test_if_match_writes_only_over_the_version_it_names",
+        "test_of_five_that_create_an_object_one_wins",
+        "test_of_five_that_replace_a_version_one_wins",
+    )
+
+    async def put(self, key, data, **conditions):
+        return await super().put(key, data)
+
+
+class ChecksThenWrites(BrokenStore):
+    caught_by = (
+        "test_of_five_that_create_an_object_one_wins",
+        "test_of_five_that_replace_a_version_one_wins",
+    )
+
+    async def put(self, key, data, *, if_match=None, if_none_match=False):
+        stored = await self.get(key, max_bytes=MAX_BYTES)
+        if (if_none_match and stored) or (if_match and (not stored or stored.version != if_match)):
+            raise PreconditionFailedError("not so", key=key)
+        await asyncio.sleep(0)
+        return await super().put(key, data)
+
+
+class CountsVersionsAnew(BrokenStore):
+    caught_by = ("test_a_version_is_not_that_of_an_object_created_since",)
+
+    def __init__(self, objects):
+        super().__init__(objects)
+        self.writes = {}
+
+    async def put(self, key, data, *, if_match=None, if_none_match=False):
+        if if_match and (key not in self.objects or f"v{self.writes[key]}" != if_match.etag):
+            raise PreconditionFailedError("not so", key=key)
+        await super().put(key, data, if_none_match=if_none_match)
+        self.writes[key] = self.writes.get(key, 0) + 1
+        return Version(f"v{self.writes[key]}")
+
+    async def delete(self, keys):
+        for key in keys:
+            self.writes.pop(key, None)
+        return await super().delete(keys)
+
+
+class PrefixesAreFolders(BrokenStore):
+    caught_by = ("test_a_prefix_is_text_and_no_folder",)
+
+    async def scan(self, prefix, **where):
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        async for page in super().scan(folder, **where):
+            yield page
+
+
+class PagesByOffset(BrokenStore):
+    caught_by = (
+        "test_a_scan_of_more_than_a_page_loses_nothing_that_is_deleted_page_by_page",
+        "test_a_scan_comes_by_what_stays_while_others_are_deleted",
+    )
+
+    async def scan(self, prefix, *, start_after=None, page_size=PAGE_SIZE):
+        for start in range(0, MAX_BYTES, page_size):
+            keys = sorted(key for key in self.objects if key.startswith(prefix))
+            keys = [key for key in keys if start_after is None or key > start_after]
+            if start >= len(keys):
+                return
+            yield keys[start : start + page_size]
+
+
+class ReadsWhateverTheSize(BrokenStore):
+    caught_by = ("test_an_object_larger_than_allowed_is_not_read",)
+
+    async def get(self, key, *, max_bytes):
+        return await super().get(key, max_bytes=MAX_BYTES)
+
+
+class MissingCanNotBeDeleted(BrokenStore):
+    caught_by = ("test_a_missing_object_counts_as_deleted",)
+
+    async def delete(self, keys):
+        missing = {key: "NoSuchKey" for key in keys if key not in self.objects}
+        await super().delete(keys)
+        return missing
+
+
+class AnOddKeySpoilsItsBatch(BrokenStore):
+    caught_by = ("test_odd_keys_are_deleted_together_with_plain_ones",)
+
+    async def delete(self, keys):
+        if len(keys) > 1 and not "".join(keys).isprintable():
+            return dict.fromkeys(keys, "MalformedXML")
+        return await super().delete(keys)
+
+
+class BelongsToTheLoopThatOpenedItFirst(BrokenStore):
+    caught_by = ("test_a_store_whose_loop_was_closed_opens_on_another_one",)
+
+    loop = None
+
+    async def open(self):
+        self.loop = self.loop or asyncio.get_running_loop()
+
+    async def aclose(self):
+        assert asyncio.get_running_loop() is self.loop or not self.loop
+        self.loop = None
+
+    async def get(self, key, *, max_bytes):
+        assert self.loop in {None, asyncio.get_running_loop()}
+        return await super().get(key, max_bytes=max_bytes)
+
+
+BROKEN = [*BrokenStorage.__subclasses__(), *BrokenStore.__subclasses__()]
+
+TESTS_OF_BROKEN = """
+    import pytest
+    from snapstore.testing import (
+        DictObjects, ObjectStoreTests, StorageSubject, StoreSubject, VersionedSnapshotStorageTests
+    )
+    from test_suite_runs_everywhere import BrokenStorage, BrokenStore
+
+
+    def storage_tests(broken):
+        class Tests(VersionedSnapshotStorageTests):
+            @pytest.fixture
+            async def subject(self):
+                objects = {}
+                async with broken(objects) as storage:
+                    yield StorageSubject(storage, DictObjects(objects))
+
+        return Tests
+
+
+    def store_tests(broken):
+        class Tests(ObjectStoreTests):
+            @pytest.fixture
+            async def subject(self):
+                objects = {}
+                yield StoreSubject(broken(objects), DictObjects(objects))
+
+        return Tests
+
+
+    for broken in BrokenStorage.__subclasses__():
+        globals()[f"Test{broken.__name__}"] = storage_tests(broken)
+    for broken in BrokenStore.__subclasses__():
+        globals()[f"Test{broken.__name__}"] = store_tests(broken)
+"""
+
+
+@pytest.fixture
+def run_broken(run):
+    return lambda *options: run(TESTS_OF_BROKEN, *AUTO, *options)
+
+
+def test_what_is_broken_is_caught_by_the_tests_that_one_would_expect(run_broken, pytester):
+    names = {name for broken in BROKEN for name in broken.caught_by}
+
+    run_broken("--tb=no", "-k", " or ".join(sorted(names)))
+
+    found = results(pytester)
+    for broken in BROKEN:
+        outcomes = {name: found[f"Test{broken.__name__}", name] for name in broken.caught_by}
+        assert all("failure" in outcome for outcome in outcomes.values()), (broken, outcomes)
+        # None of them was broken so badly that nothing could pass.
+        assert any(
+            outcome == {"passed"}
+            for (group, _), outcome in found.items()
+            if group == f"Test{broken.__name__}"
+        )
+
+
+def test_a_failing_assertion_shows_its_values(run_broken):
+    outcome = run_broken("-k", "TestNewestFirst and test_ids_are_listed_oldest_first")
+
+    assert outcome.parseoutcomes()["failed"] == 1
+    outcome.stdout.fnmatch_lines(["*At index 0 diff: '01912a3b-0004-*' != '01912a3b-0000-*'"])
+
+
+def in_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_suites_say_what_to_install_without_pytest():
+    outcome = in_python(
+        """
+        import sys
+
+        sys.modules["pytest"] = None
+        import snapstore.testing.server
+        from snapstore.testing import StorageSubject
+
+        print("without pytest")
+        from snapstore.testing import SnapshotStorageTests
+        """
+    )
+
+    assert 'pip install "snapstore[pytest]"' in outcome.stderr.splitlines()[-1]
+    assert outcome.stdout == "without pytest\n"
+
+
+def test_the_server_is_imported_without_pytest_and_the_suites():
+    outcome = in_python(
+        """
+        import sys
+
+        import snapstore.testing.server
+
+        loaded = {name for name in sys.modules if name.partition(".")[0] == "pytest"}
+        print(sorted(loaded | {name for name in sys.modules if name.endswith("_suite")}))
+        """
+    )
+
+    assert outcome.stdout == "[]\n", outcome.stderr
+
+
+def test_a_name_that_is_no_suite_is_an_import_error():
+    with pytest.raises(ImportError, match="NoSuchTests"):
+        from snapstore.testing import NoSuchTests  # noqa: F401
