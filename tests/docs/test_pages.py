@@ -83,6 +83,16 @@ def test_relative_links_lead_somewhere(file):
             }
 
 
+def test_tests_and_files_named_in_contributing_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    for name in re.findall(r"`((?:snapstore|stores|storage|tests)/[\w/.]*)`", text):
+        assert (ROOT / name).exists() or (ROOT / "snapstore" / name).exists(), name
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
