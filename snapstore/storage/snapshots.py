@@ -455,7 +455,7 @@ class ObjectSnapshotStorage:
             sends a write again), `"metadata"` (whether lost responses can be read back),
             `"if-match"` (which forms of an etag are taken), `"keys"` (whether they come back as
             they were written), `"versioning"`, `"encryption"`, `"batch delete"`, the `"client"`
-            and the `"direct path"`; on files on `"locks"`, `"replacing"`, `"durability"`,
+            and the `"fast path"`; on files on `"locks"`, `"replacing"`, `"durability"`,
             `"permissions"` and `"hosts"`. What fails is reported, not raised. Where it is
             cancelled, its session stays: `delete_session` removes it.
         """

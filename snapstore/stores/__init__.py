@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from snapstore.stores.managed import ManagedStore
     from snapstore.stores.memory import MemoryObjectStore
     from snapstore.stores.s3.client import HTTPSession
+    from snapstore.stores.s3.options import S3Client, S3Options, S3OwnClientOptions
     from snapstore.stores.s3.store import S3ObjectStore
 
 __all__ = [
@@ -56,7 +57,10 @@ __all__ = [
     "PreconditionFailedError",
     "RefusedWrite",
     "RefusingStore",
+    "S3Client",
     "S3ObjectStore",
+    "S3Options",
+    "S3OwnClientOptions",
     "StoredObject",
     "SweepableStore",
     "Version",
@@ -64,7 +68,7 @@ __all__ = [
     "content_version",
 ]
 
-_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.store")
+_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.options", "s3.store")
 """Where the names come from, lowest first: none is imported for a name that lies below it."""
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of ours

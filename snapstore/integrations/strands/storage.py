@@ -7,7 +7,7 @@ import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
 from strands.storage.search import KeywordSearchStrategy
 
@@ -24,10 +24,10 @@ from snapstore.integrations.strands.sdk import (
 from snapstore.model.snapshot import Dialect
 from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES
 from snapstore.stores.base import StoredObject
+from snapstore.stores.s3.options import S3OwnClientOptions, validate_names
 from snapstore.stores.s3.store import S3ObjectStore
 
 if TYPE_CHECKING:
-    from aiobotocore.session import AioSession
     from strands.storage.search import SearchStrategy, StorageSearchResult
 
 __all__ = ["StrandsStorage"]
@@ -53,22 +53,15 @@ class StrandsStorage:
             becomes `agents//`.
         dialect: Whose snapshots are written: `"typescript"` for a session that agents in
             TypeScript go on with. Reading needs no choice.
-        region: The bucket's region; `None` for botocore's resolution, as for all of the next.
-        endpoint_url: Where the server is, for an S3 that is not Amazon's.
-        session: An aiobotocore session to take credentials and configuration from.
-        config: An `AioConfig`; what it sets goes before our settings.
         timeout: Seconds that a read, a write, each page of a listing and each batch of deletes may
             take; `None` for no deadline.
-        max_concurrency: Requests in flight at the most.
         max_snapshot_bytes: How large an object may be, in bytes, both ways.
-        server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.
-        kms_key_id: The KMS key for each write; needs a `server_side_encryption` by KMS.
-        expected_bucket_owner: The account id that must own the bucket, checked by the server.
-        direct: Whether requests may be replayed on the client's HTTP session without the client.
         search_strategy: How `search` searches, and what is told of each write; `None` for the
             SDK's search for words.
+        options: The options of the client and of its requests: see `S3OwnClientOptions`.
 
     Raises:
+        TypeError: There is no such option.
         ValueError: An argument is out of its range.
         InvalidIdentifierError: The prefix has a `..` or a backslash.
 
@@ -94,39 +87,19 @@ class StrandsStorage:
         *,
         prefix: str = "",
         dialect: Dialect = "python",
-        region: str | None = None,
-        endpoint_url: str | None = None,
-        session: AioSession | None = None,
-        config: Any = None,
         timeout: float | None = 60.0,
-        max_concurrency: int = 128,
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
-        server_side_encryption: str | None = None,
-        kms_key_id: str | None = None,
-        expected_bucket_owner: str | None = None,
-        direct: bool = True,
         search_strategy: SearchStrategy[StrandsStorage] | None = None,
+        **options: Unpack[S3OwnClientOptions],
     ) -> None:
+        validate_names(options, S3OwnClientOptions.__optional_keys__)
         if dialect not in ("python", "typescript"):
             raise ValueError("dialect must be 'python' or 'typescript'")
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be more than 0 seconds, or None")
-        make_store = partial(
-            S3ObjectStore,
-            bucket,
-            region=region,
-            endpoint_url=endpoint_url,
-            session=session,
-            config=config,
-            max_concurrency=max_concurrency,
-            server_side_encryption=server_side_encryption,
-            kms_key_id=kms_key_id,
-            expected_bucket_owner=expected_bucket_owner,
-            direct=direct,
-            timeout=timeout,
-        )
+        make_store = partial(S3ObjectStore, bucket, timeout=timeout, **options)
         make_store()  # refuses what can't be, now and not at the first request
         make_objects = partial(
             _make_objects,
