@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2026.1"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "typing", "build", "tests"]
+nox.options.sessions = ["lint", "typing", "docs", "build", "tests"]
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -152,6 +152,17 @@ def typing(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """Build the documentation: a warning or a reference that leads nowhere is an error."""
+    session.install("-e", ".", *dependencies("docs"))
+    directory = Path(session.create_tmp())
+    session.run(
+        *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),
+        *("--doctree-dir", str(directory / "doctrees"), "docs", str(directory / "html")),
+    )
+
+
+@nox.session(python=NEWEST)
 def build(session: nox.Session) -> None:
     """Build the sdist and from it the wheel, and run the sdist's tests against the wheel."""
     folder = Path(session.create_tmp()).resolve()
@@ -262,7 +273,7 @@ def reference(session: nox.Session) -> None:
     folder = install_typescript_sdk(session)
     newest, source = unpack_python_sdk(session)
     env = {"SNAPSTORE_REFERENCE": str(folder), "SNAPSTORE_SDK_SOURCE": str(source)}
-    suites = ("tests/reference", "tests/strands")
+    suites = ("tests/reference", "tests/strands", "tests/docs/strands")
     session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 
     env["SNAPSTORE_REFERENCE"] = str(install_typescript_sdk(session, lowest_typescript_sdk()))
