@@ -240,14 +240,12 @@ async def _answer(_: Request, error: Exception) -> Response:
 error_handlers: Final[
     dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]
 ] = dict.fromkeys(_ANSWERS, _answer)
-"""For `FastAPI(exception_handlers=error_handlers)`: how errors of snapstore are answered.
+"""How errors of snapstore are answered, for `FastAPI(exception_handlers=error_handlers)`.
 
-| error | status |
-|---|---|
-| `SnapshotConflictError` | 409 |
-| `InvalidIdentifierError` | 422, with its message |
-| `StorageUnavailableError`, `StorageTimeoutError` | 503 with `Retry-After` |
-| `OutcomeUnknownError` | 503 without it: repeated blindly, the change might be made twice |
+- `SnapshotConflictError`: 409
+- `InvalidIdentifierError`: 422, with its message
+- `StorageUnavailableError`, `StorageTimeoutError`: 503 with `Retry-After`
+- `OutcomeUnknownError`: 503 without it, since the change might be made twice
 
 The body is JSON: `detail` in words and `error`, the name of the class. All others are faults of the
 app, of its configuration or of what is stored, and take the way of every exception that nothing

@@ -375,7 +375,7 @@ class ObjectSnapshotStorage:
         Args and errors: as `list_snapshot_ids`.
 
         Returns:
-            An async generator. Close it if you leave it early:
+            An async generator. Close it if you leave it early.
 
         Example:
             ::
@@ -450,7 +450,7 @@ class ObjectSnapshotStorage:
         to write them twice, over each other and at the same time, and removes them.
 
         Returns:
-            What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
+            What was found. There are findings on `"write"`, `"read"`, `"list"`, `"create-only"`,
             `"compare-and-swap"` and `"delete"`; on S3 also on `"single writes"` (whether something
             sends a write again), `"metadata"` (whether lost responses can be read back),
             `"if-match"` (which forms of an etag are taken), `"keys"` (whether they come back as

@@ -684,6 +684,38 @@ def test_an_agent_is_the_same_there_and_back(dialect, data):
 
 
 @pytest.mark.parametrize("dialect", OTHER)
+def test_a_pending_message_that_equals_the_last_one_is_not_lost(dialect):
+    message = {"role": "assistant", "content": []}
+    python = {"assistant_message": message, "completed_tool_results": []}
+    typescript = {"assistantMessageData": message, "completedToolResults": {}}
+    data = {
+        "python": {
+            "messages": [message, message],
+            "interrupt_state": {
+                "interrupts": {},
+                "context": {},
+                "activated": True,
+                "pending_tool_execution": python,
+            },
+        },
+        "typescript": {
+            "messages": [message],
+            "interrupts": {
+                "interrupts": {},
+                "activated": True,
+                "pendingToolExecution": typescript,
+            },
+        },
+    }
+    document = document_of(dialect, data[dialect])
+
+    there = convert_snapshot(document, OTHER[dialect])
+
+    assert len(json.loads(there)["data"]["messages"]) == (1 if dialect == "python" else 2)
+    assert exactly(convert_snapshot(there, dialect)) == exactly(document)
+
+
+@pytest.mark.parametrize("dialect", OTHER)
 @examples(150)
 @given(state=objects)
 def test_an_orchestrator_is_the_same_there_and_back(dialect, state):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import snapstore
 from examples import examples
+from snapstore.integrations.strands.backend import Backend
 from snapstore.integrations.strands.latest import LastKnown
-from snapstore.integrations.strands.objects import Objects
 from snapstore.stores import PreconditionFailedError
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreCall, StoreFault
@@ -26,9 +26,9 @@ def document_of(state):
     )
 
 
-def objects_in(store, **changes):
+def backend_in(store, **changes):
     options = {"dialect": "python", "max_bytes": 100_000, "timeout": 30.0}
-    return Objects(store, **options | changes)
+    return Backend(lambda: store, **options | changes)
 
 
 @pytest.fixture
@@ -41,34 +41,50 @@ class Writer:
 
     count = itertools.count()
 
-    def __init__(self, objects):
-        self.objects = objects
+    def __init__(self, backend):
+        self.backend = backend
         self.known = LastKnown()
 
     async def save(self, state, *, force=False, taken=None):
         taken = next(self.count) if taken is None else taken
-        return await self.objects.latest.write(
+        return await self.backend.latest.write(
             LATEST, document_of(state), self.known, taken=taken, force=force
         )
 
     async def append(self, name):
-        await self.objects.latest.append(
+        await self.backend.latest.append(
             HISTORY.format(name), document_of(0), self.known, latest=LATEST
         )
 
     async def restore(self, *, must_exist=False, take_over=None):
-        found = await self.objects.latest.read(LATEST, self.known, must_exist=must_exist)
+        found = await self.backend.latest.read(LATEST, self.known, must_exist=must_exist)
         if take_over is not None:
             await take_over()
-        await self.objects.latest.adopt(self.known, found, taken=next(self.count))
+        await self.backend.latest.adopt(self.known, found, taken=next(self.count))
         return found.stored is not None
 
 
 @pytest.fixture
-def writer(store):
+async def open_backend(store):
+    """A function that opens a backend of the store; they are closed at the end of the test."""
+    made = []
+
+    async def open_one(**changes):
+        made.append(backend_in(store, **changes))
+        await made[-1].open()
+        return made[-1]
+
+    yield open_one
+    store.fault = passing
+    for backend in made:
+        await backend.aclose()
+
+
+@pytest.fixture
+async def writer(open_backend):
     """A function that makes agents of one session."""
-    objects = objects_in(store)
-    return lambda on=objects: Writer(on)
+    backend = await open_backend()
+    return lambda on=backend: Writer(on)
 
 
 async def state_in(store):
@@ -104,8 +120,8 @@ async def test_to_force_a_write_replaces_another_writers(writer, store):
     assert await state_in(store) == 3
 
 
-async def test_another_writers_snapshot_may_be_larger_than_what_is_read(store):
-    agent = Writer(objects_in(store, max_bytes=500))
+async def test_another_writers_snapshot_may_be_larger_than_what_is_read(store, open_backend):
+    agent = Writer(await open_backend(max_bytes=500))
     await agent.save(1)
     await store.inner.put(LATEST, document_of(2) + b" " * 500)
 
@@ -150,16 +166,18 @@ async def test_its_own_write_is_recognised_with_other_whitespace_behind_it(write
     assert await state_in(store) == 2
 
 
-async def test_a_write_without_a_response_gives_no_right_over_another_writers(writer, store):
+async def test_a_write_without_a_response_gives_no_right_over_another_writers(
+    writer, store, open_backend
+):
     async def stall(call):
         return StoreFault(stall=True) if call.operation == "put" else None
 
-    agent = writer(objects_in(store, timeout=0.05))
+    agent = writer(await open_backend(timeout=0.05))
     store.fault = stall
     with pytest.raises(snapstore.StorageTimeoutError):
         await agent.save(1)
     store.fault = passing
-    agent.objects = objects_in(store)
+    agent.backend = await open_backend()
     await writer().save(2)
 
     with pytest.raises(snapstore.SnapshotConflictError):
@@ -228,11 +246,11 @@ async def test_a_state_from_before_a_restore_is_not_written_after_it(writer, sto
     await agent.save(4)
 
 
-async def test_the_deadline_covers_the_wait_for_other_saves(writer, store):
+async def test_the_deadline_covers_the_wait_for_other_saves(writer, store, open_backend):
     async def stall(call):
         return StoreFault(stall=True)
 
-    agent = writer(objects_in(store, timeout=0.3))
+    agent = writer(await open_backend(timeout=0.3))
     store.fault = stall
     saves = [agent.save(state) for state in range(3)]
     async with asyncio.timeout(10):
@@ -240,7 +258,7 @@ async def test_the_deadline_covers_the_wait_for_other_saves(writer, store):
 
     assert [type(outcome) for outcome in outcomes] == [snapstore.StorageTimeoutError] * 3
     store.fault = passing
-    agent.objects = objects_in(store)
+    agent.backend = await open_backend()
     await agent.save(3)
     assert await state_in(store) == 3
 
@@ -266,7 +284,7 @@ async def test_what_was_deleted_is_not_written_again(force, knows_it_by, writer,
         await agent.restore(must_exist=True)
 
     assert await store.inner.get(LATEST, max_bytes=100) is None
-    assert await agent.objects.keys("") == []
+    assert await agent.backend.objects.keys("") == []
 
 
 @FORCE
@@ -280,13 +298,13 @@ async def test_history_is_not_written_into_a_deleted_session(force, writer, stor
     with pytest.raises(snapstore.SessionDeletedError):
         await agent.save(2, force=force)
 
-    assert await agent.objects.keys("") == []
+    assert await agent.backend.objects.keys("") == []
 
 
 async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, store):
     wrote, read = writer(), writer()
     await wrote.append("first")
-    await read.objects.latest.adopt_history(
+    await read.backend.latest.adopt_history(
         read.known, HISTORY.format("first"), taken=next(read.count)
     )
     await wrote.append("second")
@@ -298,7 +316,7 @@ async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, 
                 await agent.save(1)
             with pytest.raises(snapstore.SessionDeletedError):
                 await agent.append("third")
-    assert await wrote.objects.keys("") == []
+    assert await wrote.backend.objects.keys("") == []
 
     assert not await read.restore()
     await read.save(1)
@@ -331,10 +349,12 @@ async def test_who_restores_on_purpose_begins_a_new_session(writer, store):
     assert await state_in(store) == 3
 
 
-async def test_to_force_a_write_does_not_bring_back_what_goes_meanwhile(writer, store):
+async def test_to_force_a_write_does_not_bring_back_what_goes_meanwhile(
+    writer, store, open_backend
+):
     agent = writer()
     await agent.save(1)
-    await writer(objects_in(store)).save(2, force=True)
+    await writer(await open_backend()).save(2, force=True)
 
     async def delete_before_the_second_put(call):
         if call.operation == "put" and len(puts_of(store)) == tried + 2:
@@ -360,7 +380,7 @@ async def test_a_delete_is_for_those_who_had_a_part_in_the_session(writer, store
         await unsure.save(2)
     store.fault = passing
     await store.inner.delete([LATEST])
-    await new.objects.latest.mark_deleted([agent.known for agent in (saved, new, unsure)])
+    await new.backend.latest.mark_deleted([agent.known for agent in (saved, new, unsure)])
 
     for agent in (saved, unsure):
         with pytest.raises(snapstore.SessionDeletedError):
@@ -430,7 +450,7 @@ class Session:
 
     def __init__(self):
         self.store = GatedStore()
-        self.agent = Writer(objects_in(self.store, timeout=None))
+        self.agent = Writer(backend_in(self.store, timeout=None))
         self.states = itertools.count()
         self.taken, self.saves, self.restores = [], [], []
         self.deleted_at = None
@@ -506,6 +526,7 @@ def test_whatever_is_under_way_one_agent_is_never_in_its_own_way(schedule):
 
     async def run():
         session = Session()
+        await session.agent.backend.open()
         for step in schedule:
             await session.do(step)
         outcomes = await session.end()
@@ -529,5 +550,6 @@ def test_whatever_is_under_way_one_agent_is_never_in_its_own_way(schedule):
         await session.do("save")
         *_, (_, error) = await session.end()
         assert type(error) is (snapstore.SessionDeletedError if is_deleted else type(None))
+        await session.agent.backend.aclose()
 
     asyncio.run(run())

@@ -1,22 +1,16 @@
-"""What carries `StrandsStorage` and needs no SDK: objects on a thread of their own."""
+"""The objects under `StrandsStorage`; the SDK is not needed for them."""
 
 import asyncio
-import gc
-import os
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import snapstore
-from snapstore.integrations.strands.anywhere import Anywhere
 from snapstore.integrations.strands.objects import Objects
+from snapstore.stores.managed import ManagedStore
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing.doubles import FaultyObjectStore, StoreFault
 
 LATEST = "s/scopes/agent/a/snapshots/snapshot_latest.json"
-WITHIN = 10.0  # seconds
 
 
 @pytest.fixture
@@ -24,29 +18,35 @@ def store():
     return FaultyObjectStore(MemoryObjectStore())
 
 
-def objects_in(store, **changes):
-    options = {"dialect": "python", "max_bytes": 100_000, "timeout": 5.0}
-    return Objects(store, **options | changes)
+async def opened(store, **changes):
+    options = {"max_bytes": 100_000, "timeout": 5.0} | changes
+    managed = ManagedStore(store, timeout=options.pop("timeout"))
+    objects = Objects(managed, dialect="python", **options)
+    await objects.open()
+    return objects
 
 
 @pytest.fixture
-def objects(store):
-    return objects_in(store)
+async def open_objects(store):
+    """A function that opens objects in the store; they are closed at the end of the test."""
+    made = []
+
+    async def open_them(**changes):
+        made.append(await opened(store, **changes))
+        return made[-1]
+
+    yield open_them
+    for objects in made:
+        await objects.aclose()
 
 
 @pytest.fixture
-def anywhere(objects):
-    shared = Anywhere("Shared", "snapstore-shared", lambda: objects)
-    yield shared
-    shared.close()
+async def objects(open_objects):
+    return await open_objects()
 
 
 async def passing(call):
     return None
-
-
-def threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("snapstore-")]
 
 
 async def test_deletes_that_come_while_one_is_under_way_go_together(store, objects):
@@ -111,16 +111,16 @@ async def test_a_delete_that_was_not_confirmed_names_its_key(store, objects):
         lambda objects: objects.keys("a"),
     ],
 )
-async def test_every_operation_ends_by_its_deadline(operation, store):
+async def test_every_operation_ends_by_its_deadline(operation, store, open_objects):
     async def stall(call):
         return StoreFault(stall=True)
 
     store.fault = stall
     with pytest.raises(snapstore.StorageTimeoutError, match=r"did not end by its deadline.*0\.05"):
-        await operation(objects_in(store, timeout=0.05))
+        await operation(await open_objects(timeout=0.05))
 
 
-async def test_a_deadline_of_deletes_is_not_the_next_ones(store):
+async def test_a_deadline_of_deletes_is_not_the_next_ones(store, open_objects):
     stalled = []
 
     async def stall_the_first(call):
@@ -128,7 +128,7 @@ async def test_a_deadline_of_deletes_is_not_the_next_ones(store):
         return StoreFault(stall=True) if len(stalled) == 1 else None
 
     store.fault = stall_the_first
-    objects = objects_in(store, timeout=2.0)
+    objects = await open_objects(timeout=2.0)
     first = asyncio.create_task(objects.delete("a"))
     await asyncio.sleep(1.0)
     second = asyncio.create_task(objects.delete("b"))
@@ -180,176 +180,4 @@ async def test_closing_waits_for_deletes_that_nobody_waits_for_any_more(store, o
     await closing
 
     store.fault = passing
-    assert await objects.get("a") is None
-
-
-def test_it_opens_once_for_all_that_come_first(objects, anywhere):
-    opened = []
-
-    async def open_slowly():
-        opened.append(threading.current_thread().name)
-        await asyncio.sleep(0.1)
-
-    objects.open = open_slowly
-
-    def work(key):
-        asyncio.run(anywhere.run(lambda objects: objects.put(key, b"")))
-
-    with ThreadPoolExecutor(4) as executor:
-        list(executor.map(work, "abcd"))
-
-    assert opened == ["snapstore-shared"]
-
-
-def test_where_it_can_not_open_the_next_one_tries_again(objects, anywhere):
-    async def fail():
-        raise snapstore.StorageError("no credentials")
-
-    objects.open, opens = fail, objects.open
-    with pytest.raises(snapstore.StorageError, match="no credentials"):
-        asyncio.run(anywhere.run(lambda objects: objects.get("a")))
-
-    objects.open = opens
-    assert asyncio.run(anywhere.run(lambda objects: objects.get("a"))) is None
-
-
-async def test_work_runs_elsewhere_and_its_cancellation_is_carried_there(anywhere):
-    ended, began = threading.Event(), threading.Event()
-    where = []
-
-    async def work(objects):
-        where.append(threading.current_thread().name)
-        began.set()
-        try:
-            await asyncio.sleep(WITHIN)
-        finally:
-            ended.set()
-
-    running = asyncio.create_task(anywhere.run(work))
-    await asyncio.to_thread(began.wait, WITHIN)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert await asyncio.to_thread(ended.wait, WITHIN)
-    assert where == ["snapstore-shared"]
-
-
-async def test_work_that_is_to_be_done_to_the_end_is(anywhere):
-    began, ended = threading.Event(), threading.Event()
-
-    async def work(objects):
-        began.set()
-        await asyncio.sleep(0.1)
-        ended.set()
-
-    running = asyncio.create_task(anywhere.run(work, to_the_end=True))
-    await asyncio.to_thread(began.wait, WITHIN)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert not ended.is_set()
-    anywhere.close()
-    assert ended.is_set()
-
-
-async def test_closing_waits_also_where_its_caller_has_gone(anywhere):
-    done = []
-
-    async def work(objects):
-        await asyncio.sleep(0.2)
-        done.append(True)
-
-    running = asyncio.create_task(anywhere.run(work))
-    await asyncio.sleep(0.05)
-    anywhere.close()
-    anywhere.close()
-
-    assert done == [True]
-    await running
-    assert threads() == []
-    with pytest.raises(snapstore.StorageClosedError, match="Shared is closed"):
-        await anywhere.run(work)
-
-
-async def test_what_fails_to_close_says_so(objects, anywhere):
-    async def fail():
-        raise snapstore.StorageError("it does not close")
-
-    await anywhere.run(lambda objects: objects.get("a"))
-    objects.aclose = fail
-
-    with pytest.raises(snapstore.StorageError, match="it does not close"):
-        anywhere.close()
-    assert threads() == []
-
-
-async def test_it_may_be_closed_from_its_own_thread(anywhere):
-    async def work(objects):
-        anywhere.close()
-
-    await anywhere.run(work)
-
-    until = time.monotonic() + WITHIN
-    while threads() and time.monotonic() < until:
-        await asyncio.sleep(0.01)
-    assert threads() == []
-
-
-def test_one_that_is_dropped_open_warns_and_closes(objects):
-    closed = threading.Event()
-
-    async def close():
-        closed.set()
-
-    def drop():
-        objects.aclose = close
-        shared = Anywhere("Shared", "snapstore-shared", lambda: objects)
-        asyncio.run(shared.run(lambda objects: objects.get("a")))
-        del shared
-        gc.collect()
-
-    with pytest.warns(ResourceWarning, match="Shared was never closed"):
-        drop()
-
-    assert closed.wait(WITHIN)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork with threads
-def test_a_child_that_was_forked_opens_its_own(store):
-    made = []
-
-    def make():
-        made.append(objects_in(store))
-        return made[-1]
-
-    shared = Anywhere("Shared", "snapstore-shared", make)
-    asyncio.run(shared.run(lambda objects: objects.put("a", b"x")))
-    child = os.fork()
-    if not child:
-        # Nothing of pytest's may run here: it ends at once, and tells by its code.
-        try:
-            found = asyncio.run(shared.run(lambda objects: objects.get("a")))
-            shared.close()
-            os._exit(0 if found.data == b"x" and len(made) == 2 else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert len(made) == 1
-    shared.close()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_is_dropped_open_ends_its_thread_also_where_warnings_are_errors(objects):
-    shared = Anywhere("Shared", "snapstore-shared", lambda: objects)
-    asyncio.run(shared.run(lambda objects: objects.get("a")))
-    assert threads() == ["snapstore-shared"]
-
-    del shared
-    gc.collect()
-
-    until = time.monotonic() + WITHIN
-    while threads() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threads() == []
+    assert await store.get("a", max_bytes=100) is None

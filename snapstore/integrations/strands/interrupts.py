@@ -114,7 +114,7 @@ def interrupts_to_python(
                 _result_to_python(block) for block in pending["completedToolResults"].values()
             ],
         }
-        if messages is not None and messages[-1:] != [message]:
+        if messages is not None:
             messages = [*messages, message]
     return result, messages
 

@@ -1,8 +1,8 @@
-"""The latest snapshot of an agent: written over the version that the agent knows, and no other.
+"""The latest snapshot of an agent: a compare-and-swap on the version that the agent knows.
 
 Several saves and restores of one agent may be under way at once, on several event loops. They run
-one after the other here, on the event loop of the I/O thread, which no other loop can block. A save
-is left out if a newer state of the same agent has been saved already.
+one after the other here, on the portal's event loop, which no other loop can block. A save is left
+out if a newer state of the same agent has been saved already.
 
 A write may be applied although its response was lost, and even later on. So each write is recorded
 before it is sent, and an agent that finds its own write stored knows that version. A process that
@@ -14,20 +14,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from snapstore.errors import SessionDeletedError, SnapshotConflictError
+from snapstore.integrations.strands.objects import Objects
 from snapstore.stores.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
     Version,
 )
-from snapstore.stores.deadline import in_time
-
-if TYPE_CHECKING:
-    from snapstore.integrations.strands.objects import Objects
 
 __all__ = ["Found", "LastKnown", "LatestSnapshots"]
 
@@ -109,7 +106,8 @@ class Found(NamedTuple):
 class LatestSnapshots:
     """The latest snapshots of agents, one operation of an agent at a time.
 
-    Every operation ends by the deadline of `objects`, which covers the wait for its turn.
+    Every operation ends by the deadline of the store, which covers the wait for the operations
+    before it.
 
     Args:
         objects: Where the snapshots are.
@@ -138,7 +136,7 @@ class LatestSnapshots:
                 raise self._deleted(key, known)
             return Found(stored, known.sent)
 
-        return await self._in_turn(known, read, "get", key)
+        return await self._locked(known, read, "get", key)
 
     async def adopt(self, known: LastKnown, found: Found, *, taken: int) -> None:
         """Record that an agent has taken over what was read for it.
@@ -204,9 +202,9 @@ class LatestSnapshots:
         async def write() -> bool:
             if known.deleted or (known.version is None and not after_history):
                 await self._check_not_deleted(key, known)
-            return await self._write(key, document, known, taken, force=force)
+            return await self._compare_and_swap(key, document, known, taken, force=force)
 
-        return await self._in_turn(known, write, "put", key)
+        return await self._locked(known, write, "put", key)
 
     async def append(self, key: str, document: bytes, known: LastKnown, *, latest: str) -> None:
         """Write a snapshot into history.
@@ -228,7 +226,7 @@ class LatestSnapshots:
             if known.version is None:
                 known.history = key
 
-        await self._in_turn(known, append, "put", key)
+        await self._locked(known, append, "put", key)
 
     async def wait(self, agents: Iterable[LastKnown]) -> None:
         """Wait for the operations of these agents that are under way."""
@@ -242,7 +240,7 @@ class LatestSnapshots:
             if known.version is not None or known.history is not None or known.unconfirmed:
                 known.deleted = True
 
-    async def _write(
+    async def _compare_and_swap(
         self, key: str, document: bytes, known: LastKnown, taken: int, *, force: bool
     ) -> bool:
         if taken < known.saved:
@@ -250,7 +248,7 @@ class LatestSnapshots:
         if taken < known.restored:
             raise SnapshotConflictError(
                 f"{key} was not written: the agent was restored after its state was taken",
-                bucket=self._objects.place,
+                bucket=self._objects.store.name,
                 key=key,
             )
         data = await self._objects.encode_latest(key, document)
@@ -261,7 +259,7 @@ class LatestSnapshots:
             known.sent += 1
             known.unconfirmed.append(_Write(digest, taken, _etag_of(over)))
             try:
-                version = await self._objects.put_as_stored(
+                version = await self._objects.store.put(
                     key, data, if_match=over, if_none_match=over is None
                 )
             except PreconditionFailedError as error:
@@ -290,7 +288,7 @@ class LatestSnapshots:
         raise SnapshotConflictError(f"{key} was not written: another writer came first", **facts)
 
     async def _check_not_deleted(self, latest: str, known: LastKnown) -> None:
-        """Look whether what an agent knows still exists, where no condition of a write tells."""
+        """Raise if what an agent knows is gone, where the condition of a write would not tell."""
         evidence = known.history if known.version is None else latest
         if known.deleted or (
             evidence is not None and evidence not in await self._objects.keys(evidence, limit=1)
@@ -304,24 +302,19 @@ class LatestSnapshots:
         return SessionDeletedError(
             f"{key} is gone: the session was deleted, and nothing was written. To begin it anew, "
             "make another agent, or call restore_snapshot or restore_multi_agent",
-            **facts or {"bucket": self._objects.place, "key": key},
+            **facts or {"bucket": self._objects.store.name, "key": key},
         )
 
-    async def _in_turn(
+    async def _locked(
         self, known: LastKnown, work: Callable[[], Awaitable[T]], operation: str, key: str
     ) -> T:
-        async def in_turn() -> T:
+        """Run one operation of an agent when those before it have ended."""
+
+        async def run() -> T:
             async with self._lock_of(known):
                 return await work()
 
-        return await in_time(
-            in_turn(),
-            self._objects.timeout,
-            operation=operation,
-            key=key,
-            place=self._objects.place,
-            writes=operation == "put",
-        )
+        return await self._objects.store.run(operation, key, run, writes=operation == "put")
 
     def _lock_of(self, known: LastKnown) -> asyncio.Lock:
         return self._locks.setdefault(known, asyncio.Lock())
@@ -332,5 +325,5 @@ def _etag_of(version: Version | None) -> str | None:
 
 
 def _digest_of(data: bytes) -> bytes:
-    """Identify a document by its bytes, without the whitespace behind it."""
+    """Identify a document by its bytes, without trailing whitespace."""
     return hashlib.blake2b(data.rstrip(b" \t\r\n"), digest_size=16).digest()

@@ -1,166 +1,125 @@
-"""The objects of a bucket as the SDK wants them: one key at a time, in the dialect asked for.
+"""Objects as the SDK wants them: one key at a time, snapshots in the dialect asked for.
 
-All of this runs on the event loop of the I/O thread.
+All of this runs on the portal's event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
-from snapstore.encoding.padding import PADDING_BYTES, pad
+from snapstore.encoding.padding import PADDING_BYTES, pad, strip_padding
 from snapstore.errors import PartialDeleteError, SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.convert import convert_snapshot, is_snapshot_key
 from snapstore.integrations.strands.deletes import BatchedDeletes
-from snapstore.integrations.strands.latest import LatestSnapshots
 from snapstore.model.snapshot import Dialect
-from snapstore.storage.listing import iter_keys
-from snapstore.stores.base import (
-    PAGE_SIZE,
-    ObjectStore,
-    ObjectTooLargeError,
-    StoredObject,
-    Version,
-)
-from snapstore.stores.deadline import in_time
+from snapstore.stores.base import PAGE_SIZE, ObjectTooLargeError, StoredObject, Version
+from snapstore.stores.managed import ManagedStore
 
-__all__ = ["Objects"]
+__all__ = ["Objects", "translate"]
 
 _LARGE: Final = 256 * 1024
-"""Bytes from which on a translation would hold up the other requests, and gets a thread."""
+"""Bytes from which on a translation would hold up other requests, and is done in a thread."""
 
 
 class Objects:
-    """Objects in a store, snapshots among them translated.
+    """Objects in a store, with snapshots translated between the dialects.
 
     Args:
         store: Where they are.
-        dialect: Whose snapshots are written. Read are those of both, as Python's.
+        dialect: The dialect in which snapshots are written. Both are read, as Python's.
         max_bytes: How large an object may be, both ways.
-        timeout: Seconds that a read, a write, a page of a listing or a batch of deletes may take;
-            `None` for no deadline.
 
     Attributes:
-        latest: The latest snapshots, for agents that know which version they replace.
-        timeout: As the argument.
-        place: What errors call the store.
+        store: As the argument.
     """
 
-    def __init__(
-        self, store: ObjectStore, *, dialect: Dialect, max_bytes: int, timeout: float | None
-    ) -> None:
-        self._store = store
+    def __init__(self, store: ManagedStore, *, dialect: Dialect, max_bytes: int) -> None:
+        self.store: ManagedStore = store
         self._dialect: Dialect = dialect
         self._max_bytes = max_bytes
-        self.timeout: float | None = timeout
-        self.place: str = store.name
-        self.latest: LatestSnapshots = LatestSnapshots(self)
-        self._deletes = BatchedDeletes(self._delete_all)
+        self._deletes = BatchedDeletes(store.delete)
 
     async def open(self) -> None:
         """Open the store."""
-        await self._store.open()
+        await self.store.open()
 
     async def aclose(self) -> None:
-        """Close the store; nothing uses it any more, but for a request of deletes."""
+        """Wait for the batch of deletes under way, and close the store."""
         await self._deletes.aclose()
-        await self._store.aclose()
+        await self.store.aclose()
 
     async def get(self, key: str) -> StoredObject | None:
-        """Read an object; a snapshot as Python's SDK writes it, whoever has written it.
+        """Read an object; a snapshot in Python's dialect.
 
         Raises:
-            SnapshotDecodeError: It has the key of a snapshot, and is none.
+            SnapshotDecodeError: It has the key of a snapshot and is none.
         """
         stored = await self.get_as_stored(key)
         if stored is None:
             return None
-        return StoredObject(await translated(key, stored.data, "python"), stored.version)
+        return StoredObject(await translate(key, stored.data, "python"), stored.version)
 
     async def get_as_stored(self, key: str) -> StoredObject | None:
-        """Read an object, byte for byte."""
-        return await in_time(
-            self._store.get(key, max_bytes=self._max_bytes + PADDING_BYTES),
-            self.timeout,
-            operation="get",
-            key=key,
-            place=self.place,
-        )
+        """Read an object, byte for byte.
+
+        Raises:
+            ObjectTooLargeError: It is larger than `max_bytes`, the padding of a latest snapshot
+                not counted.
+        """
+        padding = PADDING_BYTES if is_snapshot_key(key) else 0
+        stored = await self.store.get(key, max_bytes=self._max_bytes + padding)
+        if stored is not None and len(stored.data) > self._max_bytes:
+            self._check_size(key, strip_padding(stored.data), "get")
+        return stored
 
     async def put(self, key: str, data: bytes, *, if_none_match: bool = False) -> Version:
         """Write an object; a snapshot in the dialect asked for.
 
         Args:
             key: Its key.
-            data: The body; for the key of a snapshot, one of either SDK's.
+            data: The body; for the key of a snapshot, one in either dialect.
             if_none_match: Write only if there is no object under this key.
 
         Raises:
-            SnapshotDecodeError: It has the key of a snapshot, and is none.
-            SnapshotEncodeError: It is a snapshot that the dialect asked for can't carry.
-            ObjectTooLargeError: It is larger than what is read again.
+            SnapshotDecodeError: It has the key of a snapshot and is none.
+            SnapshotEncodeError: It is a snapshot that the dialect can't carry.
+            ObjectTooLargeError: It is larger than `max_bytes`.
         """
-        data = await translated(key, data, self._dialect)
-        return await self.put_as_stored(key, data, if_none_match=if_none_match)
+        data = await translate(key, data, self._dialect)
+        self._check_size(key, data, "put")
+        return await self.store.put(key, data, if_none_match=if_none_match)
 
     async def encode_latest(self, key: str, document: bytes) -> bytes:
-        """The bytes to be written of a latest snapshot, which no other write of it has.
+        """Encode a latest snapshot, so that no two writes have equal bytes.
 
         Args:
             key: Its key.
-            document: The snapshot, of either SDK.
+            document: The snapshot, in either dialect.
 
         Raises:
-            SnapshotDecodeError: It is no snapshot.
-            SnapshotEncodeError: The dialect asked for can't carry it.
+            SnapshotDecodeError: It is not a snapshot.
+            SnapshotEncodeError: The dialect can't carry it.
+            ObjectTooLargeError: It is larger than `max_bytes`.
         """
-        return pad(await translated(key, document, self._dialect))
-
-    async def put_as_stored(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        if_match: Version | None = None,
-        if_none_match: bool = False,
-    ) -> Version:
-        """Write an object as `ObjectStore.put`, byte for byte.
-
-        Raises:
-            ObjectTooLargeError: It is larger than what is read again.
-        """
-        if len(data) > self._max_bytes + PADDING_BYTES:
-            raise ObjectTooLargeError(
-                f"{key} would have {len(data)} bytes, more than the {self._max_bytes} that "
-                "max_snapshot_bytes=… allows",
-                operation="put",
-                bucket=self.place,
-                key=key,
-            )
-        return await in_time(
-            self._store.put(key, data, if_match=if_match, if_none_match=if_none_match),
-            self.timeout,
-            operation="put",
-            key=key,
-            place=self.place,
-            writes=True,
-        )
+        data = await translate(key, document, self._dialect)
+        self._check_size(key, data, "put")
+        return pad(data)
 
     async def delete(self, key: str) -> None:
-        """Delete an object, together with those that are deleted at the same time.
+        """Delete an object, in one batch with others that are deleted at the same time.
 
         Raises:
-            PartialDeleteError: It was not confirmed as deleted.
+            PartialDeleteError: The store did not confirm that it is deleted.
         """
         code = await self._deletes.delete(key)
         if code is not None:
             raise PartialDeleteError(
-                f"{key} in {self.place} was not deleted ({code})",
+                f"{key} in {self.store.name} was not deleted ({code})",
                 failed={key: code},
                 operation="delete",
-                bucket=self.place,
+                bucket=self.store.name,
                 key=key,
                 code=code,
             )
@@ -179,45 +138,35 @@ class Objects:
         if limit is not None and limit < 1:
             return found
         page_size = PAGE_SIZE if limit is None else min(limit, PAGE_SIZE)
-
-        async def fetch(scan: AsyncGenerator[list[str], None]) -> list[str] | None:
-            return await in_time(
-                anext(scan, None),
-                self.timeout,
-                operation="scan",
-                key=prefix,
-                place=self.place,
-            )
-
-        scan = self._store.scan(prefix, start_after=start_after, page_size=page_size)
-        async with aclosing(iter_keys(scan, prefix, fetch)) as pages:
+        scan = self.store.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(scan) as pages:
             async for page in pages:
                 found += page
                 if limit is not None and len(found) >= limit:
                     return found[:limit]
         return found
 
-    async def _delete_all(self, keys: list[str]) -> Mapping[str, str]:
-        return await in_time(
-            self._store.delete(keys),
-            self.timeout,
-            operation="delete",
-            key=keys[0],
-            place=self.place,
-            writes=True,
-        )
+    def _check_size(self, key: str, data: bytes, operation: str) -> None:
+        if len(data) > self._max_bytes:
+            raise ObjectTooLargeError(
+                f"{key} has {len(data):,} bytes, more than the {self._max_bytes:,} that "
+                "max_snapshot_bytes=… allows",
+                operation=operation,
+                bucket=self.store.name,
+                key=key,
+            )
 
 
-async def translated(key: str, data: bytes, to: Dialect) -> bytes:
-    """Translate what has the key of a snapshot; a large one in a thread.
+async def translate(key: str, data: bytes, to: Dialect) -> bytes:
+    """Translate an object that has the key of a snapshot; a large one in a thread.
 
     Args:
         key: Its key.
         data: The object.
-        to: The dialect to be had.
+        to: The dialect to translate to.
 
     Raises:
-        SnapshotDecodeError: It has the key of a snapshot, and is none.
+        SnapshotDecodeError: It has the key of a snapshot and is none.
         SnapshotEncodeError: The dialect can't carry it.
     """
     if not is_snapshot_key(key):
@@ -230,7 +179,7 @@ async def translated(key: str, data: bytes, to: Dialect) -> bytes:
             converting = asyncio.get_running_loop().run_in_executor(
                 None, convert_snapshot, data, to
             )
-        except RuntimeError:  # the interpreter exits, and no thread is to be had
+        except RuntimeError:  # the interpreter exits, and no thread can be started
             return convert_snapshot(data, to)
         return await converting
     except SnapshotDecodeError as error:

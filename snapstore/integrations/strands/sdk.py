@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
     ) from None
 
 __all__ = [
+    "EPHEMERAL",
     "NAMESPACED",
     "STASH_PREFIX",
     "SDKStorageError",
@@ -31,12 +32,15 @@ __all__ = [
 STASH_PREFIX: Final[str] = _stash.STASH_PREFIX
 """What the keys of all stash begin with."""
 
+EPHEMERAL: Final[object] = _storage._EPHEMERAL  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+"""Marks a storage that is gone with the process, so that snapshots carry the stash themselves."""
+
 NAMESPACED: Final[object] = _storage._NAMESPACED  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-"""Marks a storage that is scoped already, so that the SDK's managers add no namespace to it."""
+"""Marks a storage that is a view already, so that the SDK's managers add no prefix to it."""
 
 
 def is_namespaced(storage: Any) -> bool:
-    """Whether a storage is scoped already."""
+    """Whether a storage is a view already."""
     return getattr(storage, "_namespaced", None) is NAMESPACED
 
 

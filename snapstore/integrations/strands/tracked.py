@@ -15,8 +15,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Self, cast
 from weakref import ref
 
+from snapstore.integrations.strands.backend import Backend
 from snapstore.integrations.strands.latest import Found, LastKnown
-from snapstore.integrations.strands.objects import Objects, translated
+from snapstore.integrations.strands.objects import translate
 from snapstore.integrations.strands.storage import StrandsStorage
 
 if TYPE_CHECKING:
@@ -159,11 +160,11 @@ class TrackedStorage:
             action.found_history = None if data is None else full
             return data
 
-        async def read(objects: Objects) -> tuple[Found, bytes | None]:
-            found = await objects.latest.read(full, action.known, must_exist=action.must_exist)
+        async def read(backend: Backend) -> tuple[Found, bytes | None]:
+            found = await backend.latest.read(full, action.known, must_exist=action.must_exist)
             if found.stored is None:
                 return found, None
-            return found, await translated(full, found.stored.data, "python")
+            return found, await translate(full, found.stored.data, "python")
 
         action.found, data = await self._behind.run(read)
         return data
@@ -175,7 +176,7 @@ class TrackedStorage:
         if not key.endswith(f"/{_LATEST}"):
             latest = f"{full.rpartition('/')[0].rpartition('/')[0]}/{_LATEST}"
             await self._behind.run(
-                lambda objects: objects.latest.append(full, data, known, latest=latest)
+                lambda backend: backend.latest.append(full, data, known, latest=latest)
             )
             action.appended = True
         else:
@@ -183,7 +184,7 @@ class TrackedStorage:
             # Once begun it is done, also if it is cancelled: else the agent would not know which
             # version to write over next.
             replaced = await self._behind.run(
-                lambda objects: objects.latest.write(
+                lambda backend: backend.latest.write(
                     full,
                     data,
                     known,
@@ -204,23 +205,23 @@ class TrackedStorage:
         # Shielded: the agent has it already.
         if found is not None:
             await self._behind.run(
-                lambda objects: objects.latest.adopt(known, found, taken=taken), shield=True
+                lambda backend: backend.latest.adopt(known, found, taken=taken), shield=True
             )
         elif history is not None:
             await self._behind.run(
-                lambda objects: objects.latest.adopt_history(known, history, taken=taken),
+                lambda backend: backend.latest.adopt_history(known, history, taken=taken),
                 shield=True,
             )
 
     async def wait(self, agents: builtins.list[Tracked]) -> None:
         """Wait for what is under way for these agents."""
         known = [tracked.known for tracked in agents]
-        await self._behind.run(lambda objects: objects.latest.wait(known))
+        await self._behind.run(lambda backend: backend.latest.wait(known))
 
     async def mark_deleted(self, agents: builtins.list[Tracked]) -> None:
         """Record that the session of these agents was deleted."""
         known = [tracked.known for tracked in agents]
-        await self._behind.run(lambda objects: objects.latest.mark_deleted(known))
+        await self._behind.run(lambda backend: backend.latest.mark_deleted(known))
 
     async def delete(self, key: str) -> None:
         """Delete an object."""

@@ -104,7 +104,7 @@ async def test_keys_on_the_wire_are_those_of_the_sdks_own_storage(
 
     async def asked_for(storage):
         proxy.requests.clear()
-        for view in (storage, storage.namespace("/n//m/"), storage.namespace("")):
+        for view in (storage, storage.namespace("/n//m/")):
             for key in KEYS:
                 await view.write(key, b"")
                 await view.read(key)
@@ -330,7 +330,6 @@ async def test_a_namespace_is_a_view_of_what_lies_under_it(storage):
     assert await storage.read("memory/agent/notes.md") == b"dark mode"
     assert await storage.namespace("memory").namespace("agent").read("notes.md") == b"dark mode"
     assert [found.key for found in await view.search("memory dark")] == ["notes.md"]
-    assert await storage.namespace("").list("memory/agent/") == ["memory/agent/notes.md"]
 
 
 async def test_a_namespace_is_of_the_same_class_with_the_same_client(storage, no_threads):
@@ -343,13 +342,40 @@ async def test_a_namespace_is_of_the_same_class_with_the_same_client(storage, no
     assert len([name for name in no_threads() if "_" not in name]) == 1
 
 
-async def test_to_close_a_namespace_is_to_close_all(storage):
+async def test_a_namespace_is_open_while_its_origin_is(storage):
     view = storage.namespace("n")
-    await view.write("a", b"")
+    with view as same, view.namespace("m") as inner:
+        assert same is view
+        await inner.write("a", b"")
     view.close()
 
+    assert await view.list("") == ["m/a"]
+    storage.close()
     with pytest.raises(snapstore.StorageClosedError):
-        await storage.read("n/a")
+        await view.read("m/a")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "..", "a/../b", "a\\b", "a\n", "\x7f", "a\ud83c", "x" * 1024, "é" * 512]
+)
+def test_a_namespace_that_can_not_be_part_of_a_key_is_refused(name, storage, no_threads):
+    for origin in (storage, storage.namespace("n")):
+        with pytest.raises(snapstore.InvalidIdentifierError) as caught:
+            origin.namespace(name)
+
+    assert isinstance(caught.value, SDKStorageError)
+    assert caught.value.__context__ is None
+    assert no_threads() == []
+
+
+async def test_the_longest_namespace_has_room_for_a_key(options, make_storage):
+    name = "x" * (1024 - len(f"{options['prefix']}//a"))
+    view = make_storage().namespace(name)
+    with pytest.raises(snapstore.InvalidIdentifierError, match="too long"):
+        make_storage().namespace(f"{name}x")
+
+    await view.write("a", b"x")
+    assert await view.read("a") == b"x"
 
 
 async def test_a_search_is_for_words(storage):

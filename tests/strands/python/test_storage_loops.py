@@ -346,7 +346,7 @@ def work():
     asyncio.run(storage.write("under-way", b"x" * 4_000_000))
 asyncio.run(storage.write("a", b"x"))
 threading.Thread(target=work, daemon=True).start()
-while not storage._objects._home._uses:
+while not storage._portal._host._uses:
     pass
 """
     run(rest, options)
