@@ -30,12 +30,12 @@ myst_heading_anchors = 3
 nitpick_ignore_regex = [
     ("py:.*", r"(?!snapstore\b)[A-Za-z_]\w*(\.\w+)+"),
     # Types of other packages that are imported for type checkers only.
-    ("py:class", "AioSession|BidiAgentSaveLatestStrategy|LocalAgent|MultiAgentBase"),
+    ("py:class", "AioConfig|AioSession|BidiAgentSaveLatestStrategy|LocalAgent|MultiAgentBase"),
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
     # Type variables, and types that nobody needs to name.
     ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T)"),
-    ("py:class", r"snapstore\.stores\.(lifecycle\.Use|readback\.Write|s3\.store\._RefusedPut)"),
+    ("py:class", r"snapstore\.stores\.(lifecycle\.Use)"),
 ]
 
 PUBLIC = (

@@ -44,15 +44,15 @@ class S3OwnClientOptions(TypedDict, total=False):
     """Options of a store that makes its own client. All may be left out."""
 
     region: str | None
-    """The bucket's region. Default `None`: as botocore resolves it (`AWS_REGION`, the profile)."""
+    """The bucket's region. By default (`None`) botocore finds it (`AWS_REGION`, the profile)."""
 
     endpoint_url: str | None
-    """The URL of the server, for an S3 that is not Amazon's. Default `None`: as botocore resolves
-    it (`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, the profile)."""
+    """The URL of the server, for an S3 that is not Amazon's. By default (`None`) botocore finds it
+    (`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, the profile)."""
 
     session: AioSession | None
-    """The aiobotocore session that gives credentials and configuration. Default `None`: a new
-    one."""
+    """The aiobotocore session that gives credentials and configuration. By default (`None`) a new
+    one is made."""
 
     config: AioConfig | None
     """Configuration of the client. It overrides snapstore's defaults (`standard` retries, a pool of
@@ -64,21 +64,22 @@ class S3OwnClientOptions(TypedDict, total=False):
     its pool has connections. Default 128."""
 
     server_side_encryption: str | None
-    """`"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write. Default `None`: as the bucket is
-    configured."""
+    """The encryption that each write asks for. By default (`None`) the bucket's own applies.
+
+    It is `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`."""
 
     kms_key_id: str | None
-    """The KMS key for each write; needs a `server_side_encryption` by KMS. Default `None`: the
-    bucket's."""
+    """The KMS key for each write; needs a `server_side_encryption` by KMS. By default (`None`) the
+    bucket's key is used."""
 
     expected_bucket_owner: str | None
-    """The account id that must own the bucket; the server checks it with each request. Default
-    `None`: not checked."""
+    """The account id that must own the bucket; the server checks it with each request. By default
+    (`None`) it does not."""
 
     direct: bool
-    """Whether the fast path may be used: requests are then replayed on the client's HTTP session
-    without the client, for a fraction of the CPU. If that is not possible the client makes them,
-    and `check` reports why. Default `True`."""
+    """Whether the fast path may be used, which replays requests on the client's HTTP session, for a
+    fraction of the client's CPU. If that is not possible the client makes them, and `check` reports
+    why. Default `True`."""
 
 
 class S3Options(S3OwnClientOptions, total=False):
