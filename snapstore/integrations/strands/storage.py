@@ -152,7 +152,7 @@ class StrandsStorage:
             kind = _FileStorage
         elif cls is StrandsStorage and isinstance(store, MemoryObjectStore):
             kind = _MemoryStorage
-        storage = cast("Self", kind.__new__(kind))
+        storage = cast("Self", object.__new__(kind))
         make_backend = partial(
             Backend,
             StoreTemplate(store),
