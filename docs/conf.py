@@ -35,7 +35,7 @@ nitpick_ignore_regex = [
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
     # Type variables, and types that nobody needs to name.
     ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T)"),
-    ("py:class", r"snapstore\.stores\.(lifecycle\.Use)"),
+    ("py:class", r"snapstore\.stores\.lifecycle\.Use"),
 ]
 
 PUBLIC = (
@@ -84,6 +84,14 @@ def tidy_signature(
     return signature.replace("<factory>", "{}"), returns
 
 
+def keep_colons(
+    _app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """Keep napoleon from taking what is before a colon in an attribute's docstring for a type."""
+    if what in {"attribute", "data", "property"} and lines and ":" in lines[0]:
+        lines[:0] = ["..", ""]  # a comment, and the first line that napoleon looks at
+
+
 def skip_fields_of_tuples(
     _app: Sphinx, _what: str, _name: str, found: object, _skip: bool, _options: object
 ) -> bool | None:
@@ -95,4 +103,5 @@ def setup(app: Sphinx) -> None:
     """Register what is called while the documentation is built."""
     app.connect("missing-reference", resolve_public_name)
     app.connect("autodoc-process-signature", tidy_signature)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip_fields_of_tuples)
