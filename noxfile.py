@@ -19,13 +19,16 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2026.1"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "typing", "build", "tests"]
+nox.options.sessions = ["lint", "typing", "docs", "build", "tests"]
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# More than there may be cores: most tests wait for a process. Each worker has a server of its own.
-PYTEST = ("-m", "pytest", "--numprocesses=4")
+# More than there are cores: most tests wait for a process. Each worker has a server of its own.
+PYTEST = ("-m", "pytest", f"--numprocesses={(os.cpu_count() or 1) + 2}")
+# For a test that is long because it was asked to be.
+LONG = ("--timeout=3600", "--override-ini=faulthandler_timeout=0")
+NOTHING_COLLECTED = 5
 
 TYPESCRIPT_SDK = "@strands-agents/sdk"
 
@@ -85,21 +88,30 @@ INSTALLED = [
     version for version in reversed(nox.project.python_versions(PYPROJECT)) if is_installed(version)
 ] or [RUNNING]
 NEWEST, OLDEST = INSTALLED[0], INSTALLED[-1]
+OTHERS = INSTALLED[1:] or [OLDEST]
 
 
-@nox.session(python=INSTALLED)
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: the newest Python with coverage, the oldest with the lowest dependencies."""
-    if session.python == NEWEST:
-        session.install("-e", ".", *dependencies("test"))
-        if session.posargs:
-            session.run("pytest", *session.posargs)
-            return
-        session.run("coverage", "erase")
-        session.run("coverage", "run", *PYTEST)
-        session.run("coverage", "combine", "--quiet")
-        session.run("coverage", "report")
-    elif session.python == OLDEST:
+    """Run the tests once, on the Python that runs nox; of the large matrices, a sample."""
+    session.install("-e", ".", *dependencies("test"))
+    session.run("python", *PYTEST, *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def coverage(session: nox.Session) -> None:
+    """Run the tests with coverage and all matrices in full."""
+    session.install("-e", ".", *dependencies("test"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", *PYTEST, "--full", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(python=OTHERS)
+def matrix(session: nox.Session) -> None:
+    """Run the tests on the other Pythons: the oldest one with the lowest dependencies."""
+    if session.python == OLDEST:
         pins = Path(session.create_tmp()) / "lowest.txt"
         pins.write_text("\n".join(lowest_dependencies()))
         session.install("-e", ".", *dependencies("test"), "--constraint", str(pins))
@@ -107,9 +119,16 @@ def tests(session: nox.Session) -> None:
     else:
         session.install("-e", ".", *dependencies("test"))
         # What was asked for may need S3, and then nothing is left for this one to run.
-        nothing_collected = [5] if session.posargs else []
-        codes = [0, *nothing_collected]
+        codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
         session.run("python", *PYTEST, "--no-s3", *session.posargs, success_codes=codes)
+
+
+@nox.session(python=NEWEST)
+def properties(session: nox.Session) -> None:
+    """Run the property tests with ten times as many examples, new ones each time."""
+    session.install("-e", ".", *dependencies("test"))
+    env = {"SNAPSTORE_EXAMPLES": os.environ.get("SNAPSTORE_EXAMPLES", "10")}
+    session.run("python", *PYTEST, *LONG, "-m", "properties", *session.posargs, env=env)
 
 
 @nox.session
@@ -130,6 +149,17 @@ def typing(session: nox.Session) -> None:
     quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     session.run("pyright", "--project", ".", env=quiet)
     session.run("pyright", "--verifytypes", "snapstore", "--ignoreexternal", env=quiet)
+
+
+@nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """Build the documentation: a warning or a reference that leads nowhere is an error."""
+    session.install("-e", ".", *dependencies("docs"))
+    directory = Path(session.create_tmp())
+    session.run(
+        *("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env"),
+        *("--doctree-dir", str(directory / "doctrees"), "docs", str(directory / "html")),
+    )
 
 
 @nox.session(python=NEWEST)
@@ -173,7 +203,7 @@ def servers(session: nox.Session) -> None:
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("servers"))
     # What was asked for may not be for each of them.
-    codes = [0, 5] if session.posargs else [0]
+    codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
     for engine in ("moto", "ceph"):
         chosen = (f"--s3-server={engine}", "-m", "s3", *session.posargs)
         session.run("python", *PYTEST, *chosen, success_codes=codes)
@@ -243,7 +273,7 @@ def reference(session: nox.Session) -> None:
     folder = install_typescript_sdk(session)
     newest, source = unpack_python_sdk(session)
     env = {"SNAPSTORE_REFERENCE": str(folder), "SNAPSTORE_SDK_SOURCE": str(source)}
-    suites = ("tests/reference", "tests/strands")
+    suites = ("tests/reference", "tests/strands", "tests/docs/strands")
     session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 
     env["SNAPSTORE_REFERENCE"] = str(install_typescript_sdk(session, lowest_typescript_sdk()))
@@ -261,7 +291,7 @@ def simulate(session: nox.Session) -> None:
     """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
     session.install("-e", ".", *dependencies("test"))
     posargs = session.posargs or ["--schedules=10000"]
-    session.run("pytest", "tests/stores/s3/test_simulation.py", *posargs)
+    session.run("python", *PYTEST, *LONG, "tests/stores/s3/test_simulation.py", *posargs)
 
 
 @nox.session(python=NEWEST)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib
-import inspect
 import ssl
 import zlib
 from abc import ABC, abstractmethod
@@ -35,7 +34,6 @@ AGENT = "weather"
 POOL = 256
 """Connections that each may hold: as many as are ever used at once."""
 
-HAS_DIRECT_PATH = "direct" in inspect.signature(S3Storage).parameters
 MAX_BYTES = 64 * 2**20
 CONTENT_TYPE = "application/json"
 TIMEOUT = 600
@@ -327,21 +325,18 @@ class Snapstore(Peer):
         name: What the tables call it.
         endpoint: Where S3 is.
         certificate: The file of the certificate to trust.
-        direct: Whether the direct path may be used, where the storage has one.
+        direct: Whether the fast path may be used.
     """
 
     def __init__(self, name: str, endpoint: str, certificate: Path, *, direct: bool) -> None:
         super().__init__(name, endpoint, certificate)
-        options: dict[str, Any] = {}
-        if HAS_DIRECT_PATH:
-            options["direct"] = direct
         self.storage = S3Storage(
             BUCKET,
             prefix=self.prefix,
             region=REGION,
             endpoint_url=endpoint,
             max_concurrency=POOL,
-            **options,
+            direct=direct,
         )
         self.locations = [SnapshotLocation.agent(f"session-{slot}", AGENT) for slot in range(POOL)]
 

@@ -32,7 +32,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import report, targets
-from benchmarks.peers import HAS_DIRECT_PATH
 from benchmarks.scenarios import Bench, Plan, Results
 from benchmarks.stub import REGION, UnequalWorkError, running_stub
 
@@ -133,7 +132,6 @@ def _about(plan: Plan, node: Path | None) -> dict[str, str]:
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "Python": platform.python_version(),
         "snapstore": version("snapstore"),
-        "direct path": "yes" if HAS_DIRECT_PATH else "none yet: both of snapstore's are the same",
         "packages": versions,
         "rounds": str(plan.rounds),
         "listed": f"{plan.listed:,}",

@@ -20,7 +20,6 @@ from benchmarks.measure import percentile as percentile_of
 from benchmarks.node import StrandsTypeScript
 from benchmarks.peers import (
     AGENT,
-    HAS_DIRECT_PATH,
     MAX_BYTES,
     BareAiohttp,
     Botocore,
@@ -366,11 +365,11 @@ class Bench:
         )
         if operation == "save":
             require(counts.checksums == cell.count, f"{what}: a body without a checksum")
-        if HAS_DIRECT_PATH and variant.name in {SNAPSTORE, GENERIC}:
-            # Now and then a connection dies, and then the generic call is the right one.
+        if variant.name in {SNAPSTORE, GENERIC}:
+            # Now and then a connection dies, and then the slow path is the right one.
             usual = 0 if variant.name == SNAPSTORE else cell.count
             unusual = abs(counts.by_sdk - usual)
-            require(unusual <= cell.count / 20, f"{what}: {counts.by_sdk} by the generic call")
+            require(unusual <= cell.count / 20, f"{what}: {counts.by_sdk} by the slow path")
         require(block.count == cell.count == len(block.latencies), f"{what}: some were left out")
         return block
 

@@ -106,9 +106,16 @@ _MODULES: Final = (
 )
 """Where the names come from, lowest first: none is imported for a name that lies below it."""
 
+__version__: str
+"""The version of this package."""
+
 if not TYPE_CHECKING:  # type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from snapstore.version import __version__
+
+            return globals().setdefault(name, __version__)
         if name in __all__:
             for module in _MODULES:
                 home = import_module(f"{__name__}.{module}")
@@ -118,4 +125,4 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of ours
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -12,7 +12,8 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
+
+from snapstore import __version__
 
 __all__ = ["main"]
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="snapstore", description="Agent session snapshots in S3, on asyncio."
     )
-    parser.add_argument("--version", action="version", version=f"snapstore {version('snapstore')}")
+    parser.add_argument("--version", action="version", version=f"snapstore {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="command")
     demo = commands.add_parser(

@@ -186,7 +186,7 @@ class StorageError(SnapstoreError):
         self.request_id = request_id
         self.retry_after = retry_after
         self.outcome = outcome
-        self.retryable = self._transient if retryable is None else retryable
+        self.retryable: bool = self._transient if retryable is None else retryable
         self.snapshot_id = snapshot_id
 
     @property

@@ -8,11 +8,10 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from time import perf_counter
 from typing import Final
 
-from snapstore import S3Storage, SnapstoreError
+from snapstore import S3Storage, SnapstoreError, __version__
 from snapstore.demo.place import DemoError, Place, verify
 from snapstore.demo.screen import say
 from snapstore.demo.steps import Demo
@@ -47,7 +46,7 @@ def run(
         endpoint_url=endpoint_url,
         region=region,
     )
-    say(f"snapstore {version('snapstore')}: the life of one agent session in S3")
+    say(f"snapstore {__version__}: the life of one agent session in S3")
     started = perf_counter()
     if bucket is not None:
         asyncio.run(_demonstrate(place, "yours", started))

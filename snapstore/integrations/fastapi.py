@@ -35,6 +35,7 @@ from snapstore.errors import (
 )
 from snapstore.storage.backends import S3Storage
 from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
+from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY
 
 try:
     from fastapi import Depends, Request
@@ -64,9 +65,9 @@ logger: Final = logging.getLogger("snapstore")
 class StorageSettings(BaseSettings):
     """What an `S3Storage` is made with, from the environment: `SNAPSTORE_BUCKET` and so on.
 
-    Fields are named as the arguments of `S3Storage` are and mean the same; only `bucket` is
-    required. A variable that is empty counts as unset. Credentials are none of these: they resolve
-    as botocore's do, as do region and endpoint where they are not set here.
+    Fields have the names and the meaning of the arguments of `S3Storage`, and of `S3Options`; only
+    `bucket` is required. A variable that is empty counts as unset. Credentials are none of these:
+    they resolve as botocore's do, as do region and endpoint where they are not set here.
 
     Raises:
         pydantic.ValidationError: The bucket is missing, or a value is not of its type.
@@ -98,7 +99,7 @@ class StorageSettings(BaseSettings):
     region: str | None = None
     endpoint_url: str | None = None
     timeout: float = 60.0
-    max_concurrency: int = 128
+    max_concurrency: int = DEFAULT_MAX_CONCURRENCY
     max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES
     server_side_encryption: str | None = None
     kms_key_id: str | None = None
@@ -239,14 +240,12 @@ async def _answer(_: Request, error: Exception) -> Response:
 error_handlers: Final[
     dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]
 ] = dict.fromkeys(_ANSWERS, _answer)
-"""For `FastAPI(exception_handlers=error_handlers)`: how errors of snapstore are answered.
+"""How errors of snapstore are answered, for `FastAPI(exception_handlers=error_handlers)`.
 
-| error | status |
-|---|---|
-| `SnapshotConflictError` | 409 |
-| `InvalidIdentifierError` | 422, with its message |
-| `StorageUnavailableError`, `StorageTimeoutError` | 503 with `Retry-After` |
-| `OutcomeUnknownError` | 503 without it: repeated blindly, the change might be made twice |
+- `SnapshotConflictError`: 409
+- `InvalidIdentifierError`: 422, with its message
+- `StorageUnavailableError`, `StorageTimeoutError`: 503 with `Retry-After`
+- `OutcomeUnknownError`: 503 without it, since the change might be made twice
 
 The body is JSON: `detail` in words and `error`, the name of the class. All others are faults of the
 app, of its configuration or of what is stored, and take the way of every exception that nothing

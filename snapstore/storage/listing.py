@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from operator import lt
 
 from snapstore.errors import InvalidResponseError
 from snapstore.model.keys import Layout
 
-__all__ = ["flatten", "iter_id_pages", "iter_keys"]
-
-
-async def iter_keys(
-    scan: AsyncGenerator[list[str], None],
-    prefix: str,
-    fetch: Callable[[AsyncGenerator[list[str], None]], Awaitable[list[str] | None]],
-) -> AsyncGenerator[list[str], None]:
-    """Walk the pages of a listing, each of them checked.
-
-    Args:
-        scan: What an object store's `scan` returned for `prefix`. It is closed at the end.
-        prefix: What all keys must begin with.
-        fetch: Fetches the next page of `scan`; `None` after the last one.
-
-    Raises:
-        InvalidResponseError: A key is not under the prefix.
-    """
-    async with aclosing(scan):
-        while (page := await fetch(scan)) is not None:
-            # What lies between two texts that begin alike begins so, too.
-            if page and not (min(page).startswith(prefix) and max(page).startswith(prefix)):
-                raise InvalidResponseError(
-                    f"the listing of {prefix} has a key that is not under it",
-                    operation="scan",
-                    key=prefix,
-                )
-            yield page
+__all__ = ["flatten", "iter_id_pages"]
 
 
 async def iter_id_pages(

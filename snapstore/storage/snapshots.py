@@ -16,8 +16,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self
 
-from snapstore.encoding.envelope import decode_manifest, encode_manifest, encode_snapshot
-from snapstore.errors import ScopeMismatchError
+from snapstore.encoding.envelope import decode_manifest
 from snapstore.model.ids import new_snapshot_id, validate_snapshot_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import (
@@ -37,8 +36,8 @@ from snapstore.storage.deletion import SessionDeletion
 from snapstore.storage.listing import flatten, iter_id_pages
 from snapstore.storage.reading import SnapshotReader
 from snapstore.storage.updates import LatestUpdate
-from snapstore.storage.writes import put_history, put_latest, run_write
-from snapstore.stores.base import PAGE_SIZE, Body, ObjectStore
+from snapstore.storage.writes import SnapshotWriter
+from snapstore.stores.base import PAGE_SIZE, ObjectStore
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
@@ -94,7 +93,7 @@ class ObjectSnapshotStorage:
         self._layout = Layout(prefix)
         self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
         self._reader = SnapshotReader(store, max_snapshot_bytes)
-        self._max_bytes = max_snapshot_bytes
+        self._writer = SnapshotWriter(self.objects, max_snapshot_bytes)
         self._is_view = False
 
     async def open(self) -> None:
@@ -170,7 +169,10 @@ class ObjectSnapshotStorage:
         """
         with self.objects.use():
             if is_latest:
-                return await self._save_latest(location, snapshot, if_match, if_none_match)
+                key = self._layout.latest(location)
+                version = version_to_match(key, if_match, if_none_match)
+                data = self._writer.encode(location, snapshot)
+                return await self._writer.save_latest(key, data, version, if_none_match)
             version = version_to_match("", if_match, if_none_match)
             if version is not None or if_none_match:
                 raise TypeError(
@@ -178,14 +180,8 @@ class ObjectSnapshotStorage:
                 )
             snapshot_id = _new_or_valid(snapshot_id)
             key = self._layout.history(location, snapshot_id)
-            data = self._encode(location, snapshot)
-            store = self.objects.store
-            return await run_write(
-                self.objects,
-                key,
-                lambda: put_history(store, key, data, snapshot_id),
-                snapshot_id=snapshot_id,
-            )
+            data = self._writer.encode(location, snapshot)
+            return await self._writer.save_history(key, data, snapshot_id)
 
     async def checkpoint(
         self,
@@ -223,26 +219,14 @@ class ObjectSnapshotStorage:
             version = version_to_match(latest, if_match, if_none_match)
             snapshot_id = _new_or_valid(snapshot_id)
             history = self._layout.history(location, snapshot_id)
-            data = self._encode(location, snapshot)
-            store = self.objects.store
-
-            async def put_both() -> SavedSnapshot:
-                await put_history(store, history, data, snapshot_id)
-                return await put_latest(
-                    store,
-                    latest,
-                    data,
-                    snapshot_id=snapshot_id,
-                    if_match=version,
-                    if_none_match=if_none_match,
-                )
-
-            return await run_write(
-                self.objects,
-                latest,
-                put_both,
+            data = self._writer.encode(location, snapshot)
+            return await self._writer.save_both(
+                history=history,
+                latest=latest,
+                document=data,
                 snapshot_id=snapshot_id,
-                repeatable=version is None and not if_none_match,
+                if_match=version,
+                if_none_match=if_none_match,
             )
 
     async def load_snapshot(
@@ -331,7 +315,7 @@ class ObjectSnapshotStorage:
                 self._reader,
                 self._layout.latest(location),
                 update=update,
-                encode=lambda updated: self._encode(location, updated),
+                encode=lambda updated: self._writer.encode(location, updated),
             )
             return await latest.run(max_attempts)
 
@@ -375,7 +359,7 @@ class ObjectSnapshotStorage:
         Args and errors: as `list_snapshot_ids`.
 
         Returns:
-            An async generator. Close it if you leave it early:
+            An async generator. Close it if you leave it early.
 
         Example:
             ::
@@ -440,8 +424,7 @@ class ObjectSnapshotStorage:
         """
         with self.objects.use():
             key = self._layout.manifest(location)
-            data = Body(encode_manifest(manifest, max_bytes=self._max_bytes))
-            await run_write(self.objects, key, lambda: self.objects.store.put(key, data))
+            await self._writer.save_manifest(key, manifest)
 
     async def check(self) -> CheckReport:
         """Find out what the store, its server and these credentials can do, by trying it.
@@ -450,12 +433,12 @@ class ObjectSnapshotStorage:
         to write them twice, over each other and at the same time, and removes them.
 
         Returns:
-            What was found: on `"write"`, `"read"`, `"list"`, `"create-only"`,
+            What was found. There are findings on `"write"`, `"read"`, `"list"`, `"create-only"`,
             `"compare-and-swap"` and `"delete"`; on S3 also on `"single writes"` (whether something
             sends a write again), `"metadata"` (whether lost responses can be read back),
             `"if-match"` (which forms of an etag are taken), `"keys"` (whether they come back as
             they were written), `"versioning"`, `"encryption"`, `"batch delete"`, the `"client"`
-            and the `"direct path"`; on files on `"locks"`, `"replacing"`, `"durability"`,
+            and the `"fast path"`; on files on `"locks"`, `"replacing"`, `"durability"`,
             `"permissions"` and `"hosts"`. What fails is reported, not raised. Where it is
             cancelled, its session stays: `delete_session` removes it.
         """
@@ -488,36 +471,6 @@ class ObjectSnapshotStorage:
         view._layout = self._layout.namespace(name)  # noqa: SLF001 -- it is a copy of this one
         view._is_view = True  # noqa: SLF001
         return view
-
-    def _encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
-        data = Body(encode_snapshot(snapshot, max_bytes=self._max_bytes))
-        if not isinstance(location, SnapshotLocation):
-            del data  # it would be in the error's frame
-            raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
-        if snapshot.scope != location.scope:
-            del data
-            raise ScopeMismatchError(
-                f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
-            )
-        return data
-
-    async def _save_latest(
-        self,
-        location: SnapshotLocation,
-        snapshot: Snapshot | RawSnapshot,
-        if_match: str | SavedSnapshot | VersionedSnapshot | None,
-        if_none_match: bool,
-    ) -> SavedSnapshot:
-        key = self._layout.latest(location)
-        version = version_to_match(key, if_match, if_none_match)
-        data = self._encode(location, snapshot)
-        store = self.objects.store
-        return await run_write(
-            self.objects,
-            key,
-            lambda: put_latest(store, key, data, if_match=version, if_none_match=if_none_match),
-            repeatable=version is None and not if_none_match,
-        )
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:

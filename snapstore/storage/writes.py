@@ -6,16 +6,25 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from snapstore.encoding.envelope import encode_manifest, encode_snapshot
 from snapstore.encoding.padding import pad
 from snapstore.errors import (
     OutcomeUnknownError,
+    ScopeMismatchError,
     SessionDeletedError,
     SnapshotConflictError,
     SnapshotExistsError,
     StorageError,
 )
-from snapstore.model.snapshot import SavedSnapshot
+from snapstore.model.snapshot import (
+    RawSnapshot,
+    SavedSnapshot,
+    Snapshot,
+    SnapshotLocation,
+    SnapshotManifest,
+)
 from snapstore.stores.base import (
+    Body,
     MetadataStore,
     ObjectStore,
     ObjectTooLargeError,
@@ -27,12 +36,125 @@ from snapstore.stores.base import (
 )
 from snapstore.stores.managed import ManagedStore
 
-__all__ = ["ORIGIN", "conflict", "put_history", "put_latest", "run_write", "try_latest"]
+__all__ = [
+    "ORIGIN",
+    "SnapshotWriter",
+    "conflict",
+    "put_history",
+    "put_latest",
+    "run_write",
+    "try_latest",
+]
 
 T = TypeVar("T")
 
 ORIGIN: Final = "snapstore-snapshot"
 """The metadata of latest that holds the id of the entry in history that it was saved from."""
+
+
+class SnapshotWriter:
+    """Saves snapshots and manifests, each save as one call of a store.
+
+    Args:
+        objects: Where to.
+        max_bytes: How large a document may be as JSON.
+    """
+
+    def __init__(self, objects: ManagedStore, max_bytes: int) -> None:
+        self._objects = objects
+        self._max_bytes = max_bytes
+
+    def encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
+        """Encode a snapshot that is to be saved at a location.
+
+        Raises:
+            SnapshotEncodeError: JSON can't carry it exactly, or it is too large.
+            ScopeMismatchError: It is of another scope than the location.
+        """
+        data = Body(encode_snapshot(snapshot, max_bytes=self._max_bytes))
+        if not isinstance(location, SnapshotLocation):
+            del data  # it would be in the error's frame
+            raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
+        if snapshot.scope != location.scope:
+            del data
+            raise ScopeMismatchError(
+                f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
+            )
+        return data
+
+    async def save_latest(
+        self, key: str, document: bytes, if_match: Version | None, if_none_match: bool
+    ) -> SavedSnapshot:
+        """Write the latest snapshot: see `put_latest`."""
+        store = self._objects.store
+        return await run_write(
+            self._objects,
+            key,
+            lambda: put_latest(
+                store, key, document, if_match=if_match, if_none_match=if_none_match
+            ),
+            repeatable=if_match is None and not if_none_match,
+        )
+
+    async def save_history(self, key: str, document: bytes, snapshot_id: str) -> SavedSnapshot:
+        """Write a snapshot to history: see `put_history`."""
+        store = self._objects.store
+        return await run_write(
+            self._objects,
+            key,
+            lambda: put_history(store, key, document, snapshot_id),
+            snapshot_id=snapshot_id,
+        )
+
+    async def save_both(
+        self,
+        *,
+        history: str,
+        latest: str,
+        document: bytes,
+        snapshot_id: str,
+        if_match: Version | None,
+        if_none_match: bool,
+    ) -> SavedSnapshot:
+        """Write a snapshot to history, and then as the latest one.
+
+        Args:
+            history: Its key in history.
+            latest: The key of latest.
+            document: The snapshot as JSON.
+            snapshot_id: Its id in history.
+            if_match: Write latest only over this version.
+            if_none_match: Write latest only if there is none.
+        """
+        store = self._objects.store
+
+        async def put_both() -> SavedSnapshot:
+            await put_history(store, history, document, snapshot_id)
+            return await put_latest(
+                store,
+                latest,
+                document,
+                snapshot_id=snapshot_id,
+                if_match=if_match,
+                if_none_match=if_none_match,
+            )
+
+        return await run_write(
+            self._objects,
+            latest,
+            put_both,
+            snapshot_id=snapshot_id,
+            repeatable=if_match is None and not if_none_match,
+        )
+
+    async def save_manifest(self, key: str, manifest: SnapshotManifest) -> None:
+        """Write a manifest, over any there is.
+
+        Raises:
+            SnapshotEncodeError: JSON can't carry it exactly.
+        """
+        data = Body(encode_manifest(manifest, max_bytes=self._max_bytes))
+        await run_write(self._objects, key, lambda: self._objects.store.put(key, data))
 
 
 async def put_latest(

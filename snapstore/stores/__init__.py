@@ -6,6 +6,9 @@ For those who write a store of their own, wrap one, or keep objects of their own
   beside that, and `capability` asks for one.
 - `S3ObjectStore`, `FileObjectStore` and `MemoryObjectStore` are stores.
 - `ManagedStore` opens, closes and bounds in time any of them.
+- `S3Options` are the options of an S3 store, each with its documentation.
+- `snapstore.stores.readback` resolves lost responses for any store that has conditional writes and
+  metadata.
 
 A name is imported when it is first asked for.
 """
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from snapstore.stores.managed import ManagedStore
     from snapstore.stores.memory import MemoryObjectStore
     from snapstore.stores.s3.client import HTTPSession
+    from snapstore.stores.s3.options import S3Client, S3Options, S3OwnClientOptions
     from snapstore.stores.s3.store import S3ObjectStore
 
 __all__ = [
@@ -56,7 +60,10 @@ __all__ = [
     "PreconditionFailedError",
     "RefusedWrite",
     "RefusingStore",
+    "S3Client",
     "S3ObjectStore",
+    "S3Options",
+    "S3OwnClientOptions",
     "StoredObject",
     "SweepableStore",
     "Version",
@@ -64,7 +71,7 @@ __all__ = [
     "content_version",
 ]
 
-_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.store")
+_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.options", "s3.store")
 """Where the names come from, lowest first: none is imported for a name that lies below it."""
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of ours

@@ -149,7 +149,7 @@ class ObjectStore(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call the place: a bucket, a folder."""
+        """The place in messages, such as a bucket or a directory."""
         ...
 
     async def open(self) -> None:

@@ -58,7 +58,7 @@ class ManagedStore:
 
     @property
     def name(self) -> str:
-        """What errors call the place: a bucket, a directory."""
+        """The place in messages, such as a bucket or a directory."""
         return self.store.name
 
     async def open(self) -> None:

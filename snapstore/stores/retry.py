@@ -1,4 +1,4 @@
-"""Trying again, with full jitter, for as long as the deadline allows."""
+"""Retries with full jitter, as long as the deadline allows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 _BASE: Final = 0.05
 _CAP: Final = 8.0
-_MOST_TRIES: Final = 10
-"""Tries of an operation without a deadline, some 13 seconds in all."""
+_MAX_ATTEMPTS: Final = 10
+"""The most attempts of an operation without a deadline; they take some 13 seconds in all."""
 
 
 def full_jitter(attempt: int) -> float:
@@ -28,38 +28,38 @@ def full_jitter(attempt: int) -> float:
         attempt: Its number, from 0.
 
     Returns:
-        Seconds: evenly spread from 0 to a bound that doubles from 50 ms up to 8 s (Marc Brooker,
-        "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+        Seconds: evenly distributed from 0 to a bound that doubles from 50 ms up to 8 s (Marc
+        Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     """
     return random.uniform(0.0, min(_CAP, _BASE * 2.0 ** min(attempt, 16)))
 
 
 async def retrying(
-    request: Callable[[], Awaitable[T]], *, most_tries: Callable[[StorageError], int | None]
+    request: Callable[[], Awaitable[T]], *, max_attempts: Callable[[StorageError], int | None]
 ) -> T:
-    """Make a request, and again where its error passes, until the deadline of the operation.
+    """Make a request, and again after an error that passes, until the deadline of the operation.
 
-    Where the server says how long to wait (`retry_after`), it is given that long.
+    If the server says how long to wait (`retry_after`), no attempt is made earlier.
 
     Args:
         request: Makes the request once.
-        most_tries: How often a request that fails with this error may be made in all; `None` for
-            as often as the deadline allows, or 10 times where there is none.
+        max_attempts: The most attempts of a request that fails with this error; `None` for as many
+            as the deadline allows, or 10 without a deadline.
 
     Raises:
-        StorageError: The last try's: none is left, or the wait for the next one would pass the
-            deadline.
+        StorageError: That of the last attempt: no more are allowed, or the wait for the next one
+            would pass the deadline.
     """
     for attempt in count():
         try:
             return await request()
         except StorageError as error:
-            most = most_tries(error)
+            limit = max_attempts(error)
             remaining = Deadline.current().remaining
-            if most is None and remaining is None:
-                most = _MOST_TRIES
+            if limit is None and remaining is None:
+                limit = _MAX_ATTEMPTS
             wait = max(full_jitter(attempt), error.retry_after or 0.0)
-            if most is not None and attempt + 1 >= most:
+            if limit is not None and attempt + 1 >= limit:
                 raise
             if remaining is not None and wait >= remaining:
                 raise

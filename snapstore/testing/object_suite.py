@@ -234,6 +234,7 @@ class ObjectStoreTests:
         with pytest.raises(PreconditionFailedError) as raised:
             await subject.store.put("folder/key", b"third", if_match=first)
         assert raised.value.key == "folder/key"
+        assert not raised.value.is_missing
         assert await subject.store.get("folder/key", max_bytes=MIB) == StoredObject(
             b"second", second
         )
@@ -249,8 +250,9 @@ class ObjectStoreTests:
         version = await subject.store.put("folder/key", b"body")
         await subject.store.delete(["folder/key"])
         for key in ("folder/key", "folder/another"):
-            with pytest.raises(PreconditionFailedError):
+            with pytest.raises(PreconditionFailedError) as raised:
                 await subject.store.put(key, b"body", if_match=version)
+            assert raised.value.is_missing
         assert await subject.raw.keys() == []
 
     async def test_if_match_looks_at_no_other_object(self, subject: StoreSubject) -> None:

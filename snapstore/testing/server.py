@@ -1,5 +1,7 @@
 """Real S3 servers on loopback, for tests and demonstrations: no Docker, no root, no traces.
 
+::
+
     with running_server() as server:
         create_bucket(server, "my-bucket")
         async with get_session().create_client("s3", **server.client_options) as client: ...
@@ -72,7 +74,7 @@ class S3Server:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """What a client needs: `session.create_client("s3", **server.client_options)`."""
+        """What `session.create_client("s3", **server.client_options)` needs."""
         return {
             "endpoint_url": self.endpoint_url,
             "region_name": self.region,
@@ -82,7 +84,7 @@ class S3Server:
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """What an `S3Storage` needs: `S3Storage("my-bucket", **server.storage_options)`.
+        """What `S3Storage("my-bucket", **server.storage_options)` needs.
 
         The settings of this machine have no say in it: the session reads none.
         """
@@ -93,7 +95,7 @@ class S3Server:
         """The variables by which the AWS SDKs and tools of other programs use this server.
 
         Returns:
-            Endpoint, credentials and region, to be laid over the environment of such a program:
+            Endpoint, credentials and region. Merge them over the environment of such a program,
             `subprocess.run(command, env=os.environ | server.environment())`.
         """
         return {

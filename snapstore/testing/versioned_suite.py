@@ -15,6 +15,7 @@ import pytest
 from snapstore.errors import (
     InvalidIdentifierError,
     ScopeMismatchError,
+    SessionDeletedError,
     SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotEncodeError,
@@ -161,6 +162,9 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         with pytest.raises(SnapshotConflictError) as raised:
             await save_latest(subject, THIRD, if_match=version)
         assert (raised.value.key or "").endswith(LATEST)
+        assert raised.value.outcome == "not applied"
+        assert not raised.value.retryable
+        assert not isinstance(raised.value, SessionDeletedError)
         assert await subject.raw.get(LATEST) == before
         assert await subject.raw.keys() == [LATEST]
 
@@ -170,9 +174,22 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
     ) -> None:
         version = version_of(await save_latest(subject, FIRST), await read_latest(subject))
         await subject.storage.delete_session(session_id="s-1")
-        with pytest.raises(SnapshotConflictError):
+        with pytest.raises(SessionDeletedError) as raised:
             await save_latest(subject, SECOND, if_match=version)
+        assert raised.value.outcome == "not applied"
         assert await subject.raw.keys() == []
+
+    async def test_if_match_of_another_location_is_refused(self, subject: Subject) -> None:
+        other = SnapshotLocation.agent("s-1", "another")
+        saved = await save_latest(subject, FIRST)
+        read = await subject.storage.load_versioned(location=LOCATION)
+        await subject.storage.save_snapshot(location=other, snapshot=FIRST, is_latest=True)
+        for version in (saved, read):
+            with pytest.raises(InvalidIdentifierError):
+                await subject.storage.save_snapshot(
+                    location=other, snapshot=SECOND, is_latest=True, if_match=version
+                )
+        assert await subject.storage.load_snapshot(location=other) == FIRST
 
     async def test_if_match_chains_from_save_to_save(self, subject: Subject) -> None:
         saved = await save_latest(subject, FIRST)
@@ -372,6 +389,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
                 location=LOCATION, snapshot=THIRD, snapshot_id=snapshot_id, if_match=version
             )
         assert not isinstance(raised.value, SnapshotExistsError)
+        assert raised.value.snapshot_id == snapshot_id
         assert await load(subject) == SECOND
         assert await load(subject, snapshot_id) == THIRD
 
@@ -431,6 +449,35 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         for _ in range(2):
             await subject.storage.update_latest(location=LOCATION, update=update)
         assert await load(subject) == make_snapshot({"n": 2})
+
+    async def test_update_latest_writes_nothing_where_update_declines(
+        self, subject: Subject
+    ) -> None:
+        await save_latest(subject, FIRST)
+        version = await subject.storage.load_versioned(location=LOCATION)
+        body = await subject.raw.get(LATEST)
+
+        def decline(current: Snapshot | None) -> Snapshot:
+            assert current is not None
+            return current
+
+        kept = await subject.storage.update_latest(location=LOCATION, update=decline)
+        assert version is not None
+        assert kept.etag == version.etag
+        assert await subject.raw.get(LATEST) == body
+        # It is the version that is there: the next write may be made over it.
+        await save_latest(subject, SECOND, if_match=kept)
+
+    async def test_update_latest_writes_what_was_changed_in_place(self, subject: Subject) -> None:
+        await save_latest(subject, FIRST)
+
+        def change(current: Snapshot | None) -> Snapshot:
+            assert current is not None
+            current.data["n"] = 2
+            return current
+
+        await subject.storage.update_latest(location=LOCATION, update=change)
+        assert await load(subject) == SECOND
 
     async def test_five_workers_count_to_twenty_and_lose_nothing(self, subject: Subject) -> None:
         async def work() -> None:

@@ -53,6 +53,7 @@ from snapstore.integrations.fastapi import (
     storage_lifespan,
 )
 from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores.s3.options import S3Options
 from snapstore.testing import FaultyObjectStore, LatencyObjectStore, StoreFault, faults_in_turn
 from snapstore.testing.proxy import Fault, recording_proxy
 from snapstore.testing.samples import CANARY
@@ -607,14 +608,20 @@ def environment(monkeypatch):
 
 def test_settings_are_arguments_of_s3storage_with_the_same_defaults():
     parameters = inspect.signature(S3Storage).parameters
+    options = dict.fromkeys(S3Options.__optional_keys__) | {"max_concurrency": 128}
+    named = {name: found.default for name, found in parameters.items() if name != "options"}
+    defaults = options | named
     fields = StorageSettings.model_fields
 
     assert {
         name: inspect.Parameter.empty if field.is_required() else field.default
         for name, field in fields.items()
-    } == {name: parameters[name].default for name in fields}
-    # What the environment can't hold, and what nobody sets for a whole app.
-    assert parameters.keys() - fields.keys() == {"session", "config", "client", "direct"}
+    } == {name: defaults[name] for name in fields}
+    # The environment can't hold these, and nobody sets them for a whole app.
+    assert defaults.keys() - fields.keys() == {"session", "config", "client", "direct"}
+    types = S3Options.__annotations__
+    for name in types.keys() & fields.keys():
+        assert fields[name].annotation == eval(types[name].__forward_arg__)
 
 
 def test_settings_come_from_the_environment(environment):

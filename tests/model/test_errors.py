@@ -183,7 +183,7 @@ def test_every_method_of_a_public_class_is_documented(public):
 
 def is_documented_alias(name):
     """Whether a string stands under the assignment of a type alias, as in `Scope = Literal[…]`."""
-    for path in Path(snapstore.__file__).parent.glob("*.py"):
+    for path in Path(snapstore.__file__).parent.rglob("*.py"):
         body = ast.parse(path.read_text()).body
         for statement, following in pairwise(body):
             match statement, following:

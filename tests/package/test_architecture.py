@@ -16,8 +16,8 @@ HEAVY = {"aiobotocore", "aiohttp", "botocore"}
 IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.stores.s3.{module}"
     for module in (
-        *("bounds", "client", "codes", "direct", "errors", "inspection", "internals", "template"),
-        "xml",
+        *("attempts", "botocore_errors", "bounds", "capture", "client", "codes", "errors"),
+        *("fast_path", "inspection", "internals", "replay", "template", "xml"),
     )
 }
 

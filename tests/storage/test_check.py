@@ -76,7 +76,7 @@ async def test_a_report_is_a_table_of_one_line_each(own_settings, bucket, prefix
     assert [line[9:25].strip() for line in lines] == [
         *PROMISES,
         *("single writes", "metadata", "if-match", "keys", "versioning", "encryption"),
-        *("batch delete", "client", "direct path"),
+        *("batch delete", "client", "fast path"),
     ]
     assert lines[0] == "ok       write             objects can be written"
 

@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
-from snapstore import FileStorage, MemoryStorage, ObjectSnapshotStorage, S3Storage
+from snapstore import FileStorage, MemoryStorage, S3Storage
+from snapstore.stores import ManagedStore
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.stores.s3.store import S3ObjectStore
@@ -34,12 +35,12 @@ class TestMemoryStorage(VersionedSnapshotStorageTests):
             yield StorageSubject(storage, DictObjects(objects))
 
 
-class TestMemoryStorageWithAPrefix(VersionedSnapshotStorageTests):
+class TestNamespaceOfMemoryStorage(VersionedSnapshotStorageTests):
     @pytest.fixture
     async def subject(self):
-        store = MemoryObjectStore()
-        async with ObjectSnapshotStorage(store, prefix="eu/prod") as storage:
-            yield StorageSubject(storage, DictObjects(store.objects, "eu/prod"))
+        async with MemoryStorage(prefix="eu") as storage:
+            objects = storage.objects.store.objects
+            yield StorageSubject(storage.namespace("prod"), DictObjects(objects, "eu/prod"))
 
 
 class TestFileStorage(VersionedSnapshotStorageTests):
@@ -49,11 +50,12 @@ class TestFileStorage(VersionedSnapshotStorageTests):
             yield StorageSubject(storage, DirectoryObjects(tmp_path))
 
 
-class TestFileStorageWithAPrefix(SnapshotStorageTests):
+class TestNamespaceOfFileStorage(VersionedSnapshotStorageTests):
     @pytest.fixture
     async def subject(self, tmp_path):
-        async with ObjectSnapshotStorage(FileObjectStore(tmp_path), prefix="eu/prod") as storage:
-            yield StorageSubject(storage, DirectoryObjects(tmp_path / "eu" / "prod"))
+        async with FileStorage(tmp_path, prefix="eu") as storage:
+            objects = DirectoryObjects(tmp_path / "eu" / "prod")
+            yield StorageSubject(storage.namespace("prod"), objects)
 
 
 class TestMemoryObjectStore(ObjectStoreTests):
@@ -63,6 +65,14 @@ class TestMemoryObjectStore(ObjectStoreTests):
         await store.open()
         yield StoreSubject(store, DictObjects(store.objects))
         await store.aclose()
+
+
+class TestManagedStore(ObjectStoreTests):
+    @pytest.fixture
+    async def subject(self):
+        store = MemoryObjectStore()
+        async with ManagedStore(store) as managed:
+            yield StoreSubject(managed, DictObjects(store.objects))
 
 
 class TestFileObjectStore(ObjectStoreTests):
@@ -120,7 +130,7 @@ async def storage_with_its_own_client(environment, bucket):
 
 @module_fixture()
 async def storage_that_replays_nothing(environment, bucket):
-    async with S3Storage(bucket, prefix="generic", direct=False) as storage:
+    async with S3Storage(bucket, prefix="all", direct=False) as storage:
         yield storage
 
 
@@ -152,14 +162,14 @@ class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
 
 
 @pytest.mark.seaweedfs  # on the other servers it would only take time
-class TestS3StorageWithoutTheDirectPath(VersionedSnapshotStorageTests):
+class TestNamespaceOfS3StorageWithoutTheDirectPath(VersionedSnapshotStorageTests):
     pytestmark = on_one_loop
 
     @pytest_asyncio.fixture(loop_scope="module")
     async def subject(self, storage_that_replays_nothing, clean_client, bucket):
-        objects = BucketObjects(clean_client, bucket, "generic")
+        objects = BucketObjects(clean_client, bucket, "all/generic")
         await objects.clear()
-        return StorageSubject(storage_that_replays_nothing, objects)
+        return StorageSubject(storage_that_replays_nothing.namespace("generic"), objects)
 
 
 class TestS3StorageWithABorrowedClientAndNoPrefix(SnapshotStorageTests):

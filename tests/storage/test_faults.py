@@ -311,7 +311,16 @@ class Cell(NamedTuple):
 
 
 def cells():
-    """The table as parameters, one for each operation."""
+    """The table as parameters, one for each operation.
+
+    Without `--full` it is every fifth of them: each row and each operation has some.
+    """
+    for number, (cell, name) in enumerate(all_cells()):
+        marks = [pytest.mark.full] if number % 5 else []
+        yield pytest.param(cell, id=name, marks=marks)
+
+
+def all_cells():
     header, *rows = (line.split() for line in TABLE.strip().splitlines())
     for fault, both, *outcomes in rows:
         ends = dict(zip(header[2:], outcomes, strict=True))
@@ -322,11 +331,11 @@ def cells():
                 failures = [ERRORS[ends[column]] for column in columns if ends[column] != "ok"]
                 expected = failures[0] if failures else None
                 cell = Cell(FAULTS[fault], once, operation, not once, expected)
-                yield pytest.param(cell, id=f"{fault}-{when}-{name}")
+                yield cell, f"{fault}-{when}-{name}"
                 if once and operation in FIRST_OF_COLUMN.values():
                     passing = expected if fault in TAKEN_AT_ITS_WORD else None
                     cell = cell._replace(direct=True, expected=passing)
-                    yield pytest.param(cell, id=f"{fault}-{when}, direct-{name}")
+                    yield cell, f"{fault}-{when}, direct-{name}"
 
 
 def hitting(fault: Fault, operation: Operation, *, once: bool, when_stuck: Callable[[], None]):
@@ -521,6 +530,14 @@ async def all_connections_are_free(storage: S3Storage, proxy: RecordingProxy, co
         await asyncio.gather(*(storage.load_snapshot(location=LOCATION) for _ in range(count)))
 
 
+def may_be_deleted(error: Exception) -> bool:
+    """Whether a create was refused for an object that a delete has removed since.
+
+    That object may have been its own, if a gateway has sent the request twice.
+    """
+    return isinstance(error, OutcomeUnknownError) and error.status == 412
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is_whole(
     s3_server, storage_behind, seed
@@ -538,7 +555,7 @@ async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         cancelled = sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert cancelled > 100
-        assert not [o for o in outcomes if isinstance(o, Exception)]
+        assert not [o for o in outcomes if isinstance(o, Exception) and not may_be_deleted(o)]
         proxy.fault = pass_all
         async with asyncio.timeout(SOON):
             await storage.load_snapshot(location=LOCATION)

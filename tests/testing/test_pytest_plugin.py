@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ FIXTURES = {
     "snapstore_s3",
     "snapstore_server",
 }
-
-README = Path(__file__).parents[2] / "README.md"
 
 HEAVY = {"aiobotocore", "aiohttp", "botocore", "msgspec", "uuid_utils"}
 
@@ -449,10 +446,3 @@ def test_every_fixture_says_what_it_is(run):
     own = lines[start + 1 :]
     end = next((n for n, line in enumerate(own) if "fixtures defined from" in line), len(own))
     assert {line.split()[0] for line in own[:end] if line[:1].isalpha()} == FIXTURES
-
-
-@starts_a_server
-def test_the_example_of_the_readme_runs(run) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    [block] = [block for block in blocks if "snapstore_s3" in block]
-    run(block, framework=STRICT).assert_outcomes(passed=2)

@@ -19,8 +19,11 @@ from snapstore import (
     ObjectSnapshotStorage,
     SavedSnapshot,
     ScopeMismatchError,
+    SessionDeletedError,
+    SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotManifest,
+    VersionedSnapshot,
     new_snapshot_id,
 )
 from snapstore.encoding.envelope import (
@@ -628,6 +631,72 @@ class UpdatesWhatItReadFirst(BrokenStorage):
         )
 
 
+class WritesWhatNobodyChanged(BrokenStorage):
+    caught_by = ("test_update_latest_writes_nothing_where_update_declines",)
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        def always(current):
+            return msgspec.structs.replace(update(current))
+
+        return await super().update_latest(
+            location=location, update=always, max_attempts=max_attempts
+        )
+
+
+class DropsWhatWasChangedInPlace(BrokenStorage):
+    caught_by = ("test_update_latest_writes_what_was_changed_in_place",)
+
+    async def update_latest(self, *, location, update, max_attempts=64):
+        read = await self.load_versioned(location=location)
+        updated = update(read and read.snapshot)
+        updated = await updated if inspect.isawaitable(updated) else updated
+        if read is not None and updated is read.snapshot:
+            return SavedSnapshot(None, read.etag)
+        return await super().update_latest(
+            location=location, update=update, max_attempts=max_attempts
+        )
+
+
+class TakesTheVersionOfAnotherLocation(BrokenStorage):
+    caught_by = ("test_if_match_of_another_location_is_refused",)
+
+    async def save_snapshot(self, *, if_match=None, **what):
+        if isinstance(if_match, SavedSnapshot | VersionedSnapshot):
+            if_match = if_match.etag
+        return await super().save_snapshot(if_match=if_match, **what)
+
+
+class ADeletedSessionIsAnotherWriter(BrokenStorage):
+    caught_by = ("test_if_match_of_a_snapshot_that_is_gone_is_a_conflict_that_writes_nothing",)
+
+    async def save_snapshot(self, **what):
+        try:
+            return await super().save_snapshot(**what)
+        except SessionDeletedError as error:
+            raise SnapshotConflictError(str(error), **error.facts) from None
+
+
+class DoesNotKnowWhatBecameOfAConflict(BrokenStorage):
+    caught_by = (
+        "test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing",
+        "test_a_checkpoint_over_an_older_version_stays_in_history_only",
+    )
+
+    async def save_snapshot(self, **what):
+        try:
+            return await super().save_snapshot(**what)
+        except SnapshotConflictError as error:
+            error.outcome = "unknown"
+            raise
+
+    async def checkpoint(self, **what):
+        try:
+            return await super().checkpoint(**what)
+        except SnapshotConflictError as error:
+            error.snapshot_id = None
+            raise
+
+
 class BrokenStore(MemoryObjectStore):
     def __init__(self, objects):
         super().__init__()
@@ -678,6 +747,17 @@ class CountsVersionsAnew(BrokenStore):
         for key in keys:
             self.writes.pop(key, None)
         return await super().delete(keys)
+
+
+class DoesNotTellThatNothingIsThere(BrokenStore):
+    caught_by = ("test_if_match_fails_where_there_is_no_object",)
+
+    async def put(self, key, data, **conditions):
+        try:
+            return await super().put(key, data, **conditions)
+        except PreconditionFailedError as error:
+            error.is_missing = False
+            raise
 
 
 class PrefixesAreFolders(BrokenStore):

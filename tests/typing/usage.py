@@ -11,6 +11,7 @@ from typing import Any, assert_type
 import msgspec
 import pytest
 import pytest_asyncio
+from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from snapstore import (
@@ -38,7 +39,14 @@ from snapstore import (
     snapshot_id_at,
     snapshot_time,
 )
-from snapstore.stores import ObjectStore, StoredObject, Version
+from snapstore.stores import (
+    ObjectStore,
+    S3Client,
+    S3ObjectStore,
+    S3Options,
+    StoredObject,
+    Version,
+)
 from snapstore.testing import (
     BucketObjects,
     DictObjects,
@@ -137,7 +145,7 @@ async def updates(storage: VersionedSnapshotStorage) -> None:
     await storage.update_latest(location=LOCATION, update=lambda _: Snapshot.new({}))
 
 
-async def backends(client: Any) -> None:
+async def backends(client: S3Client) -> None:
     async with S3Storage("bucket", prefix="prod", timeout=None, session=get_session()) as s3:
         assert_type(s3, S3Storage)
         await six_operations(s3)
@@ -145,6 +153,22 @@ async def backends(client: Any) -> None:
         assert_type(await s3.delete_session(session_id="session-1"), DeletedSession)
     S3Storage("bucket", client=client, server_side_encryption="aws:kms", kms_key_id="key")
     S3Storage("bucket", direct=False)
+    options: S3Options = {"region": "eu-central-1", "max_concurrency": 8}
+    S3Storage("bucket", prefix="prod", timeout=1, **options)
+    store: ObjectStore = S3ObjectStore("bucket", **options)
+    assert_type(store.name, str)
+    async with get_session().create_client("s3") as entered:
+        S3Storage("bucket", client=entered)
+    S3Storage("bucket", config=AioConfig(max_pool_connections=10))
+    # The ignored errors are the point: a checker that finds none there says so.
+    S3Storage("bucket", regoin="eu-central-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    S3Storage("bucket", max_concurrency="8")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    S3Storage("bucket", client="client")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # Mypy does not see aiobotocore's types.
+    S3Storage("bucket", client=get_session().create_client("s3"))  # pyright: ignore[reportArgumentType]
+    S3ObjectStore("bucket", regoin="eu-central-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    S3ObjectStore("bucket", direct="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    options = {"region": 1}  # type: ignore[typeddict-item]  # pyright: ignore[reportAssignmentType]
     report = await s3.check()
     assert_type(report, CheckReport)
     assert_type(report.ok, bool)

@@ -32,6 +32,14 @@ def a_storage_for_all_of_the_sdk() -> Storage:
     )
 
 
+def options_that_are_no_options() -> None:
+    # The ignored errors are the point: a checker that finds none there says so.
+    StrandsStorage("my-bucket", regoin="eu-central-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    StrandsStorage("my-bucket", region=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # Its client lives on a thread of its own.
+    StrandsStorage("my-bucket", client=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
 def the_sdks_own_manager() -> Agent:
     with StrandsStorage("my-bucket") as storage:
         assert_type(storage, StrandsStorage)

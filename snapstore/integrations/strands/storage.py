@@ -7,7 +7,7 @@ import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
 
 from strands.storage.search import KeywordSearchStrategy
 
@@ -27,10 +27,10 @@ from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES
 from snapstore.stores.base import ObjectStore, StoredObject
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
+from snapstore.stores.s3.options import S3OwnClientOptions, validate_names
 from snapstore.stores.s3.store import S3ObjectStore
 
 if TYPE_CHECKING:
-    from aiobotocore.session import AioSession
     from strands.storage.search import SearchStrategy, StorageSearchResult
 
 __all__ = ["StrandsStorage"]
@@ -58,22 +58,15 @@ class StrandsStorage:
             becomes `agents//`.
         dialect: The dialect in which snapshots are written: `"typescript"` for a session that
             agents in TypeScript go on with. Reading needs no choice.
-        region: The bucket's region; `None` for botocore's resolution, as for all of the next.
-        endpoint_url: Where the server is, for an S3 that is not Amazon's.
-        session: An aiobotocore session to take credentials and configuration from.
-        config: An `AioConfig`; it overrides our defaults.
         timeout: Seconds that a read, a write, each page of a listing and each batch of deletes may
             take; `None` for no deadline.
-        max_concurrency: Requests in flight at the most.
         max_snapshot_bytes: How large an object may be, in bytes, both ways.
-        server_side_encryption: `"AES256"`, `"aws:kms"` or `"aws:kms:dsse"`, for each write.
-        kms_key_id: The KMS key for each write; needs a `server_side_encryption` by KMS.
-        expected_bucket_owner: The account id that must own the bucket, checked by the server.
-        direct: Whether requests may be replayed on the client's HTTP session without the client.
         search_strategy: How `search` searches, and what is told of each write; `None` for the
             SDK's search for words.
+        options: The options of the client and of its requests: see `S3OwnClientOptions`.
 
     Raises:
+        TypeError: There is no such option.
         ValueError: An argument is out of its range.
         InvalidIdentifierError: The prefix can't be part of a key.
 
@@ -100,33 +93,13 @@ class StrandsStorage:
         *,
         prefix: str = "",
         dialect: Dialect = "python",
-        region: str | None = None,
-        endpoint_url: str | None = None,
-        session: AioSession | None = None,
-        config: Any = None,
         timeout: float | None = 60.0,
-        max_concurrency: int = 128,
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
-        server_side_encryption: str | None = None,
-        kms_key_id: str | None = None,
-        expected_bucket_owner: str | None = None,
-        direct: bool = True,
         search_strategy: SearchStrategy[StrandsStorage] | None = None,
+        **options: Unpack[S3OwnClientOptions],
     ) -> None:
-        make_store = partial(
-            S3ObjectStore,
-            bucket,
-            region=region,
-            endpoint_url=endpoint_url,
-            session=session,
-            config=config,
-            max_concurrency=max_concurrency,
-            server_side_encryption=server_side_encryption,
-            kms_key_id=kms_key_id,
-            expected_bucket_owner=expected_bucket_owner,
-            direct=direct,
-            timeout=timeout,
-        )
+        validate_names(options, S3OwnClientOptions.__optional_keys__)
+        make_store = partial(S3ObjectStore, bucket, timeout=timeout, **options)
         make_backend = partial(
             Backend, make_store, dialect=dialect, max_bytes=max_snapshot_bytes, timeout=timeout
         )
@@ -163,6 +136,8 @@ class StrandsStorage:
             A storage that differs from one in a bucket in nothing but the store.
 
         Raises:
+            TypeError: The store uses an S3 client that was passed in: it belongs to your event
+                loop. Pass a `session` and a `config` to the `S3ObjectStore` instead.
             ValueError: An argument is out of its range.
             InvalidIdentifierError: The prefix can't be part of a key.
 
@@ -174,12 +149,17 @@ class StrandsStorage:
                 with StrandsStorage.over(FileObjectStore("/var/lib/agents")) as storage:
                     agent = Agent(session_manager=SnapstoreSessionManager("s-1", storage=storage))
         """
+        if isinstance(store, S3ObjectStore) and store.borrows_client:
+            raise TypeError(
+                "the store's client belongs to another event loop: make the S3ObjectStore with "
+                "session=… and config=… instead of client=…"
+            )
         kind: type[StrandsStorage] = cls
         if cls is StrandsStorage and isinstance(store, FileObjectStore):
             kind = _FileStorage
         elif cls is StrandsStorage and isinstance(store, MemoryObjectStore):
             kind = _MemoryStorage
-        storage = cast("Self", kind.__new__(kind))
+        storage = cast("Self", object.__new__(kind))
         make_backend = partial(
             Backend,
             StoreTemplate(store),

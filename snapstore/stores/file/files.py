@@ -65,7 +65,7 @@ class FileTree:
 
     def __init__(self, root: str) -> None:
         self.name = root
-        self.tree = DirectoryTree(root)
+        self.tree: DirectoryTree = DirectoryTree(root)
 
     def call(self, operation: str, key: str, work: Callable[[], T]) -> T:
         """Do something, and turn an `OSError` into a `StorageError`.

@@ -1,7 +1,7 @@
-"""How much of a reply is read, whatever the server sends.
+"""Limits for the size of responses.
 
-The body of an object is bounded by whoever reads it. All other replies are read whole, so each has
-a bound here; on the fast path, and in the HTTP session of a client of our own (see `client`).
+Callers limit the body of an object. All other responses are read whole, so each has a limit here,
+on the fast path and in `HTTPSession`.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from snapstore.stores.base import Body
 __all__ = ["ReplyTooLargeError", "read_bounded"]
 
 _MAX_XML: Final = 16 * 2**20
-"""Bytes of a listing, or of the reply to a delete. 1,000 keys of 1,024 bytes each, with each byte
+"""The most bytes of a listing, or of the response to a delete. 1,000 keys of 1,024 bytes each, all
 percent-encoded, take about 4 MB."""
 
 _MAX_REPLY: Final = 64 * 2**10
-"""Bytes of any other reply: of an error, and of a write."""
+"""The most bytes of any other response: an error, or that to a write."""
 
 _LISTS: Final = frozenset({"GET", "POST"})
 
 
 class ReplyTooLargeError(Exception):
-    """A good reply is larger than its bound; the rest of it has not been read."""
+    """A good response is larger than its limit; the rest of it has not been read."""
 
 
 async def read_bounded(reply: Any) -> bytes:
-    """Read the body of a reply that is not an object.
+    """Read the body of a response that is not an object.
 
     Args:
         reply: An `aiohttp.ClientResponse` whose body has not been read.
 
     Returns:
-        The body. Of an error only the beginning where it is larger than its bound: the status
-        tells enough.
+        The body. Of an error that is larger than its limit only the beginning: the status tells
+        enough.
 
     Raises:
-        ReplyTooLargeError: It is a good reply, and larger than its bound.
+        ReplyTooLargeError: It is a good response, and larger than its limit.
     """
     is_good = reply.status < 300
     limit = _MAX_XML if is_good and reply.method in _LISTS else _MAX_REPLY

@@ -1,9 +1,12 @@
-"""What a call of the aiobotocore client really sends: each request, and how each try of it ends.
+"""What a call of the aiobotocore client really sends: each request, and the end of each attempt.
 
-A call reports its last try alone, and an exception does not tell whether anything was sent. Two of
-the client's events tell: `before-send`, emitted for each request, and `needs-retry`, emitted with
-the end of each try. The hooks registered here note both in the `Call` under way, which is a context
-variable, so that calls at the same time are told apart.
+A call reports only its last attempt, and an exception does not tell whether anything was sent. Two
+of the client's events do: `before-send`, emitted for each request, and `needs-retry`, emitted at
+the end of each attempt. The hooks here record both in the active `Call`, which is a context
+variable, so that concurrent calls are told apart.
+
+The hook on `before-send` is also the capture hook of the fast path: it keeps the request, and in a
+dry run answers it so that nothing is sent.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from snapstore.stores.readback import Ending, Write
+from snapstore.stores.readback import AttemptOutcome, Write
 from snapstore.stores.s3.signing import signed_host
 
 __all__ = ["Call", "register_hooks", "unregister_hooks"]
@@ -22,47 +25,47 @@ _call: ContextVar[Call | None] = ContextVar("snapstore_call", default=None)
 
 
 class Call:
-    """One call of the store, by whichever path.
+    """One call of the store, on either path.
 
     Args:
-        write: The write that it makes, which learns how each try ends.
-        tries_left: How many tries it may have in all; `None` for no limit.
-        one_try: Whether a generic call makes one try of it, whatever the client would do.
+        write: The write that it makes, in which the end of each attempt is noted.
+        attempts_left: The most attempts; `None` for no limit.
+        single_attempt: Whether a slow call makes one attempt, however the client is configured.
         dry_run: Whether its request is prepared and signed, and then not sent.
 
     Attributes:
-        requests: The requests of a generic call, as they were sent.
-        tries: How often something was sent.
+        requests: The requests of a slow call, as they were sent.
+        attempts: How often something was sent.
     """
 
     def __init__(
         self,
         *,
         write: Write | None = None,
-        tries_left: int | None = None,
-        one_try: bool = False,
+        attempts_left: int | None = None,
+        single_attempt: bool = False,
         dry_run: bool = False,
     ) -> None:
         self.write = write
-        self.tries_left = tries_left
-        self.one_try = one_try
+        self.attempts_left = attempts_left
+        self.single_attempt = single_attempt
         self.dry_run = dry_run
         self.requests: list[Any] = []
-        self.tries = 0
+        self.attempts: int = 0
 
     @property
-    def is_last_try(self) -> bool:
+    def is_last_attempt(self) -> bool:
         """Whether nothing more may be sent."""
-        return self.tries_left is not None and self.tries >= self.tries_left
+        return self.attempts_left is not None and self.attempts >= self.attempts_left
 
     @classmethod
     def current(cls) -> Call:
-        """The call under way; one that nobody looks at, where there is none."""
+        """The active call; a new one that nobody looks at, if there is none."""
         return _call.get() or cls()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Make it the call under way."""
+    def active(self) -> Iterator[None]:
+        """Make it the active call."""
         token = _call.set(self)
         try:
             yield
@@ -71,25 +74,25 @@ class Call:
 
     def sent(self) -> None:
         """Note that a request is being sent."""
-        self.tries += 1
+        self.attempts += 1
         if self.write is not None:
             self.write.sent()
 
-    def ended(self, ending: Ending) -> None:
-        """Note how the try under way has ended."""
+    def ended(self, outcome: AttemptOutcome) -> None:
+        """Note how the attempt in flight has ended."""
         if self.write is not None:
-            self.write.ended(ending)
+            self.write.ended(outcome)
 
 
 def register_hooks(client: Any) -> None:
-    """Watch the calls of a client. As many as there are stores on it may do so."""
+    """Record the calls of a client. Each store on it registers them once."""
     events = client.meta.events
     events.register("before-send.s3", _before_send, **_options("before-send"))
     events.register_first("needs-retry.s3", _needs_retry, **_options("needs-retry"))
 
 
 def unregister_hooks(client: Any) -> None:
-    """Stop watching."""
+    """Undo one `register_hooks`."""
     events = client.meta.events
     events.unregister("before-send.s3", _before_send, **_options("before-send"))
     events.unregister("needs-retry.s3", _needs_retry, **_options("needs-retry"))
@@ -111,7 +114,7 @@ class _NotSent:
 
 
 def _before_send(request: Any, **_: Any) -> _NotSent | None:
-    """Note a request. A response is one to do without sending it."""
+    """Record a request. The client takes a response that is returned here instead of sending it."""
     call = _call.get()
     if call is None:
         return None
@@ -127,17 +130,17 @@ def _before_send(request: Any, **_: Any) -> _NotSent | None:
 def _needs_retry(
     response: tuple[Any, Mapping[str, Any]] | None, caught_exception: Exception | None, **_: Any
 ) -> bool | None:
-    """Note how a try ended. `False` keeps the client from another one, `None` leaves it to it."""
+    """Note how an attempt ended. `False` forbids the client to retry, `None` leaves it to it."""
     call = _call.get()
     if call is None or call.dry_run:
         return None
-    from snapstore.stores.s3.errors import ending_of, is_wrong_region
+    from snapstore.stores.s3.attempts import is_wrong_region, outcome_of
 
     if response is not None:
-        call.ended(ending_of(response[1]))
+        call.ended(outcome_of(response[1]))
     elif caught_exception is not None:
-        call.ended(ending_of(caught_exception))
-    if not (call.one_try or call.is_last_try):
+        call.ended(outcome_of(caught_exception))
+    if not (call.single_attempt or call.is_last_attempt):
         return None
-    # To send it to the bucket's region is no retry.
+    # Sending it to the bucket's region is no retry.
     return None if response is not None and is_wrong_region(response[1]) else False

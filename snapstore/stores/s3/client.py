@@ -1,7 +1,7 @@
 """The aiobotocore client that a store makes for itself: how it is made and tuned.
 
 Importing aiobotocore and making a client take some 0.3 s of CPU, so `make_client` is for a thread.
-It uses only public interfaces, but for the `_get_session` of aiobotocore's HTTP session and the
+All interfaces used are public, except `_get_session` of aiobotocore's HTTP session and
 `_retry_connection` of aiohttp's, which a test looks for.
 """
 
@@ -11,7 +11,6 @@ import gzip
 import os
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -24,51 +23,48 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 
 from snapstore.stores.s3.bounds import read_bounded
+from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY, S3OwnClientOptions
+from snapstore.version import __version__
 
 __all__ = ["HTTPSession", "make_client"]
 
 
-def make_client(
-    *,
-    session: AioSession | None,
-    region: str | None,
-    endpoint_url: str | None,
-    config: Any,
-    max_concurrency: int,
-) -> Awaitable[Any]:
+def make_client(options: S3OwnClientOptions) -> Awaitable[Any]:
     """Make an S3 client. It blocks: call it in a thread.
 
     Args:
-        session: The session to take credentials and configuration from; `None` for a new one.
-        region: As `AioSession.create_client`; `None` for botocore's resolution.
-        endpoint_url: As `AioSession.create_client`; `None` for botocore's resolution.
-        config: Whatever it sets goes before our own settings, but for a pool that is too small.
-        max_concurrency: How many connections the pool must hold at least.
+        options: Those of them that are about the client.
 
     Returns:
-        What enters the client: to be awaited on any event loop, since nothing in a client that has
-        sent no request yet belongs to a loop. The client is to be used on one, and closed there.
+        An awaitable that enters the client and returns it, on any event loop: a client that has
+        sent no request yet is not bound to one. It is used, and closed, on one loop.
     """
+    max_concurrency = options.get("max_concurrency", DEFAULT_MAX_CONCURRENCY)
+    session = options.get("session")
     if session is None:
         session = get_session()
         # The service model is 1.5 MB of JSON, and json holds the GIL while it parses.
         session.get_component("data_loader").file_loader = _ModelLoader()
-        # Dates are not used here, and dateutil takes a tenth of a GET's CPU to read one.
+        # Dates are not used, and dateutil takes a tenth of a GET's CPU to parse one.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     settings: Any = AioConfig(
         retries={"mode": "standard"},
         max_pool_connections=max_concurrency,
-        # Fixed, since botocore would build a longer one twice for every request.
-        user_agent=f"snapstore/{version('snapstore')} aiobotocore/{aiobotocore.__version__}",
+        # Constant, since botocore would build a longer one twice for each request.
+        user_agent=f"snapstore/{__version__} aiobotocore/{aiobotocore.__version__}",
         http_session_cls=_HTTPSession,
     )
+    config = options.get("config")
     if config is not None:
         settings = settings.merge(config)
     if settings.max_pool_connections < max_concurrency:
         settings = settings.merge(AioConfig(max_pool_connections=max_concurrency))
     _read_files(session)
     context = session.create_client(
-        "s3", region_name=region, endpoint_url=endpoint_url, config=settings
+        "s3",
+        region_name=options.get("region"),
+        endpoint_url=options.get("endpoint_url"),
+        config=settings,
     )
     return _entered(context)
 
@@ -80,12 +76,11 @@ async def _entered(context: AbstractAsyncContextManager[Any]) -> Any:
 
 
 def _read_files(session: AioSession) -> None:
-    """Let a session read its files where no event loop runs, which reading would block.
+    """Let a session read its files while no event loop runs, since reading blocks one.
 
-    The loop that makes the client is its thread's own, but tools that watch for blocking calls,
-    such as blockbuster, look for any running loop. All of it is kept by the session. What fails
-    here is tried again when the client is made, which reports it: credentials that have to be
-    waited for need a loop.
+    The client is made on a loop of this thread alone, but tools that watch for blocking calls, such
+    as blockbuster, look for any running loop. The session keeps what it has read. A failure here is
+    repeated, and reported, when the client is made: credentials that must be awaited need a loop.
     """
     loader = session.get_component("data_loader")
     finding = session.get_credentials()
@@ -99,10 +94,10 @@ def _read_files(session: AioSession) -> None:
 
 
 def _tune(client: Any) -> None:
-    # "Expect: 100-continue" costs a round trip, and saves nothing where bodies are small.
+    # "Expect: 100-continue" costs a round trip, and saves nothing for small bodies.
     client.meta.events.unregister("before-call.s3", botocore.handlers.add_expect_header)
-    # Where a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and
-    # where that is redirected too, by HeadBucket again, without end.
+    # If a redirect does not name the bucket's region, botocore asks for it by HeadBucket, and if
+    # that is redirected too, by HeadBucket again, without end.
     client.meta.events.register("before-call.s3.HeadBucket", _region_unknown)
     # TLS protects the body already, and every write carries a checksum: SHA-256 adds nothing to it.
     # Over plain HTTP the signature keeps covering the body.
@@ -112,9 +107,9 @@ def _tune(client: Any) -> None:
 
 
 def _region_unknown(**_: Any) -> tuple[Any, dict[str, Any]]:
-    """Stand in for the reply to HeadBucket."""
-    reply = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
-    return SimpleNamespace(status_code=404), reply
+    """Answer HeadBucket in place of the server."""
+    response = {"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    return SimpleNamespace(status_code=404), response
 
 
 class _ModelLoader:
@@ -139,16 +134,18 @@ class _HTTPSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)
-        # aiohttp sends a PUT again when a connection it had kept has died, and nobody learns of it
-        # (aiohttp #10790). botocore sends it again too, and counts.
+        # aiohttp resends a PUT when a pooled connection has died, and nobody learns of it (aiohttp
+        # #10790). botocore resends it too, and counts.
         if hasattr(session, "_retry_connection"):
             session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return _WithoutRedirects(session)
 
 
-HTTPSession: Final[Any] = _HTTPSession
-"""An HTTP session for aiobotocore that follows no redirect, sends nothing twice, and reads of each
-reply no more than its bound.
+HTTPSession: Final[type[AIOHTTPSession]] = _HTTPSession
+"""An HTTP session for aiobotocore that is safe for writes.
+
+It follows no redirect, resends nothing on its own, and limits the size of responses. Clients that
+snapstore makes use it.
 
 Example:
     For a client of your own::
@@ -181,8 +178,8 @@ class _Response:
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        # aiobotocore decodes headers as UTF-8, and leaks the connection where it can't. A gateway
-        # may add one in another encoding, which says nothing of the response.
+        # aiobotocore decodes headers as UTF-8, and leaks the connection if it can't. A gateway may
+        # add one in another encoding, which says nothing about the response.
         headers = self._response.raw_headers
         return tuple((name, value.decode(errors="replace").encode()) for name, value in headers)
 

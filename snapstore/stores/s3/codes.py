@@ -1,8 +1,8 @@
-"""What the error codes and statuses of S3 servers mean, and what to do about each.
+"""The meaning of error codes and statuses of S3 servers, and what to do about each.
 
 Codes: Amazon S3 API Reference, "Error responses". Others are those of Ceph and MinIO, and those
 that botocore takes for throttling. A code tells more than its status: a 403 may be an archived
-object or a used-up quota, which no permission cures.
+object or an exhausted quota, which no permission changes.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ _CODES: Final[Mapping[str, Meaning]] = {
     "RequestTimeTooSkewed": Meaning(
         AccessDeniedError, "this machine's clock is too far from the server's; set it"
     ),
-    # What no permission cures.
+    # Not a matter of permissions.
     "AccountProblem": Meaning(
         AccessDeniedError, "there is a problem with the account of the credentials; ask its owner"
     ),
@@ -134,7 +134,7 @@ _CODES: Final[Mapping[str, Meaning]] = {
         StorageError, "the object is archived; restore it first, or take it out of its archive tier"
     ),
     "XMinioStorageFull": _FULL,
-    # What can't be stored so.
+    # The object can't be stored like this.
     "EntityTooLarge": _TOO_LARGE,
     "MaxMessageLengthExceeded": _TOO_LARGE,
     "MetadataTooLarge": _HEADERS_TOO_LARGE,
@@ -148,7 +148,7 @@ _CODES: Final[Mapping[str, Meaning]] = {
     "XAmzContentChecksumMismatch": _DAMAGED,
     "XAmzContentSHA256Mismatch": _DAMAGED,
     "IncompleteBody": _DAMAGED,
-    # What passes.
+    # Transient.
     "ConditionalRequestConflict": _BUSY,
     "OperationAborted": _BUSY,
     "RequestTimeout": _BUSY,

@@ -1,7 +1,7 @@
-"""The one boundary where botocore's and aiohttp's errors become ours.
+"""Translate errors of botocore and aiohttp into those of snapstore: the one boundary.
 
-A botocore error can hold what must not leak: the signed request, the string to sign, a response.
-So the errors made here have no cause; what can be said of it is in their message.
+A botocore error may hold secrets: the signed request, the string to sign, a response. So the errors
+made here have no cause, and their message has all that may be shown of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import socket
 import ssl
 import time
 import traceback
@@ -23,9 +22,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
-    ConnectTimeoutError,
     CredentialRetrievalError,
-    EndpointConnectionError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
@@ -53,12 +50,11 @@ from snapstore.errors import (
     shown,
 )
 from snapstore.stores.base import DamagedReplyError
-from snapstore.stores.readback import Ending
 from snapstore.stores.s3.bounds import ReplyTooLargeError
 from snapstore.stores.s3.codes import ELSEWHERE, meaning_of
 from snapstore.stores.threads import is_exiting
 
-__all__ = ["as_botocore", "ending_of", "is_wrong_region", "translate"]
+__all__ = ["translate"]
 
 CREATE_CLIENT: Final = "CreateClient"
 """Stands for an operation in the errors of making a client."""
@@ -79,90 +75,13 @@ _COMPRESSED: Final = (
 _MAX_SAID: Final = 2_000
 """Characters of a server's message that are looked at."""
 
-_REJECTED: Final = frozenset(
-    {"Busy", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling"}
-)
-"""Codes of a 503 with which a server turns a request away before it does anything."""
-
-
-def ending_of(end: Exception | Mapping[str, Any]) -> Ending:
-    """Tell what the end of a try says of the write that it made.
-
-    Args:
-        end: What was raised, or the parsed response. A good response counts as none: where it is
-            asked about, it was not as it should be.
-    """
-    if isinstance(end, ClientError):
-        end = end.response
-    if isinstance(end, Exception):
-        return Ending.REJECTED if _was_never_sent(end) else Ending.LOST
-    status = end.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
-    code = str(end.get("Error", {}).get("Code", ""))
-    if 300 <= status < 500 or status == 501 or (status == 503 and code in _REJECTED):
-        return Ending.REJECTED
-    # Without a code of S3 it is the response of a gateway, which says nothing of the server.
-    is_of_the_server = status in (500, 503) and code and not code.isdigit()
-    return Ending.DOUBTFUL if is_of_the_server else Ending.LOST
-
-
-def is_wrong_region(response: Mapping[str, Any]) -> bool:
-    """Whether a parsed response sends the request to another region."""
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = response.get("Error", {}).get("Code")
-    return status in (301, 302, 307, 308) or code in ELSEWHERE
-
-
 _THROTTLED: Final = frozenset(
     {"PriorRequestNotComplete", "RequestLimitExceeded", "SlowDown", "TooManyRequestsException"}
 )
 """Codes of services for credentials that throttle, beside those that say so."""
 
 _UNTRUSTED: Final = aiohttp.ClientConnectorCertificateError
-"""What no other try changes."""
-
-
-def _was_never_sent(error: Exception) -> bool:
-    """Whether an error is one of those that are known to come before the first byte is sent.
-
-    They are few on purpose: of any other the request may have been applied.
-    """
-    cause = getattr(error, "kwargs", {}).get("error", error)
-    if isinstance(error, ConnectTimeoutError | ProxyConnectionError | SSLError):
-        return True
-    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return True
-    if isinstance(cause, FileNotFoundError | IsADirectoryError | socket.gaierror):
-        return True
-    if isinstance(cause, ssl.SSLError):
-        return cause.library == "X509"  # a file of certificates that has none
-    if isinstance(cause, AttributeError):
-        return cause.obj is None  # the sessions of a client that is closed
-    if type(cause) is RuntimeError:
-        return str(cause) == "Session is closed"
-    return type(cause) is ValueError and "header injection" in str(cause)
-
-
-def as_botocore(error: Exception, url: str) -> BotoCoreError:
-    """The error that aiobotocore makes of what aiohttp raises, so that both paths raise the same.
-
-    Args:
-        error: What was raised while a request was sent or its response read.
-        url: The URL of the request.
-    """
-    kind: type[BotoCoreError] = HTTPClientError
-    if isinstance(error, aiohttp.ClientSSLError):
-        kind = SSLError
-    elif isinstance(error, aiohttp.ConnectionTimeoutError):
-        kind = ConnectTimeoutError
-    elif isinstance(error, TimeoutError):
-        kind = ReadTimeoutError
-    elif isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        kind = ConnectionClosedError
-    elif isinstance(error, aiohttp.ClientConnectionError | socket.gaierror):
-        kind = EndpointConnectionError
-    if kind is HTTPClientError:
-        return kind(error=error)
-    return kind(endpoint_url=url, error=error)
+"""Not retryable: no other attempt changes it."""
 
 
 def _is_expired(error: Exception) -> bool:
@@ -173,14 +92,14 @@ def _is_expired(error: Exception) -> bool:
 def translate(
     error: Exception, *, operation: str, bucket: str, key: str | None, sent: bool
 ) -> StorageError:
-    """Put an error of the client into our words.
+    """Translate an error of the client.
 
     Args:
-        error: What the client raised; or one of ours, which stays as it is.
+        error: What the client raised; an error of snapstore is returned as it is.
         operation: The S3 operation, `"PutObject"`.
         bucket: The bucket.
         key: The full key or prefix.
-        sent: Whether a request was sent. What fails before is not the server.
+        sent: Whether a request was sent. Before that, it is not the server that fails.
     """
     if isinstance(error, StorageError):
         return error
@@ -201,10 +120,10 @@ def translate(
 
 
 def _close_response(error: Exception) -> None:
-    """Give back the connection of a response whose headers aiobotocore could not decode.
+    """Release the connection of a response whose headers aiobotocore could not decode.
 
-    It keeps no reference to it but in the frame that has failed, and the connection would never
-    be free again. Clients of our own decode such headers.
+    Its only reference is in the frame that has failed, and the connection would never be free
+    again. Clients of our own decode such headers.
     """
     if not isinstance(getattr(error, "kwargs", {}).get("error"), UnicodeError):
         return
@@ -215,7 +134,7 @@ def _close_response(error: Exception) -> None:
 
 
 def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[StorageError], str]:
-    """What an error without a reply is, what has happened, and what to do about it."""
+    """The class for an error without a response, what has happened, and what to do about it."""
     details: Mapping[str, Any] = getattr(error, "kwargs", {})
     cause = details.get("error")
     server = _origin(details.get("endpoint_url") or details.get("proxy_url"))

@@ -1,4 +1,4 @@
-"""What can be found out about a bucket and a client beyond what an object store shows."""
+"""Inspect a bucket and a client: the findings of `check` that only S3 has."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from snapstore.errors import StorageError, shown
 from snapstore.stores.base import Finding
 from snapstore.stores.readback import WRITE_ID, Write
 from snapstore.stores.s3.client import HTTPSession
-from snapstore.stores.s3.direct import DirectRequests
+from snapstore.stores.s3.fast_path import FastPath
 
-__all__ = ["OF_BUCKET", "BucketInspection", "of_batches", "of_client", "of_direct_path"]
+__all__ = ["OF_BUCKET", "BucketInspection", "of_batches", "of_client", "of_fast_path"]
 
 OF_BUCKET: Final = ("single writes", "metadata", "if-match", "keys", "versioning", "encryption")
-"""What a `BucketInspection` finds out about."""
+"""The names of the findings of a `BucketInspection`, in order."""
 
 _BODY: Final = b'{"snapstore check":"inspected"}'
 
 
 class BucketInspection:
-    """Looks at what a server makes of single requests, which a store does not show.
+    """Tries single requests, to see what the server does with them.
 
     Args:
         client: The client.
         bucket: The bucket.
-        key: Where there is no object, in a directory of its own.
-        common: What goes with every request, as parameters of it: `ExpectedBucketOwner`.
-        encryption: What is asked for with every write, as parameters of a request.
+        key: A key without an object, in a directory of its own.
+        common: Parameters of each request: `ExpectedBucketOwner`.
+        encryption: Parameters of each write: `ServerSideEncryption`, `SSEKMSKeyId`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BucketInspection:
         self._versions: list[str | None] = []
 
     async def findings(self) -> AsyncGenerator[Finding, None]:
-        """Try one thing after the other, and remove every version of what was written.
+        """Try one thing after the other, then remove every version that was written.
 
         Raises:
             ClientError: The server refuses to write.
@@ -72,7 +72,7 @@ class BucketInspection:
         yield _encryption(reply, self._encryption)
 
     async def _create(self, key: str, write: Write) -> ClientError | None:
-        """Write under a key that nobody else knows; returns why that was refused."""
+        """Write under a key that nobody else knows; returns the error if that is refused."""
         try:
             await self._put(key, IfNoneMatch="*", Metadata=write.metadata)
         except ClientError as error:
@@ -89,7 +89,7 @@ class BucketInspection:
         return reply
 
     async def _if_match(self, reply: Mapping[str, Any]) -> Finding:
-        """Try an etag in both forms, as it comes in a reply (RFC 9110, section 8.8.3) and bare."""
+        """Try an etag with quotes, as a response has it (RFC 9110, section 8.8.3), and without."""
         taken: list[str] = []
         refused: list[str] = []
         for quote, name in (('"', "with quotes"), ("", "without quotes")):
@@ -242,12 +242,12 @@ def _encryption(reply: Mapping[str, Any], asked: Mapping[str, str]) -> Finding:
 
 
 def of_client(client: Any, borrowed: bool, max_concurrency: int) -> Finding:
-    """Say which promises are the client's owner's, and which of them are not kept.
+    """Report which settings of a client weaken the guarantees.
 
     Args:
         client: The client.
-        borrowed: Whether it is somebody else's.
-        max_concurrency: How many requests there may be at once.
+        borrowed: Whether it was passed in.
+        max_concurrency: The most requests in flight.
     """
     config = client.meta.config
     lacking: list[str] = []
@@ -256,7 +256,7 @@ def of_client(client: Any, borrowed: bool, max_concurrency: int) -> Finding:
         lacking.append(
             "it follows redirects, and takes body and session token along, and it reads replies "
             "of any size: give it "
-            "AioConfig(http_session_cls=snapstore.stores.s3.client.HTTPSession)"
+            "AioConfig(http_session_cls=snapstore.stores.HTTPSession)"
         )
     retries = (config.retries or {}).get("mode", "legacy")
     if retries != "standard":
@@ -273,24 +273,24 @@ def of_client(client: Any, borrowed: bool, max_concurrency: int) -> Finding:
     return Finding("client", "warning", f"{whose}: {'; '.join(lacking)}")
 
 
-def of_direct_path(direct: DirectRequests | None) -> Finding:
-    """Say whether requests are replayed without the client.
+def of_fast_path(fast_path: FastPath | None) -> Finding:
+    """Report whether requests are replayed without the client.
 
     Args:
-        direct: Replays them; `None` if that is not wanted.
+        fast_path: The fast path; `None` with `direct=False`.
     """
-    if direct is None:
-        return Finding("direct path", "ok", "off: direct=False")
-    if direct.off is not None:
-        return Finding("direct path", "warning", f"off: {direct.off}")
-    if direct.rests:
-        words = "off for a while: too many replies were not as expected"
-        return Finding("direct path", "warning", words)
-    return Finding("direct path", "ok", "on: requests cost a fraction of the client's CPU")
+    if fast_path is None:
+        return Finding("fast path", "ok", "off: direct=False")
+    if fast_path.disabled is not None:
+        return Finding("fast path", "warning", f"off: {fast_path.disabled}")
+    if fast_path.is_suspended:
+        words = "off for a while: too many responses were not as expected"
+        return Finding("fast path", "warning", words)
+    return Finding("fast path", "ok", "on: requests cost a fraction of the client's CPU")
 
 
 def of_batches(refused: StorageError | None) -> Finding:
-    """Say how many objects are deleted by one request.
+    """Report how many objects are deleted by one request.
 
     Args:
         refused: How the server refused DeleteObjects; `None` if it did not.

@@ -1,7 +1,13 @@
-"""What the direct path needs of an aiobotocore client that is not public: here, and only here.
+"""All that the fast path uses of aiobotocore and botocore that is not public: here, and only here.
 
-Each attribute is looked for before it is used. Where one is missing, or the client is not as
-aiobotocore makes it, there is no direct path, and the reason is said.
+Each attribute is looked up before it is used. If one is missing, or if the client is not as
+aiobotocore makes it, there is no fast path, and the reason is reported. Private names:
+
+- `client._endpoint.http_session`: the HTTP session that requests are sent on
+- `AIOHTTPSession._get_session`, `._proxy_config.proxy_url_for`: its aiohttp session, its proxies
+- `client._request_signer._credentials`: the credentials, which refresh themselves
+- `client._make_api_call`, `client.meta.events._emitter`: to tell whether anybody has changed either
+- `botocore.httpchecksum._CHECKSUM_CLS`: the checksums that botocore can verify
 """
 
 from __future__ import annotations
@@ -28,12 +34,12 @@ from snapstore.stores.s3.signing import Credentials
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Internals", "UnfitError"]
+__all__ = ["FastPathUnsupportedError", "Internals"]
 
 _TRUSTED: Final = tuple(
     str(Path(module.__file__ or "").parent) + "/" for module in (aiobotocore, botocore)
 )
-_OUR_ROOM: Final = str(Path(__file__).parent) + "/"
+_OWN_DIRECTORY: Final = str(Path(__file__).parent) + "/"
 _STUBS: Final = ("botocore/stub.py", "aiobotocore/stub.py")
 _EVENTS: Final = (
     *("provide-client-params", "before-parameter-build", "before-endpoint-resolution"),
@@ -41,36 +47,37 @@ _EVENTS: Final = (
     *("response-received", "before-parse", "needs-retry", "after-call", "after-call-error"),
 )
 _OPERATIONS: Final = ("PutObject", "GetObject", "ListObjectsV2", "DeleteObjects")
-_GOOD_FOR: Final = 1.0  # seconds
+_CREDENTIALS_TTL: Final = 1.0
+"""Seconds for which credentials are used before the client is asked for them again."""
 
 
-class UnfitError(Exception):
-    """The client is not one that the direct path may be used with; the message says why."""
+class FastPathUnsupportedError(Exception):
+    """The fast path can't be used with this client, or must not be; the message says why."""
 
 
 class Current(NamedTuple):
-    """What the client has at present.
+    """What the client uses now.
 
     Attributes:
         session: Its HTTP session.
-        times: How long a request on it may take.
+        timeout: How long a request on it may take.
         credentials: Its credentials.
     """
 
     session: aiohttp.ClientSession
-    times: aiohttp.ClientTimeout
+    timeout: aiohttp.ClientTimeout
     credentials: Credentials
 
 
 class Internals:
-    """The inside of a client.
+    """The internals of a client.
 
     Args:
         client: An entered aiobotocore client.
-        timeout: Seconds after which whoever calls gives up; `None` if that is not known.
+        timeout: Seconds after which callers give up; `None` if that is not known.
 
     Raises:
-        UnfitError: It can't be used, or must not be, since somebody has changed what it does.
+        FastPathUnsupportedError: They are not as expected, or somebody has changed the client.
     """
 
     def __init__(self, client: Any, timeout: float | None) -> None:
@@ -87,34 +94,38 @@ class Internals:
             self._call = type(client)._make_api_call  # noqa: SLF001
             self._checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         except AttributeError as error:
-            raise UnfitError(f"this version of aiobotocore has no {error.name}") from None
+            raise FastPathUnsupportedError(
+                f"this version of aiobotocore has no {error.name}"
+            ) from None
         if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
-            raise UnfitError("the client's endpoint is not aiobotocore's")
+            raise FastPathUnsupportedError("the client's endpoint is not aiobotocore's")
         if type(self._http_session) not in (AIOHTTPSession, HTTPSession):
-            raise UnfitError(f"its HTTP session is a {type(self._http_session).__name__}")
+            raise FastPathUnsupportedError(
+                f"its HTTP session is a {type(self._http_session).__name__}"
+            )
         if self._credentials is None:
-            raise UnfitError("the client has no credentials")
+            raise FastPathUnsupportedError("the client has no credentials")
         for function in (self._call, AioEndpoint.make_request, type(self._http_session).send):
-            _refuse_patch(function)
+            _require_unpatched(function)
         if "_make_api_call" in vars(client):
-            raise UnfitError("somebody has patched the client's _make_api_call")
+            raise FastPathUnsupportedError("somebody has patched the client's _make_api_call")
         if not isinstance(client, AioBaseClient):
-            raise UnfitError(f"the client is a {type(client).__name__}")
-        self._refuse_foreign_handlers()
+            raise FastPathUnsupportedError(f"the client is a {type(client).__name__}")
+        self._require_known_handlers()
         self._current: Current
-        self._good_until = 0.0
+        self._expires = 0.0
 
     @property
-    def sends_again(self) -> bool:
-        """Whether aiohttp may send a request again by itself.
+    def may_resend(self) -> bool:
+        """Whether aiohttp may resend a request on its own.
 
-        Of a body that it reads like a file, it may send only the rest then (aiohttp #13330).
+        Of a body that it reads like a file, it may then send only the rest (aiohttp #13330).
         """
         return type(self._http_session) is not HTTPSession
 
     @property
-    def same_hooks(self) -> bool:
-        """Whether nobody has patched `_make_api_call` or registered a handler since."""
+    def hooks_unchanged(self) -> bool:
+        """Whether nobody has since patched `_make_api_call` or registered a handler."""
         return (
             self._emitter._lookup_cache is self._lookups  # noqa: SLF001
             and type(self._client)._make_api_call is self._call  # noqa: SLF001
@@ -127,73 +138,72 @@ class Internals:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether credentials are at hand, and needn't be fetched from anywhere."""
+        """Whether credentials are there, and needn't be fetched from anywhere."""
         is_due = getattr(self._credentials, "refresh_needed", None)
         return is_due is None or not is_due()
 
-    async def warm(self) -> None:
+    async def open_session(self) -> None:
         """Make the HTTP session with its TLS context, which takes a thread some 30 ms."""
         await self._get_session(None)
 
     async def current(self) -> Current:
         """The client's HTTP session, and its credentials, refreshed as botocore does.
 
-        They are asked for once a second.
+        The client is asked for them once a second.
         """
-        if time.monotonic() >= self._good_until:
-            # Not bound to a name: they show themselves, as the locals of a traceback do.
+        if time.monotonic() >= self._expires:
+            # Not bound to a name: a tuple of secrets would show in the locals of a traceback.
             credentials = Credentials(*(await self._credentials.get_frozen_credentials())[:3])
             try:
                 session: Any = await self._get_session(None)
             except (AttributeError, OSError) as error:  # a closed client, no certificates
                 raise HTTPClientError(error=error) from None
             session = getattr(session, "followed", session)
-            self._current = Current(session, self._times_of(session), credentials)
-            self._good_until = time.monotonic() + _GOOD_FOR
+            self._current = Current(session, self._timeout_of(session), credentials)
+            self._expires = time.monotonic() + _CREDENTIALS_TTL
         return self._current
 
     def verify(self, data: bytes, headers: Mapping[str, str]) -> None:
-        """Check a body by the checksums that came with it, as far as botocore knows them.
+        """Verify a body by the checksums that came with it, as far as botocore knows them.
 
         Raises:
             FlexibleChecksumError: It does not match one of them.
         """
         for name, checksum in self._checksums.items():
             expected = headers.get(f"x-amz-checksum-{name}")
-            # That of an object of several parts has their number, and is not one of the body.
+            # That of a multipart object ends with the number of parts, and is not one of the body.
             if expected is None or "-" in expected:
                 continue
             found = crc32(data) if name == "crc32" else checksum().handle(data)
             if found != expected:
                 raise FlexibleChecksumError(error_msg=f"the {name} differs")
 
-    def _times_of(self, session: aiohttp.ClientSession) -> aiohttp.ClientTimeout:
-        """Those of the session, without a watch over each read that would end no request sooner."""
-        times = session.timeout
-        if self._timeout is None or times.sock_read is None or times.sock_read < self._timeout:
-            return times
-        return type(times)(
-            total=times.total, connect=times.connect, sock_connect=times.sock_connect
-        )
+    def _timeout_of(self, session: aiohttp.ClientSession) -> aiohttp.ClientTimeout:
+        """The session's timeout, without one for each read if that would end no request sooner."""
+        own = session.timeout
+        if self._timeout is None or own.sock_read is None or own.sock_read < self._timeout:
+            return own
+        return type(own)(total=own.total, connect=own.connect, sock_connect=own.sock_connect)
 
-    def _refuse_foreign_handlers(self) -> None:
+    def _require_known_handlers(self) -> None:
         for operation in _OPERATIONS:
             for event in _EVENTS:
                 for handler in self._handlers_of(f"{event}.s3.{operation}") or ():
                     place = _file_of(handler)
-                    known = place.startswith((*_TRUSTED, _OUR_ROOM)) and not place.endswith(_STUBS)
+                    known = place.startswith((*_TRUSTED, _OWN_DIRECTORY)) and not place.endswith(
+                        _STUBS
+                    )
                     if not known:
                         name = getattr(handler, "__qualname__", type(handler).__qualname__)
-                        raise UnfitError(f"{name} is registered for {event}")
+                        raise FastPathUnsupportedError(f"{name} is registered for {event}")
 
 
-def _refuse_patch(function: Any) -> None:
+def _require_unpatched(function: Any) -> None:
     name = getattr(function, "__name__", "a method")
     while function is not None:
-        # A proxy for a function, as tracing libraries make them, would show the file of what it is
-        # a proxy for.
+        # A proxy for a function, as tracing libraries make them, shows the file of that function.
         if type(function) is not FunctionType or not _file_of(function).startswith(_TRUSTED):
-            raise UnfitError(f"somebody has patched aiobotocore's {name}")
+            raise FastPathUnsupportedError(f"somebody has patched aiobotocore's {name}")
         function = getattr(function, "__wrapped__", None)
 
 

@@ -1,8 +1,7 @@
-"""AWS Signature Version 4 for requests whose parts are known already.
+"""AWS Signature Version 4 for requests whose path and query are encoded already.
 
-Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header". What botocore
-does for any request is done here for those of a store alone: its paths and queries arrive encoded,
-and the key of the day is kept.
+Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header". botocore signs
+any request; this signs only those of a store, and keeps the signing key of the day.
 """
 
 from __future__ import annotations

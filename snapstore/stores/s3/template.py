@@ -1,4 +1,4 @@
-"""A request taken apart, so that others of its kind can be made of it, and signed, at once."""
+"""A template: a captured request taken apart, from which others of its kind are made and signed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import msgspec
 from yarl import URL
 
 from snapstore.stores.readback import LINEAGE, WRITE_ID
-from snapstore.stores.s3.internals import UnfitError
+from snapstore.stores.s3.internals import FastPathUnsupportedError
 from snapstore.stores.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer, signed_host
 
 __all__ = ["CRC32", "META", "SignedRequest", "Template"]
 
 META: Final = "x-amz-meta-"
-"""What the headers of an object's metadata begin with."""
+"""The prefix of the headers with an object's metadata."""
 
 CRC32: Final = "x-amz-checksum-crc32"
 """The header with the CRC-32 of a body."""
 
-_MADE_ANEW: Final = frozenset(
+_PER_REQUEST: Final = frozenset(
     {
         *("authorization", "host", "content-length", "x-amz-date", "x-amz-content-sha256"),
         *("x-amz-security-token", "if-match", "if-none-match", "user-agent", CRC32),
@@ -34,23 +34,23 @@ _MADE_ANEW: Final = frozenset(
         "x-amz-sdk-checksum-algorithm",
     }
 )
-"""Headers that are of one request alone, or not signed."""
+"""Headers that differ in each request, or are not signed."""
 
-_REPEATED: Final = frozenset(
+_CONSTANT: Final = frozenset(
     {
         *("content-type", "x-amz-checksum-mode"),
         *("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"),
         *("x-amz-expected-bucket-owner", "x-amz-request-payer"),
     }
 )
-"""Headers that are sent each time. A request with any other can't be repeated."""
+"""Headers that are the same in each request. A request with any other can't be a template."""
 
 _AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s3/aws4_request,")
 _EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
-    """What is sent of a request before its body. Its headers hold a signature, and do not show.
+    """A request without its body. Its `repr` does not show the headers, which hold a signature.
 
     Attributes:
         url: The URL.
@@ -65,10 +65,10 @@ class SignedRequest(msgspec.Struct, frozen=True):
 
 
 class Template(NamedTuple):
-    """What is known of each request of a kind.
+    """What all requests of one kind have in common.
 
     Attributes:
-        url: The URL before the key, or the whole of it but the query.
+        url: The URL up to the key, or up to the query.
         path: Its path, percent-encoded.
         headers: The headers that are the same each time, to be signed.
         unsigned: Those that are not signed.
@@ -92,27 +92,27 @@ class Template(NamedTuple):
             key: The key that it was about; `""` if it was about the bucket.
 
         Raises:
-            UnfitError: It has something that can't be repeated.
+            FastPathUnsupportedError: It has something that a template can't have.
         """
         headers = {name.lower(): _as_text(value) for name, value in request.headers.items()}
         authorization = _AUTHORIZATION.match(headers.get("authorization", ""))
         if authorization is None:
-            raise UnfitError("requests are not signed by Signature V4 for S3")
-        unknown = headers.keys() - _MADE_ANEW - _REPEATED
+            raise FastPathUnsupportedError("requests are not signed by Signature V4 for S3")
+        unknown = headers.keys() - _PER_REQUEST - _CONSTANT
         if unknown:
-            raise UnfitError(f"requests have the header {min(unknown)}")
+            raise FastPathUnsupportedError(f"requests have the header {min(unknown)}")
         url = urlsplit(request.url)
         tail = _encoded(key)
         if not url.path.endswith(tail) or (key and url.query):
-            raise UnfitError("the URL of an object does not end with its key")
+            raise FastPathUnsupportedError("the URL of an object does not end with its key")
         path = url.path.removesuffix(tail)
-        repeated = {
-            name: " ".join(value.split()) for name, value in headers.items() if name in _REPEATED
+        constant = {
+            name: " ".join(value.split()) for name, value in headers.items() if name in _CONSTANT
         }
         return cls(
             url=f"{url.scheme}://{url.netloc}{path}",
             path=path,
-            headers={"host": signed_host(request.url), **repeated},
+            headers={"host": signed_host(request.url), **constant},
             # aiobotocore adds the second one as it sends.
             unsigned={"user-agent": headers["user-agent"], "accept-encoding": "identity"},
             signs_body=headers["x-amz-content-sha256"] != UNSIGNED_PAYLOAD,
@@ -138,7 +138,6 @@ class Template(NamedTuple):
             query: The query, percent-encoded and sorted by name; `""` for none.
             headers: The headers of this request alone, to be signed: names in lower case.
             body: The body.
-
         """
         tail = _encoded(key)
         payload = UNSIGNED_PAYLOAD

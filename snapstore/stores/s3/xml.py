@@ -1,6 +1,7 @@
 """The XML of listings, deletes and errors.
 
-Where it has its usual shape it is read by regular expressions, at a small part of the cost.
+Documents of the usual shape are read by regular expressions, at a fraction of the cost; all
+others are parsed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
 _RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", re.DOTALL)
-# It ends where another one begins, so however many are never closed, each is looked at once.
+# It ends where another one begins: however many are never closed, each is scanned once.
 _OUTCOME = re.compile(r"<(Deleted|Error)>((?:[^<]|<(?!/?(?:Deleted|Error)>))*+)</\1>")
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
 _CODE = re.compile(r"<Code>([^<&]*)</Code>")
@@ -41,10 +42,10 @@ _OTHER_REFERENCE = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
 
 
 def read_error(body: bytes) -> dict[str, str] | None:
-    """Read what an error says, by the names of its elements.
+    """Read the elements of an error, by name.
 
     Returns:
-        The texts; none where it is no error of S3. `None` where it is no XML.
+        The texts; empty if it is no error of S3. `None` if it is no XML.
     """
     root = _parsed(body)
     if root is None:
@@ -72,7 +73,7 @@ def read_page(body: bytes) -> Page | None:
     frame = text if first < 0 else text[:first] + text[last:]
     truncated, token = _TRUNCATED.search(frame), _TOKEN.search(frame)
     keys = _KEY.findall(text)
-    # With an attribute, a comment or CDATA it would have to be parsed.
+    # An attribute, a comment or CDATA would have to be parsed.
     is_usual = _is_plain(text) and 2 * len(keys) == text.count("Contents>")
     if truncated is None or not is_usual or not _PAGE.fullmatch(frame):
         return None

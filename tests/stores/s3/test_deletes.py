@@ -45,7 +45,7 @@ def in_a_hurry(monkeypatch):
     """Let retries come at once."""
     backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
     monkeypatch.setattr(backoff, lambda *_: 0.0)
-    monkeypatch.setattr("snapstore.stores.s3.store.full_jitter", lambda _: 0.0)
+    monkeypatch.setattr("snapstore.stores.s3.deletes.full_jitter", lambda _: 0.0)
     monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
 
 

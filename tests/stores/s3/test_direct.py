@@ -32,9 +32,10 @@ from snapstore import (
     new_snapshot_id,
 )
 from snapstore.stores.s3.client import HTTPSession
-from snapstore.stores.s3.direct import DirectRequests, Template
-from snapstore.stores.s3.requests import Requests
+from snapstore.stores.s3.fast_path import FastPath
 from snapstore.stores.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer
+from snapstore.stores.s3.slow_path import SlowPath
+from snapstore.stores.s3.template import Template
 from snapstore.testing.proxy import Fault, recording_proxy
 
 LOCATION = SnapshotLocation.agent("s-1", "weather")
@@ -216,13 +217,13 @@ async def test_what_was_learned_is_forgotten_where_the_client_s_owner_changes_it
 async def test_opening_that_is_cancelled_closes_its_client(storage, monkeypatch) -> None:
     is_warm = asyncio.Event()
 
-    async def warm(self):
-        await self._internals.warm()
+    async def prime(self):
+        await self._templates.internals.open_session()
         is_warm.set()
         await asyncio.Event().wait()
 
     with monkeypatch.context() as patch:
-        patch.setattr(DirectRequests, "warm", warm)
+        patch.setattr(FastPath, "prime", prime)
         opening = asyncio.create_task(storage.open())
         await is_warm.wait()
         opening.cancel()
@@ -436,7 +437,7 @@ async def test_after_five_failures_in_a_row_the_generic_path_is_taken_for_a_whil
         assert kinds == [True, False] * 5 + [False, False]
 
         resumed = time.monotonic() + 61
-        monkeypatch.setattr("snapstore.stores.s3.direct.time.monotonic", lambda: resumed)
+        monkeypatch.setattr("snapstore.stores.s3.circuit_breaker.time.monotonic", lambda: resumed)
         proxy.requests.clear()
         await load(storage)
         assert [direct for _, direct in replayed(proxy)] == [True, False]
@@ -475,7 +476,7 @@ async def test_a_server_in_trouble_is_no_reason_to_stop_replaying(storage, proxy
         for _ in range(7):
             await load(storage)
         assert [direct for _, direct in replayed(proxy)] == [True, False] * 7
-        assert (await storage.check())["direct path"].status == "ok"
+        assert (await storage.check())["fast path"].status == "ok"
 
 
 async def test_it_is_off_where_it_is_not_wanted(bucket, prefix, proxy) -> None:
@@ -486,7 +487,7 @@ async def test_it_is_off_where_it_is_not_wanted(bucket, prefix, proxy) -> None:
             await operation(storage)
             await operation(storage)
         assert not any(direct for _, direct in replayed(proxy))
-        finding = (await storage.check())["direct path"]
+        finding = (await storage.check())["fast path"]
         assert (finding.status, finding.words) == ("ok", "off: direct=False")
 
 
@@ -501,8 +502,8 @@ async def test_it_is_off_for_buckets_of_a_special_kind(bucket, why) -> None:
     async with get_session().create_client(
         "s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     ) as client:
-        generic = Requests(client, bucket, common={}, encryption={})
-        assert why in (DirectRequests(client, bucket, generic, timeout=None).off or "")
+        slow_path = SlowPath(client, bucket, common={}, encryption={})
+        assert why in (FastPath(client, bucket, slow_path, timeout=None).disabled or "")
 
 
 class FunctionProxy:
@@ -600,7 +601,7 @@ async def test_it_is_off_where_what_sends_is_patched(
     async with get_session().create_client("s3", **s3_server.client_options) as client:
         patched_session(client, monkeypatch)
         async with S3Storage(bucket, prefix=prefix, client=client) as storage:
-            assert "patched" in (await storage.check())["direct path"].words
+            assert "patched" in (await storage.check())["fast path"].words
 
 
 async def test_a_stubbed_client_answers_and_nothing_is_sent(
@@ -636,7 +637,7 @@ async def test_it_is_off_for_a_client_of_another_kind(
         S3Storage(bucket, prefix=prefix, client=client) as storage,
     ):
         await asyncio.gather(load(storage), load(storage), return_exceptions=True)
-        finding = (await storage.check())["direct path"]
+        finding = (await storage.check())["fast path"]
     assert finding.status == "warning"
     assert words in finding.words
 
@@ -651,7 +652,7 @@ async def test_it_is_off_behind_a_proxy(proxy, bucket, prefix) -> None:
         bucket, prefix=prefix, config=config, endpoint_url="http://s3.example.test"
     ) as storage:
         await save(storage)
-        assert "proxy" in (await storage.check())["direct path"].words
+        assert "proxy" in (await storage.check())["fast path"].words
 
 
 async def test_it_is_off_where_a_request_has_what_is_not_known(
@@ -684,13 +685,13 @@ async def test_where_aiobotocore_lacks_what_is_needed_it_is_off_and_says_so(
     ):
         asking = False
         await save(storage)
-        assert name in (await storage.check())["direct path"].words
+        assert name in (await storage.check())["fast path"].words
 
 
 async def test_with_this_version_of_aiobotocore_it_is_on(storage) -> None:
     async with storage:
         await save(storage)
-        finding = (await storage.check())["direct path"]
+        finding = (await storage.check())["fast path"]
         assert finding.status == "ok", finding.words
 
 

@@ -281,6 +281,12 @@ def test_arguments_are_checked_when_it_is_made(wrong, message, options):
         StrandsStorage(**options | wrong)
 
 
+@pytest.mark.parametrize("name", ["regoin", "client"])
+def test_an_argument_that_there_is_not_is_a_type_error_that_names_it(name, options):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        StrandsStorage(**options | {name: None})
+
+
 async def test_listings_are_in_order_on_each_store(storage):
     keys = ["a/b", "a-b", "a/bc", "b/c", "a.b", "ä", "🌧️", "a/B"]
     await asyncio.gather(*(storage.write(key, b"") for key in keys))

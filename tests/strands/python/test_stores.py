@@ -112,6 +112,13 @@ def test_agents_run_on_the_s3_store_too(over, options, make_agent_on, texts):
         assert asyncio.run(in_the_bucket.list("")) == [LATEST]
 
 
+async def test_a_client_of_another_loop_is_a_type_error(s3_client, bucket):
+    store = S3ObjectStore(bucket, client=s3_client)
+
+    with pytest.raises(TypeError, match="belongs to another event loop"):
+        StrandsStorage.over(store)
+
+
 @pytest.fixture
 def make_agent_on(echo):
     """A function that makes an agent on a storage."""

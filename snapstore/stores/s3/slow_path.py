@@ -1,0 +1,134 @@
+"""The slow path: one S3 request each, made by the methods of the aiobotocore client.
+
+What comes back is ours; what is raised is still botocore's, for `errors.translate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from snapstore.stores.base import UNCONFIRMED, DamagedReplyError, StoredObject, Version
+from snapstore.stores.deadline import Deadline
+from snapstore.stores.readback import metadata_of_caller, version_of
+from snapstore.stores.s3.conditions import S3Write
+from snapstore.stores.s3.requests import (
+    DELETED,
+    Page,
+    content_md5,
+    crc32,
+    etag_of,
+    keys_of,
+    read_object,
+)
+
+__all__ = ["SlowPath"]
+
+_CONTENT_TYPE: Final = "application/json"
+_HOOK: Final[dict[str, Any]] = {"unique_id": "snapstore-md5", "unique_id_uses_count": True}
+
+
+class SlowPath:
+    """Requests made by a client.
+
+    Args:
+        client: An entered aiobotocore client. A hook is registered on it, until `close`.
+        bucket: The bucket.
+        common: Parameters of each request: `ExpectedBucketOwner`.
+        encryption: Parameters of each write: `ServerSideEncryption`, `SSEKMSKeyId`.
+
+    Attributes:
+        sends_checksum: Whether a write carries a checksum: the client's setting
+            `request_checksum_calculation` is not `"when_required"`.
+    """
+
+    def __init__(
+        self, client: Any, bucket: str, *, common: Mapping[str, str], encryption: Mapping[str, str]
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._common = {"Bucket": bucket, **common}
+        self._encryption = encryption
+        calculation = client.meta.config.request_checksum_calculation
+        self.sends_checksum: bool = calculation != "when_required"
+        client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5, **_HOOK)
+
+    def close(self) -> None:
+        """See `Requests.close`."""
+        events = self._client.meta.events
+        events.unregister("before-call.s3.DeleteObjects", _add_content_md5, **_HOOK)
+
+    async def get(self, key: str, max_bytes: int) -> StoredObject:
+        """See `Requests.get`."""
+        reply = await self._client.get_object(Key=key, **self._common)
+        async with reply["Body"] as body:
+            if reply["ResponseMetadata"]["HTTPStatusCode"] == 206:
+                raise DamagedReplyError(f"GetObject of {key}: the response is a part of the object")
+            version = _version(reply, "GetObject", key)
+            Deadline.current().allow(reply.get("ContentLength", 0))
+            length = reply.get("ContentLength")
+            data = await read_object(body, self._bucket, key, length, max_bytes)
+            return StoredObject(data, version, metadata_of_caller(reply.get("Metadata", {})))
+
+    async def head(self, key: str) -> Version:
+        """See `Requests.head`."""
+        reply = await self._client.head_object(Key=key, **self._common)
+        return _version(reply, "HeadObject", key)
+
+    async def put(self, key: str, data: bytes, write: S3Write) -> Version:
+        """See `Requests.put`."""
+        condition: dict[str, str] = {}
+        if write.precondition is not None:
+            name, value = write.precondition
+            condition["IfMatch" if name == "if-match" else "IfNoneMatch"] = value
+        # As a header it avoids botocore's chunked trailer, which not every server knows.
+        checksum = {"ChecksumCRC32": crc32(data)} if self.sends_checksum else {}
+        reply = await self._client.put_object(
+            Key=key,
+            Body=data,
+            ContentType=_CONTENT_TYPE,
+            Metadata=write.metadata,
+            **checksum,
+            **self._common,
+            **self._encryption,
+            **condition,
+        )
+        return write.version(etag_of(reply, "PutObject", key))
+
+    async def list(
+        self, prefix: str, page_size: int, start_after: str | None, token: str | None
+    ) -> Page:
+        """See `Requests.list`."""
+        position = {"StartAfter": start_after} if start_after is not None else {}
+        if token is not None:
+            position = {"ContinuationToken": token}
+        reply = await self._client.list_objects_v2(
+            Prefix=prefix, MaxKeys=page_size, **self._common, **position
+        )
+        keys = keys_of([found.get("Key") for found in reply.get("Contents", ())], prefix)
+        return Page(keys, reply.get("IsTruncated"), reply.get("NextContinuationToken"))
+
+    async def delete(self, keys: Sequence[str]) -> dict[str, str]:
+        """See `Requests.delete`."""
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
+        reply = await self._client.delete_objects(Delete=wanted, **self._common)
+        results = dict.fromkeys(keys, UNCONFIRMED)
+        found = [(deleted.get("Key"), DELETED) for deleted in reply.get("Deleted", ())]
+        found += [(error.get("Key"), error.get("Code")) for error in reply.get("Errors", ())]
+        return results | {key: code or UNCONFIRMED for key, code in found if key in results}
+
+    async def delete_one(self, key: str) -> None:
+        """See `Requests.delete_one`."""
+        await self._client.delete_object(Key=key, **self._common)
+
+
+def _add_content_md5(params: Mapping[str, Any], **_: Any) -> None:
+    """Add the header to DeleteObjects that some servers require beside botocore's own checksum.
+
+    Servers that know the checksum check both (s3fs-fuse #2639, aws-cli #400).
+    """
+    params["headers"]["Content-MD5"] = content_md5(params["body"])
+
+
+def _version(reply: Mapping[str, Any], operation: str, key: str) -> Version:
+    return version_of(etag_of(reply, operation, key), reply.get("Metadata", {}))
