@@ -78,13 +78,13 @@ class S3ObjectStore:
         self._request_loop: RequestLoop
         self._requests: Requests
         self._fast_path: FastPath | None = None
+        self._writes: Writes
+        self._deletes: Deletes
 
     @property
     def borrows_client(self) -> bool:
         """Whether its client was passed in, and so belongs to an event loop already."""
         return self._borrowed is not None
-        self._writes: Writes
-        self._deletes: Deletes
 
     async def open(self) -> None:
         """Make the client, in a thread, or use the one that was passed in.
