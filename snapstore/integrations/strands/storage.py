@@ -331,8 +331,13 @@ class StrandsStorage:
     ) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, object]:
-        # A copy of a view is no view: it has no origin that closes what it opens.
+        # A deep copy of a view is no view: it has no origin that closes what it opens.
         return {name: value for name, value in vars(self).items() if name != "_is_view"}
 
     @property

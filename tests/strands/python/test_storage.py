@@ -359,6 +359,7 @@ async def test_a_namespace_is_open_while_its_origin_is(storage):
         assert same is view
         await inner.write("a", b"")
     view.close()
+    copy.copy(view).close()
 
     assert await view.list("") == ["m/a"]
     storage.close()
