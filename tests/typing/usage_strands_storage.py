@@ -8,11 +8,9 @@ from strands import Agent
 from strands.session import SnapshotSessionManager
 from strands.storage.search import KeywordSearchStrategy, StorageSearchResult
 
-from snapstore import (
-    SnapshotConflictError,
-)
+from snapstore import SnapshotConflictError
 from snapstore.integrations.strands import OnConflict, SnapstoreSessionManager, StrandsStorage
-from snapstore.stores import StoredObject
+from snapstore.stores import FileObjectStore, ObjectStore, StoredObject
 
 if TYPE_CHECKING:
     from strands.agent import AgentResult
@@ -38,6 +36,13 @@ def options_that_are_no_options() -> None:
     StrandsStorage("my-bucket", region=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     # Its client lives on a thread of its own.
     StrandsStorage("my-bucket", client=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def a_storage_over_any_store(store: ObjectStore) -> list[Storage]:
+    files = StrandsStorage.over(FileObjectStore("agents"), prefix="a", timeout=None)
+    assert_type(files, StrandsStorage)
+    assert_type(files.namespace("tenant-7"), StrandsStorage)
+    return [files, StrandsStorage.over(store, dialect="typescript", max_snapshot_bytes=1000)]
 
 
 def the_sdks_own_manager() -> Agent:

@@ -1,6 +1,12 @@
-"""Strands agents, in both languages: one session that either SDK can go on with.
+"""Sessions of Strands agents, in Python and in TypeScript.
 
-What needs the SDK is imported when it is asked for, so that a snapshot can be converted without it.
+- `StrandsStorage`: a storage for the SDK, in an S3 bucket or over any object store.
+- `SnapstoreSessionManager`: the SDK's session manager, for which no writer replaces another's work
+  without an error.
+- `convert_snapshot`, `convert_interrupt_id`, `is_snapshot_key`: from one SDK's dialect to the
+  other's.
+
+The first two need the SDK, and are imported when they are first asked for.
 """
 
 from importlib import import_module

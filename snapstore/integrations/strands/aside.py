@@ -1,10 +1,10 @@
-"""Content of Python that the SDK for TypeScript can't restore, and how it gets there and back.
+"""Set aside the content blocks of Python that the SDK for TypeScript can't restore.
 
 TypeScript's SDK throws on a block of a kind that it does not know in that place, and on one that
-lacks what its class needs; and then nothing of the session can be restored. So such a block is set
-aside, and a text stands in its place. When the snapshot comes back to Python, the block replaces
-the text, unless the text was removed meanwhile, as when a message was redacted. A block that says
-nothing to a model, such as a cache point, leaves no text.
+lacks a field its class needs. It then restores nothing of the session. So such a block is set
+aside, and a placeholder text takes its place. When the snapshot is converted back to Python, the
+block replaces the placeholder, unless that was removed meanwhile, as by a redaction. A block that
+says nothing to a model, such as a cache point, gets no placeholder.
 
 The rules are those of `contentBlockFromData`, `toolResultContentFromData` and
 `systemPromptFromData` in `src/types/messages.ts`, and of the classes in `src/types/media.ts`, of
@@ -21,12 +21,12 @@ __all__ = ["ASIDE", "Block", "Place", "carry_aside", "put_back", "set_aside", "t
 Block = dict[str, Any]
 
 Place = Literal["message", "tool result", "system prompt"]
-"""Where content is, which decides what kinds of blocks TypeScript knows in it."""
+"""Where content is. It decides which kinds of blocks TypeScript knows there."""
 
 ASIDE: Final = "python_content"
-"""The field that carries what was set aside, where TypeScript does not look."""
+"""The field that carries the blocks that were set aside. TypeScript ignores it."""
 
-_STANDS_FOR: Final[Block] = {"text": "[content that only Python can restore]"}
+_PLACEHOLDER: Final[Block] = {"text": "[content that only Python can restore]"}
 
 # In the order in which TypeScript looks for them.
 _KINDS: Final[dict[Place, tuple[str, ...]]] = {
@@ -58,7 +58,7 @@ _SOURCES: Final = {
 def set_aside(
     content: list[Any], convert: Callable[[Block], Block], place: Place = "message"
 ) -> tuple[list[Block], list[Block]]:
-    """Convert content for TypeScript, and set aside what TypeScript can't restore.
+    """Convert content for TypeScript, and set aside the blocks that TypeScript can't restore.
 
     Args:
         content: The blocks in Python.
@@ -66,8 +66,8 @@ def set_aside(
         place: Where the content is.
 
     Returns:
-        The blocks in TypeScript; and what was set aside: each block as it is in Python, and its
-        index in the content, after that of the tool result that it lies in, if any.
+        The blocks for TypeScript, and those that were set aside: each as it is in Python, with its
+        index in the content, preceded by that of the tool result that contains it, if any.
 
     Raises:
         TypeError: The content is not a list.
@@ -80,9 +80,9 @@ def set_aside(
         there = _converted(block, convert)
         if there is None or not _can_be_restored(there, place):
             aside.append({"at": [index], "block": block})
-            stand_in = _stand_in_for(block)
-            if stand_in is not None:
-                kept.append(stand_in)
+            placeholder = _placeholder_for(block)
+            if placeholder is not None:
+                kept.append(placeholder)
             continue
         if _kind_of(there, place) == "toolResult":
             result = there["toolResult"]
@@ -94,11 +94,11 @@ def set_aside(
 
 
 def put_back(content: list[Block], aside: list[Block]) -> None:
-    """Put back what was set aside, in content that was converted for Python again.
+    """Put the blocks that were set aside back into content that was converted to Python.
 
     Args:
         content: The blocks. They are changed.
-        aside: What was set aside, in the order of `set_aside`.
+        aside: The blocks that were set aside, in the order of `set_aside`.
     """
     for found in aside:
         (*outer, index), block = found["at"], found["block"]
@@ -106,15 +106,15 @@ def put_back(content: list[Block], aside: list[Block]) -> None:
         if outer:
             result = content[outer[0]] if outer[0] < len(content) else {}
             blocks = result.get("toolResult", {}).get("content", [])
-        stand_in = _stand_in_for(block)
-        if stand_in is None:
+        placeholder = _placeholder_for(block)
+        if placeholder is None:
             blocks.insert(index, block)
-        elif blocks[index : index + 1] == [stand_in]:
+        elif blocks[index : index + 1] == [placeholder]:
             blocks[index] = block
 
 
 def carry_aside(message: dict[str, Any], aside: list[Block]) -> dict[str, Any]:
-    """A message that carries what was set aside of it in its metadata, which both SDKs keep."""
+    """Store the blocks that were set aside in the metadata of their message; both SDKs keep it."""
     if not aside:
         return message
     metadata = message.get("metadata")
@@ -125,7 +125,7 @@ def carry_aside(message: dict[str, Any], aside: list[Block]) -> dict[str, Any]:
 
 
 def take_aside(message: dict[str, Any]) -> tuple[dict[str, Any], list[Block]]:
-    """The other way of `carry_aside`."""
+    """Reverse `carry_aside`: return the message without them, and the blocks."""
     metadata = message.get("metadata")
     if type(metadata) is not dict or ASIDE not in metadata:
         return message, []
@@ -141,15 +141,15 @@ def _converted(block: Any, convert: Callable[[Block], Block]) -> Block | None:
     try:
         return convert(block)
     except (AttributeError, KeyError, TypeError, ValueError):
-        return None  # no block as the SDKs know them
+        return None  # not a block of the SDKs
 
 
-def _stand_in_for(block: Any) -> Block | None:
+def _placeholder_for(block: Any) -> Block | None:
     if block == {} or (type(block) is dict and block.keys() == {"cachePoint"}):
         return None
     if type(block) is dict and type(block.get("text")) is str:
         return {"text": block["text"]}
-    return _STANDS_FOR
+    return _PLACEHOLDER
 
 
 def _kind_of(block: Block, place: Place) -> str | None:

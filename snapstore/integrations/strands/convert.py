@@ -1,8 +1,8 @@
-"""One session, both SDKs: a snapshot that the one wrote becomes one that the other reads.
+"""Convert snapshots between the dialects of the two Strands SDKs.
 
-What both know under different names is renamed, and what they shape differently is reshaped. What
-only one of them knows stays where it is, under its own name, which the other does not look at; on
-the way back it is found again. Times need nothing: both SDKs keep them as text.
+Fields that have different names in the SDKs are renamed, and values of different shapes are
+reshaped. A field that only one SDK has keeps its name and place, where the other SDK ignores it, so
+that converting back restores it. Times are not converted: both SDKs keep them as text.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _STASH_FIELDS: Final = {"storageType": "storage_type"}
 _ORCHESTRATOR_FIELDS: Final = {"orchestratorId": "orchestrator_id"}
 
 _PROMPT_ASIDE: Final = "python_system_prompt"
-"""What TypeScript can't restore of the system prompt."""
+"""The field that carries the blocks of the system prompt that TypeScript can't restore."""
 
 T = TypeVar("T")
 
 
 class _Envelope(msgspec.Struct):
-    """Just enough of a document to tell whose it is."""
+    """The fields of a document that tell its dialect."""
 
     createdAt: str | None = None  # noqa: N815 -- its name there
     created_at: str | None = None
@@ -122,7 +122,7 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
         return document
     text = document
     if to == "python" and _ESCAPED_SURROGATE.search(text):
-        text = _ESCAPE.sub(_whole, text)
+        text = _ESCAPE.sub(_replace_half_pair, text)
     changed, problem, failure = None, "", None
     try:
         snapshot = decode_snapshot(text, key="the document")
@@ -139,7 +139,7 @@ def convert_snapshot(document: bytes, to: Dialect) -> bytes:
         raise SnapshotEncodeError(failure)
     if changed is None:
         if to == "typescript":
-            _refuse_inexact_document(document)
+            _validate_exact(document)
         raise SnapshotDecodeError(problem)
     return encode_snapshot(changed, max_bytes=sys.maxsize)
 
@@ -148,8 +148,8 @@ class _UnlikeError(Exception):
     """A part of a snapshot is not as an SDK writes it; the message is the path to it."""
 
 
-def _refuse_inexact_document(document: bytes) -> None:
-    """Raise for what Python's SDK writes although JSON can't carry it.
+def _validate_exact(document: bytes) -> None:
+    """Check that a document has no values that Python's SDK writes although JSON has no such.
 
     Raises:
         SnapshotEncodeError: There is such a value. The message has the path to it.
@@ -168,7 +168,7 @@ def _is_in(dialect: Dialect, document: bytes) -> bool:
         envelope = _decode_envelope(document)
         has_data = bytes(memoryview(envelope.data)[:1]) == b"{"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # Python's SDK writes and reads NaN, which is no JSON. It stays as it is.
+        # Python's SDK writes and reads NaN, which is not JSON. Such a document is left as it is.
         try:
             found = json.loads(document)
         except (ValueError, RecursionError):
@@ -181,7 +181,7 @@ def _is_in(dialect: Dialect, document: bytes) -> bool:
     return has_data and spelled == (dialect == "typescript", dialect == "python")
 
 
-def _whole(escape: re.Match[bytes]) -> bytes:
+def _replace_half_pair(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[1] else escape[0]
 
 
@@ -219,7 +219,7 @@ def _agent_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
             _part_to(f"data.messages[{number}]", partial(message_to, message, to))
             for number, message in enumerate(found)
         ]
-    # TypeScript's null says that nothing is known, and stays.
+    # TypeScript's null means that there are none, and is kept.
     if there and data.get("interrupts") is not None:
         asked = data.pop("interrupts")
         data["interrupt_state"], messages = _part_to(
@@ -251,7 +251,7 @@ def _prompt_to_typescript(data: dict[str, Any]) -> None:
 
 
 def _orchestrator_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
-    """Put the progress of one SDK aside, and take out what was put aside of the other's."""
+    """Set the progress of one SDK aside, and restore that of the other, if it was set aside."""
     data = renamed(data, _ORCHESTRATOR_FIELDS, to)
     progress = data.pop("state", None)
     if progress:
@@ -260,6 +260,6 @@ def _orchestrator_to(data: dict[str, Any], to: Dialect) -> dict[str, Any]:
     if found is not None:
         data["state"] = found
     elif to == "python":
-        # It must have one there; an empty one is a start.
+        # Python requires the field; an empty one begins anew.
         data["state"] = {}
     return data

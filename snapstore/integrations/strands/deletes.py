@@ -1,8 +1,7 @@
-"""Many single deletes as few requests.
+"""Batch single deletes.
 
-The SDK deletes a session object by object, a hundred at once. What is asked for while a request is
-under way goes together into the next one: nothing waits for company, and nothing goes alone that
-need not.
+The SDK deletes a session object by object, a hundred at a time. Deletes that are requested while a
+batch is in flight go into the next batch. No delete waits for others to join it.
 """
 
 from __future__ import annotations
@@ -48,28 +47,28 @@ class BatchedDeletes:
         return await outcome
 
     async def aclose(self) -> None:
-        """Wait for the request under way, if any: those who asked for it may have gone."""
+        """Wait for the batch in flight, if any: its callers may have been cancelled."""
         if self._sender is not None:
             await self._sender
 
     async def _send(self) -> None:
         try:
-            # No await lies between the last look at what is waiting and the end.
+            # There is no await between finding no next batch and the end.
             while batch := self._next():
                 try:
                     failed = await self._delete_all(list(batch))
-                except Exception as error:  # noqa: BLE001 -- it is raised where it is waited for
-                    for outcome in _unsettled(batch):
+                except Exception as error:  # noqa: BLE001 -- it is raised to the callers
+                    for outcome in _pending(batch):
                         outcome.set_exception(error)
                 else:
                     for key, outcomes in batch.items():
-                        for outcome in _unsettled({key: outcomes}):
+                        for outcome in _pending({key: outcomes}):
                             outcome.set_result(failed.get(key, _DONE))
         finally:
             self._sender = None
 
     def _next(self) -> dict[str, list[asyncio.Future[str | None]]]:
-        """Take what is waiting, but for what nobody waits for any more."""
+        """Take the next batch, without the keys whose callers were all cancelled."""
         while self._waiting:
             keys = list(islice(self._waiting, PAGE_SIZE))
             taken = {key: self._waiting.pop(key) for key in keys}
@@ -79,7 +78,7 @@ class BatchedDeletes:
         return {}
 
 
-def _unsettled(
+def _pending(
     batch: Mapping[str, list[asyncio.Future[str | None]]],
 ) -> list[asyncio.Future[str | None]]:
     return [outcome for found in batch.values() for outcome in found if not outcome.done()]

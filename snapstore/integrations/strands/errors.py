@@ -1,9 +1,9 @@
-"""Errors that are ours and the SDK's at once.
+"""Errors that are snapstore's and the SDK's at once.
 
-The SDK promises its users that a storage raises `strands.types.exceptions.StorageError`, snapstore
-that it raises a `SnapstoreError` that tells what is wrong. So each error that leaves a storage for
-the SDK is of a class that derives from both: `except` with either catches it. Of a session that
-can't be restored its session manager promises a `SnapshotException`, so that is one of those too.
+The SDK promises its users that a storage raises `strands.types.exceptions.StorageError`. snapstore
+promises a `SnapstoreError` of a class that tells what is wrong. So each error that leaves
+`StrandsStorage` is of a class that derives from both. For a session that can't be restored, the
+SDK's session manager promises a `SnapshotException`, so a `SnapshotDecodeError` is one as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["for_strands"]
 
 
 def for_strands(error: SnapstoreError) -> SnapstoreError:
-    """The same error, as one of the SDK's too.
+    """Make an error that is one of the SDK's, too.
 
     Args:
         error: One of ours. It is not changed.
@@ -39,7 +39,7 @@ def for_strands(error: SnapstoreError) -> SnapstoreError:
 
 @cache
 def _of_both(kind: type[SnapstoreError]) -> type[SnapstoreError]:
-    # Its name is its own class's, which is what people know and look up.
+    # It keeps the name of its own class, which is the one that users look up.
     names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce__": _reduce}
     theirs: list[type[Exception]] = [SDKStorageError]
     if issubclass(kind, SnapshotDecodeError):
@@ -48,7 +48,7 @@ def _of_both(kind: type[SnapstoreError]) -> type[SnapstoreError]:
 
 
 def _reduce(error: SnapstoreError) -> tuple[Any, ...]:
-    """Errors can be pickled: as ours, which is one of both again when it is loaded."""
+    """Pickle it as an error of ours, which becomes one of both again when it is loaded."""
     return for_strands, (_rebuilt(type(error).__mro__[1], error),)
 
 

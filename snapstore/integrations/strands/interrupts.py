@@ -1,7 +1,7 @@
-"""Interrupts: a conversation that waits for a person, so that the other SDK can go on with it.
+"""Convert the interrupts of an agent that waits for a person's answer.
 
-An SDK finds the answer to an interrupt by an id that it makes from the tool call and from the
-interrupt's name, and each makes it in its own way. So ids are translated with the rest.
+An SDK finds the answer to an interrupt by an id, which it makes of the tool call and the
+interrupt's name. Each SDK makes it in its own way, so ids are converted as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Ids end with the name in TypeScript, and with a hash of it in Python.
 """
 
 _CARRIED: Final = "typescript"
-"""Where Python's interrupt state has what only TypeScript knows; its SDK does not look there."""
+"""The field of Python's interrupt state for what only TypeScript has. Python's SDK ignores it."""
 
 
 def convert_interrupt_id(interrupt_id: str, name: str, *, to: Dialect) -> str:
@@ -153,7 +153,7 @@ def interrupts_to_typescript(
 
 
 def _result_to_typescript(result: dict[str, Any]) -> Block:
-    """A tool result that waits, as the block that TypeScript keeps of it as it is."""
+    """Convert the result of a tool that ran beside one that waits, to a block of TypeScript."""
     [block], aside = content_to_typescript([{"toolResult": result}])
     return block | {ASIDE: aside} if aside else block
 
@@ -166,7 +166,7 @@ def _result_to_python(block: Block) -> dict[str, Any]:
 
 
 def _responses_to(responses: list[Any], ids: dict[str, str]) -> list[Any]:
-    """Answers that were given, by the ids that the interrupts have now."""
+    """Convert the ids in answers that were given."""
     changed: list[Any] = []
     for answer in responses:
         response = answer["interruptResponse"]
@@ -176,7 +176,7 @@ def _responses_to(responses: list[Any], ids: dict[str, str]) -> list[Any]:
 
 
 def _source_of(interrupt_id: str) -> dict[str, Any]:
-    """What TypeScript writes of an interrupt beyond what Python knows of it."""
+    """The fields of an interrupt that only TypeScript has, by its id there."""
     for begin, _, _, source in _KINDS:
         if interrupt_id.startswith(begin):
             return {"source": source}

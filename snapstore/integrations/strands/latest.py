@@ -57,7 +57,7 @@ class LastKnown:
             `None`.
         deleted: Whether what it knew was found to be gone.
         saved: When the state was taken that it saved last.
-        restored: When it took over what was stored.
+        restored: When it restored what was stored.
         sent: How many writes of latest it has sent.
         unconfirmed: Its writes that may have replaced `version`, or may still do so.
     """
@@ -72,8 +72,8 @@ class LastKnown:
         self.unconfirmed: list[_Write] = []
 
     def set_version(self, version: Version | None) -> None:
-        """Set the version; writes that are to replace another one can't be applied any more."""
-        # In this order: a process may be forked off in between, and should recognise its write.
+        """Set the version, and forget writes that can't be applied any more."""
+        # In this order: a process that is forked in between must recognise its write.
         self.version = version
         etag = _etag_of(version)
         self.unconfirmed = [write for write in self.unconfirmed if write.over == etag]
@@ -92,7 +92,7 @@ class LastKnown:
 
 
 class Found(NamedTuple):
-    """What was read for an agent.
+    """The latest snapshot as it was read for an agent.
 
     Attributes:
         stored: The latest snapshot as it is stored; `None` if there is none.
@@ -119,7 +119,7 @@ class LatestSnapshots:
         self._locks: WeakKeyDictionary[LastKnown, asyncio.Lock] = WeakKeyDictionary()
 
     async def read(self, key: str, known: LastKnown, *, must_exist: bool) -> Found:
-        """Read the latest snapshot for an agent. Call `adopt` when the agent has taken it over.
+        """Read the latest snapshot for an agent. Call `adopt` when the agent has restored it.
 
         Args:
             key: Its key.
@@ -139,12 +139,12 @@ class LatestSnapshots:
         return await self._locked(known, read, "get", key)
 
     async def adopt(self, known: LastKnown, found: Found, *, taken: int) -> None:
-        """Record that an agent has taken over what was read for it.
+        """Record that an agent has restored what was read for it.
 
         Args:
             known: What the agent knows.
             found: What was read.
-            taken: When it was taken over: a number that grows.
+            taken: When it was restored: a number that grows.
         """
         known.deleted = False
         known.restored = taken
@@ -154,14 +154,14 @@ class LatestSnapshots:
             known.history = None
 
     async def adopt_history(self, known: LastKnown, key: str, *, taken: int) -> None:
-        """Record that an agent has taken over a snapshot in history.
+        """Record that an agent has restored a snapshot in history.
 
         What the agent knows of latest stays, unless that is gone.
 
         Args:
             known: What the agent knows.
             key: The key of the snapshot.
-            taken: When it was taken over.
+            taken: When it was restored: a number that grows.
         """
         known.restored = taken
         if known.deleted:

@@ -1,7 +1,7 @@
-"""The session manager: the SDK's own, with what S3 can do beyond moving bytes.
+"""The SDK's session manager, with a compare-and-swap for each agent's latest snapshot.
 
-The SDK's manager reads and writes through a storage that it holds. Here it holds one that knows on
-whose behalf it is asked: latest is written over what that agent has seen last, and nothing else.
+The SDK's manager reads and writes through a storage that it holds. Here that is a `TrackedStorage`,
+which knows for which agent it reads and writes, and so which version the agent may replace.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["OnConflict", "SnapstoreSessionManager"]
 
 OnConflict = Literal["raise", "reload", "overwrite"]
-"""What becomes of an agent whose session another writer has saved meanwhile."""
+"""What happens to an agent whose session another writer has saved meanwhile."""
 
 
 class SnapstoreSessionManager(SnapshotSessionManager):
-    """The SDK's `SnapshotSessionManager`, for which another writer's session is not lost silently.
+    """The SDK's `SnapshotSessionManager`, which never replaces another writer's work silently.
 
     Each agent's latest snapshot is written only over the version that this agent has restored or
     saved last. Where another agent has saved the session meanwhile, in another process or in this
@@ -56,7 +56,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         session_id: The session.
         storage: Where it is kept; `None` for the one of the agent, which must be a
             `StrandsStorage`, too.
-        on_conflict: What becomes of an agent that lost the race. `"raise"`: the error is raised,
+        on_conflict: What happens to an agent that lost the race. `"raise"`: the error is raised,
             and the agent stays as it is; until `restore_snapshot(agent)`, or for a graph or a
             swarm `restore_multi_agent`, it can't be saved.
             `"reload"`: at the end of its turn the agent takes over what is stored, then the error
@@ -173,7 +173,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
             ids += Layout.snapshot_ids(keys, history)
             if limit is None or wanted is None or len(keys) < wanted:
                 break
-            # Where something else lies among them, there are more behind it.
+            # Keys that are not snapshots took places on the page: fetch the rest.
             wanted, cursor = limit - len(ids), keys[-1]
         return ids
 
@@ -222,7 +222,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
     async def _restore(self, agent: LocalAgent, *, snapshot_id: str | None = None) -> bool:
         with acting_for(self._agents.of(agent)) as action:
             restored = await super()._restore(agent, snapshot_id=snapshot_id)
-            # Only now: what the agent could not take over, it must not write over.
+            # Not before: the agent must not replace a version that it could not restore.
             await self._tracked_storage.adopt(action)
         return restored
 
@@ -246,7 +246,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
     async def _on_before_multi_agent_invocation(
         self, event: BeforeMultiAgentInvocationEvent
     ) -> None:
-        # The SDK's own asks whether this id was restored, and another object may have had it.
+        # The SDK asks whether this id was restored, which another object may have had.
         orchestrator = event.source
         if not self._agents.of(orchestrator).restored:
             await self._restored(orchestrator, must_exist=True)
@@ -263,7 +263,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         try:
             await super()._save_on_completion(agent, save_latest=save_latest)
         except SnapshotConflictError as error:
-            # Not before: in the midst of a turn what was taken over would be saved by its end.
+            # Not earlier: the end of the turn would save what was restored in the middle of it.
             if self._reloads_after(error) and not isinstance(agent, BidiAgent):
                 await self._reload(agent)
             raise

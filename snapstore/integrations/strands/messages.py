@@ -1,8 +1,8 @@
-"""Messages: what they are made of, from the one SDK's shapes to the other's.
+"""Convert messages and their content blocks between the dialects.
 
-Only shapes that the SDKs give a meaning to are changed, each where it has that meaning. What tools
-were asked and what they answered in JSON is never looked into. What TypeScript can't restore is
-carried in the metadata of its message, which both SDKs keep.
+A shape is changed only where the SDKs give it a meaning. The inputs of tools, and their results in
+JSON, are not looked into. Blocks that TypeScript can't restore are carried in the metadata of their
+message, which both SDKs keep.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LOCATIONS: Final = {
     "searchResult": "searchResultLocation",
     "web": "web",
 }
-"""Where a citation points to: the `type` in TypeScript, the only key in Python."""
+"""The location of a citation: by its `type` in TypeScript, by its only key in Python."""
 
 
 def renamed(node: dict[str, Any], names: dict[str, str], to: Dialect) -> dict[str, Any]:
-    """The same fields in the same order, those that have two names under the one asked for.
+    """Rename the fields of an object that have two names; their order stays.
 
     Args:
         node: An object.
@@ -51,7 +51,7 @@ def renamed(node: dict[str, Any], names: dict[str, str], to: Dialect) -> dict[st
 
 
 def message_to(message: dict[str, Any], to: Dialect) -> dict[str, Any]:
-    """One message of a conversation."""
+    """Convert one message of a conversation."""
     if to == "typescript":
         content, aside = content_to_typescript(message["content"])
         return carry_aside(renamed(message, _MESSAGE_FIELDS, to) | {"content": content}, aside)
@@ -73,7 +73,7 @@ def content_to_typescript(
 
 
 def content_to_python(content: list[Block], aside: list[Block] | None = None) -> list[Block]:
-    """Convert content, and put back what was set aside of it."""
+    """Convert content, and put back the blocks that were set aside."""
     changed = [_block_to(block, "python") for block in content]
     put_back(changed, aside or [])
     return changed
@@ -100,7 +100,7 @@ def _media_to(media: dict[str, Any], to: Dialect) -> dict[str, Any]:
 
 
 def _bytes_to(value: Any, to: Dialect) -> Any:
-    """Base64 as it is in TypeScript; in Python an object says that it is bytes."""
+    """Convert bytes: base64 text in TypeScript, an object with a marker in Python."""
     if to == "python" and type(value) is str:
         return {_MARKER: True, "data": value}
     if to == "typescript" and type(value) is dict and value.get(_MARKER) is True:
@@ -121,7 +121,7 @@ def _guard_to(guard: dict[str, Any], to: Dialect) -> dict[str, Any]:
 
 
 def _reasoning_to(reasoning: dict[str, Any], to: Dialect) -> dict[str, Any]:
-    """Text and signature lie beside redacted content in TypeScript, and in Python apart from it."""
+    """Convert reasoning: Python nests its text and signature, TypeScript does not."""
     changed = dict(reasoning)
     if "redactedContent" in changed:
         changed["redactedContent"] = _bytes_to(changed["redactedContent"], to)

@@ -136,6 +136,8 @@ class StrandsStorage:
             A storage that differs from one in a bucket in nothing but the store.
 
         Raises:
+            TypeError: The store uses an S3 client that was passed in: it belongs to your event
+                loop. Pass a `session` and a `config` to the `S3ObjectStore` instead.
             ValueError: An argument is out of its range.
             InvalidIdentifierError: The prefix can't be part of a key.
 
@@ -147,6 +149,11 @@ class StrandsStorage:
                 with StrandsStorage.over(FileObjectStore("/var/lib/agents")) as storage:
                     agent = Agent(session_manager=SnapstoreSessionManager("s-1", storage=storage))
         """
+        if isinstance(store, S3ObjectStore) and store.borrows_client:
+            raise TypeError(
+                "the store's client belongs to another event loop: make the S3ObjectStore with "
+                "session=… and config=… instead of client=…"
+            )
         kind: type[StrandsStorage] = cls
         if cls is StrandsStorage and isinstance(store, FileObjectStore):
             kind = _FileStorage
@@ -324,8 +331,13 @@ class StrandsStorage:
     ) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, object]:
-        # A copy of a view is no view: it has no origin that closes what it opens.
+        # A deep copy of a view is no view: it has no origin that closes what it opens.
         return {name: value for name, value in vars(self).items() if name != "_is_view"}
 
     @property

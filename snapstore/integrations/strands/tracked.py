@@ -1,7 +1,7 @@
-"""What the SDK's manager reads and writes, and on behalf of which agent.
+"""The storage that the SDK's session manager holds, which knows the agent it works for.
 
-The SDK's manager moves bytes through a storage that it holds, and tells it neither for whom nor
-when the bytes were taken. So a context variable says that, and the storage here asks it.
+The SDK's manager passes bytes to its storage, but neither the agent nor the time at which the
+agent's state was taken. A context variable carries both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tracked:
     """What is known of an agent, a graph or a swarm.
 
     Attributes:
-        known: What it knows of its session in the store.
+        known: Which version of its session it knows.
         restored: Whether a graph or a swarm has been restored, and need not be when it is invoked.
     """
 
@@ -48,8 +48,8 @@ class Tracked:
 class Agents:
     """Tracks agents, graphs and swarms for as long as they live.
 
-    By the object and not by its id: two objects with one id are two writers. Nor by what the object
-    says that it equals, since it may be a dataclass.
+    They are told apart by identity: two objects with one id are two writers, and objects that are
+    equal, as dataclasses can be, are not the same.
     """
 
     def __init__(self) -> None:
@@ -60,13 +60,13 @@ class Agents:
         return Agents, ()
 
     def of(self, agent: object) -> Tracked:
-        """What is known of an agent."""
+        """The record of an agent."""
         tracked = self._tracked
         reference = _Reference(agent, lambda gone: tracked.pop(gone, None))
         return tracked.setdefault(reference, Tracked())
 
     def all(self) -> list[Tracked]:
-        """What is known of all agents there are."""
+        """The records of all agents that are alive."""
         return list(self._tracked.values())
 
 
@@ -92,19 +92,19 @@ class _Reference(ref[object]):
 
 
 class Action:
-    """What the SDK's manager is doing for an agent.
+    """One operation of the SDK's manager for an agent.
 
     Args:
-        known: What the agent knows of its session in the store.
-        must_exist: Whether it is an error if a session that was known is gone.
+        known: What the agent knows of its session.
+        must_exist: Whether it is an error if a session that the agent knew is gone.
 
     Attributes:
         known: As the argument.
         must_exist: As the argument.
-        taken: When the state of the agent was taken that is saved; `None` if nobody has said it.
+        taken: When the state that is saved was taken; `None` until `capture` was called.
         appended: Whether a snapshot was written into history.
-        found: What was read of latest.
-        found_history: The key of what was read in history.
+        found: The latest snapshot that was read.
+        found_history: The key of the snapshot in history that was read.
     """
 
     def __init__(self, known: LastKnown, *, must_exist: bool) -> None:
@@ -116,7 +116,7 @@ class Action:
         self.found_history: str | None = None
 
     def capture(self) -> int:
-        """Note that the agent's state is taken now."""
+        """Record that the agent's state is taken now."""
         self.taken = next(_counter)
         return self.taken
 
@@ -126,7 +126,7 @@ _action: Final[ContextVar[Action]] = ContextVar("snapstore_action")
 
 @contextmanager
 def acting_for(tracked: Tracked, *, must_exist: bool = False) -> Iterator[Action]:
-    """Act for an agent: what is read and written inside is for that one."""
+    """Read and write for an agent inside this context."""
     action = Action(tracked.known, must_exist=must_exist)
     token = _action.set(action)
     try:
@@ -136,7 +136,7 @@ def acting_for(tracked: Tracked, *, must_exist: bool = False) -> Iterator[Action
 
 
 def acting() -> Action:
-    """What is being done for an agent."""
+    """The operation under way."""
     return _action.get()
 
 
@@ -144,19 +144,19 @@ class TrackedStorage:
     """The storage that the SDK's manager holds.
 
     Args:
-        behind: Where everything is.
+        inner: The storage that it reads and writes through.
         force: Whether another writer's snapshot is replaced.
     """
 
-    def __init__(self, behind: StrandsStorage, *, force: bool) -> None:
-        self._behind = behind
+    def __init__(self, inner: StrandsStorage, *, force: bool) -> None:
+        self._inner = inner
         self._force = force
 
     async def read(self, key: str) -> bytes | None:
-        """Read for the agent that is acted for."""
-        action, full = _action.get(), self._behind.full_key(key)
+        """Read for the agent of the operation under way."""
+        action, full = _action.get(), self._inner.full_key(key)
         if not key.endswith(f"/{_LATEST}"):
-            data = await self._behind.read(key)
+            data = await self._inner.read(key)
             action.found_history = None if data is None else full
             return data
 
@@ -166,24 +166,23 @@ class TrackedStorage:
                 return found, None
             return found, await translate(full, found.stored.data, "python")
 
-        action.found, data = await self._behind.run(read)
+        action.found, data = await self._inner.run(read)
         return data
 
     async def write(self, key: str, data: bytes) -> None:
-        """Write for the agent that is acted for; latest over the version that it knows."""
-        action, full = _action.get(), self._behind.full_key(key)
+        """Write for the agent of the operation under way; latest over the version it knows."""
+        action, full = _action.get(), self._inner.full_key(key)
         known = action.known
         if not key.endswith(f"/{_LATEST}"):
             latest = f"{full.rpartition('/')[0].rpartition('/')[0]}/{_LATEST}"
-            await self._behind.run(
+            await self._inner.run(
                 lambda backend: backend.latest.append(full, data, known, latest=latest)
             )
             action.appended = True
         else:
             taken = action.capture() if action.taken is None else action.taken
-            # Once begun it is done, also if it is cancelled: else the agent would not know which
-            # version to write over next.
-            replaced = await self._behind.run(
+            # Shielded: after a cancelled write the agent would not know which version to replace.
+            replaced = await self._inner.run(
                 lambda backend: backend.latest.write(
                     full,
                     data,
@@ -196,43 +195,43 @@ class TrackedStorage:
             )
             if replaced:
                 logger.warning("%s: another writer's snapshot was written over", key)
-        await self._behind.index(key, data)
+        await self._inner.index(key, data)
 
     async def adopt(self, action: Action) -> None:
-        """Record that an agent has taken over what was read for it."""
+        """Record that an agent has restored what was read for it."""
         known, found, history = action.known, action.found, action.found_history
         taken = action.capture()
-        # Shielded: the agent has it already.
+        # Shielded: the agent has restored it already.
         if found is not None:
-            await self._behind.run(
+            await self._inner.run(
                 lambda backend: backend.latest.adopt(known, found, taken=taken), shield=True
             )
         elif history is not None:
-            await self._behind.run(
+            await self._inner.run(
                 lambda backend: backend.latest.adopt_history(known, history, taken=taken),
                 shield=True,
             )
 
     async def wait(self, agents: builtins.list[Tracked]) -> None:
-        """Wait for what is under way for these agents."""
+        """Wait for the operations under way of these agents."""
         known = [tracked.known for tracked in agents]
-        await self._behind.run(lambda backend: backend.latest.wait(known))
+        await self._inner.run(lambda backend: backend.latest.wait(known))
 
     async def mark_deleted(self, agents: builtins.list[Tracked]) -> None:
         """Record that the session of these agents was deleted."""
         known = [tracked.known for tracked in agents]
-        await self._behind.run(lambda backend: backend.latest.mark_deleted(known))
+        await self._inner.run(lambda backend: backend.latest.mark_deleted(known))
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
-        await self._behind.delete(key)
+        await self._inner.delete(key)
 
     async def list(
         self, query: str, *, start_after: str | None = None, limit: int | None = None
     ) -> builtins.list[str]:
         """List keys."""
-        return await self._behind.list(query, start_after=start_after, limit=limit)
+        return await self._inner.list(query, start_after=start_after, limit=limit)
 
     async def search(self, query: str) -> builtins.list[StorageSearchResult]:
         """Search in what is stored."""
-        return await self._behind.search(query)
+        return await self._inner.search(query)

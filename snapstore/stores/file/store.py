@@ -57,7 +57,7 @@ class FileObjectStore:
         self._files = FileTree(self.name)
         self._readers: ThreadPoolExecutor | None = None
         self._writers: ThreadPoolExecutor | None = None
-        self._turns: WeakValueDictionary[DirectoryPath, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[DirectoryPath, asyncio.Lock]
 
     async def open(self) -> None:
         """Get threads ready. No file is touched: the first write makes what it needs.
@@ -69,6 +69,7 @@ class FileObjectStore:
         if not os.path.isabs(self.name):
             self.name = await asyncio.to_thread(os.path.abspath, self.name)
             self._files = FileTree(self.name)
+        self._turns = WeakValueDictionary()
         self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapstore-read")
         self._writers = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapstore-write")
 

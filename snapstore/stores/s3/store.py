@@ -81,6 +81,11 @@ class S3ObjectStore:
         self._writes: Writes
         self._deletes: Deletes
 
+    @property
+    def borrows_client(self) -> bool:
+        """Whether its client was passed in, and so belongs to an event loop already."""
+        return self._borrowed is not None
+
     async def open(self) -> None:
         """Make the client, in a thread, or use the one that was passed in.
 

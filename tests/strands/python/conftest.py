@@ -12,7 +12,18 @@ from strands.models import Model
 from strands.multiagent import GraphBuilder, Swarm
 
 from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
+from snapstore.stores import FileObjectStore, MemoryObjectStore
 from snapstore.testing.proxy import recording_proxy
+
+STORES = ["s3", "files", "memory"]
+FOR_S3_ALONE = {"make_storage", "options", "proxy", "s3_client", "s3_server"}
+
+
+def pytest_generate_tests(metafunc):
+    """Run each test of a storage on each store, unless it asks for what only S3 has."""
+    if "storage" in metafunc.fixturenames:
+        is_for_s3 = not FOR_S3_ALONE.isdisjoint(metafunc.fixturenames)
+        metafunc.parametrize("storage", ["s3"] if is_for_s3 else STORES, indirect=True)
 
 
 class Echo(Model):
@@ -80,8 +91,14 @@ def make_storage(options):
 
 
 @pytest.fixture
-def storage(make_storage):
-    return make_storage()
+def storage(request, tmp_path):
+    if request.param == "s3":
+        yield request.getfixturevalue("make_storage")()
+        return
+    files = request.param == "files"
+    store = FileObjectStore(tmp_path / "objects") if files else MemoryObjectStore()
+    with StrandsStorage.over(store, prefix="agents") as storage:
+        yield storage
 
 
 @pytest.fixture

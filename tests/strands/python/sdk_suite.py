@@ -1,7 +1,7 @@
 """A pytest plugin for the SDK's own tests, which puts snapstore where they make a storage.
 
 `SNAPSTORE_INSTEAD` says of what: of `LocalFileStorage`, of `InMemoryStorage` too, or also of the
-`SnapshotSessionManager`.
+`SnapshotSessionManager`. `SNAPSTORE_STORE` says what it is over: S3, files or memory.
 """
 
 import os
@@ -13,17 +13,27 @@ import strands.storage
 import strands.storage.in_memory_storage
 
 from snapstore.integrations.strands import SnapstoreSessionManager, StrandsStorage
+from snapstore.stores import FileObjectStore, MemoryObjectStore
 
+MEMORY = MemoryObjectStore()
 INSTEAD = os.environ["SNAPSTORE_INSTEAD"].split(",")
 
 made = []
 
 
 def storage_of(base_dir=None, **options):
-    """A storage with a folder, or without, in the bucket instead."""
+    """A storage with a directory, or without, in the store instead."""
     prefix = f"{os.environ['SNAPSTORE_PREFIX']}/{(base_dir or uuid.uuid4().hex).strip('/')}"
-    made.append(StrandsStorage(os.environ["SNAPSTORE_BUCKET"], prefix=prefix, **options))
-    return made[-1]
+    match os.environ["SNAPSTORE_STORE"]:
+        case "files":
+            store = FileObjectStore(os.environ["SNAPSTORE_ROOT"])
+            storage = StrandsStorage.over(store, prefix=prefix, **options)
+        case "memory":
+            storage = StrandsStorage.over(MEMORY, prefix=prefix, **options)
+        case _:
+            storage = StrandsStorage(os.environ["SNAPSTORE_BUCKET"], prefix=prefix, **options)
+    made.append(storage)
+    return storage
 
 
 class Manager(SnapstoreSessionManager):

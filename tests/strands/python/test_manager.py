@@ -204,7 +204,7 @@ async def test_stash_that_can_not_be_deleted_is_an_error(make_storage, proxy):
     assert await storage.list("") == []
 
 
-async def test_a_page_goes_on_where_folders_are_marked(make_agent, storage):
+async def test_a_page_goes_on_where_folders_are_marked(make_agent, storage, s3_server):
     agent = make_agent(snapshot_trigger=always)
     await agent.invoke_async("one")
     [snapshot_id] = await manager_of(agent).list_snapshot_ids(agent)

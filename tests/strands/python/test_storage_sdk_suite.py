@@ -59,7 +59,10 @@ OF_THE_SDKS_MANAGER_ALONE = (
         ("files,manager", OF_SESSIONS, OF_THE_SDKS_MANAGER_ALONE, 100),
     ],
 )
-def test_the_sdks_own_tests_pass(instead, suites, left_out, at_least, options, s3_server):
+@pytest.mark.parametrize("store", ["s3", "files", "memory"])
+def test_the_sdks_own_tests_pass(
+    store, instead, suites, left_out, at_least, options, s3_server, tmp_path
+):
     program = [sys.executable, "-m", "pytest", "-p", "sdk_suite", "-p", "no:cacheprovider"]
     program += ["-q", "-o", "addopts=", "-o", "filterwarnings=", "-k", f"not ({left_out})"]
     done = subprocess.run(
@@ -70,6 +73,8 @@ def test_the_sdks_own_tests_pass(instead, suites, left_out, at_least, options, s
         | {
             "PYTHONPATH": str(Path(__file__).parent),
             "SNAPSTORE_INSTEAD": instead,
+            "SNAPSTORE_STORE": store,
+            "SNAPSTORE_ROOT": str(tmp_path / "root"),
             "SNAPSTORE_BUCKET": options["bucket"],
             "SNAPSTORE_PREFIX": options["prefix"],
         },
