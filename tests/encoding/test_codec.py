@@ -1108,13 +1108,20 @@ def test_what_is_not_a_manifest_is_refused(data):
     assert CANARY not in everything_in(caught.value)
 
 
-async def test_the_deadline_covers_the_slices_too():
+async def test_the_deadline_covers_the_slices_too(bring_deadlines_forward):
+    class Late(MemoryObjectStore):
+        async def get(self, key, *, max_bytes):
+            bring_deadlines_forward(0.0)
+            return await super().get(key, max_bytes=max_bytes)
+
     store = MemoryObjectStore()
     snapshot = Snapshot.new({"messages": [{"text": "x" * 1000} for _ in range(3000)]})
     async with ObjectSnapshotStorage(store) as storage:
         await storage.save_snapshot(location=LOCATION, snapshot=snapshot, is_latest=True)
         assert await storage.load_snapshot(location=LOCATION) == snapshot
-    async with ObjectSnapshotStorage(store, timeout=0.001) as hasty:
+    late = Late()
+    late.objects.update(store.objects)
+    async with ObjectSnapshotStorage(late, timeout=60.0) as hasty:
         with pytest.raises(StorageTimeoutError):
             await hasty.load_snapshot(location=LOCATION)
     assert gc.isenabled()

@@ -454,6 +454,7 @@ class Random:
         return value
 
 
+@pytest.mark.properties
 @pytest.mark.parametrize("block", range(8))
 def test_random_documents_are_written_if_and_only_if_the_plain_check_takes_them(block):
     first = random.SystemRandom().getrandbits(60) if TIMES else block * 1_000_000

@@ -456,10 +456,13 @@ async def test_a_lost_reply_is_answered_without_an_invitation_to_repeat():
         assert (await client.get("/s-1")).json() == {"messages": []}
 
 
-async def test_a_deadline_is_answered_with_503():
-    store = FaultyObjectStore(MemoryObjectStore())
-    store.fault = faults_in_turn("get", StoreFault(stall=True))
-    async with client_of(app_over(ObjectSnapshotStorage(store, timeout=0.01))) as client:
+async def test_a_deadline_is_answered_with_503(bring_deadlines_forward):
+    async def stall(call):
+        bring_deadlines_forward()
+        return StoreFault(stall=True)
+
+    store = FaultyObjectStore(MemoryObjectStore(), stall)
+    async with client_of(app_over(ObjectSnapshotStorage(store, timeout=60.0))) as client:
         reply = await client.get("/s-1")
         assert (reply.status_code, reply.json()["error"]) == (503, StorageTimeoutError.__name__)
         assert reply.headers["Retry-After"] == "1"
@@ -502,11 +505,12 @@ async def test_an_s3_that_throttles(s3_server, bucket, prefix):
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "7")
 
 
-async def test_an_s3_that_does_not_answer(s3_server, bucket, prefix):
+async def test_an_s3_that_does_not_answer(s3_server, bucket, prefix, bring_deadlines_forward):
     async def stall(request):
-        return Fault(stall=30)
+        bring_deadlines_forward()
+        return Fault(stall=300)
 
-    async with proxied(s3_server, bucket, prefix, timeout=0.3) as (client, proxy):
+    async with proxied(s3_server, bucket, prefix) as (client, proxy):
         proxy.fault = stall
         reply = await client.get("/s-1")
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")

@@ -151,6 +151,7 @@ class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
         return StorageSubject(storage_with_its_own_client, objects)
 
 
+@pytest.mark.full
 @pytest.mark.seaweedfs  # on the other servers it would only take time
 class TestS3StorageWithoutTheDirectPath(VersionedSnapshotStorageTests):
     pytestmark = on_one_loop

@@ -8,9 +8,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -405,25 +404,6 @@ def storage_behind(s3_server, session, bucket, prefix):
 def in_a_hurry(monkeypatch):
     """Let retries come at once."""
     monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
-
-
-@pytest.fixture
-def bring_deadlines_forward(monkeypatch):
-    """A function that lets the deadlines of all operations under way come in a moment."""
-    deadlines = []
-
-    def timeout(delay):
-        deadlines.append(asyncio.timeout(delay))
-        return deadlines[-1]
-
-    def bring_forward():
-        for deadline in deadlines:
-            with suppress(RuntimeError):  # of one that is over
-                deadline.reschedule(asyncio.get_running_loop().time() + 0.05)
-
-    replaced = SimpleNamespace(**{**vars(asyncio), "timeout": timeout})
-    monkeypatch.setattr("snapstore.stores.deadline.asyncio", replaced)
-    return bring_forward
 
 
 @pytest.mark.seaweedfs  # the others give no checksum with what they give back

@@ -495,15 +495,27 @@ async def never(request: web.Request) -> web.StreamResponse:
     raise AssertionError
 
 
-async def test_a_server_that_never_answers():
-    async with serving(never) as url:
-        async with S3Storage("bucket", endpoint_url=url, timeout=0.1) as storage:
-            await complaints(storage, StorageTimeoutError, "0.1 s", "timeout=")
-        config = AioConfig(read_timeout=0.1, retries={"total_max_attempts": 1})
-        async with S3Storage("bucket", endpoint_url=url, config=config) as storage:
-            await complaints(
-                storage, StorageTimeoutError, "read_timeout", operations=["load", "save", "list"]
-            )
+async def test_a_server_that_never_answers(bring_deadlines_forward):
+    async def never_in_time(request: web.Request) -> web.StreamResponse:
+        bring_deadlines_forward()
+        return await never(request)
+
+    async with (
+        serving(never_in_time) as url,
+        S3Storage("bucket", endpoint_url=url, timeout=60.5) as storage,
+    ):
+        await complaints(storage, StorageTimeoutError, "60.5 s", "timeout=")
+
+
+async def test_a_server_that_outlasts_the_read_timeout():
+    config = AioConfig(read_timeout=0.1, retries={"total_max_attempts": 1})
+    async with (
+        serving(never) as url,
+        S3Storage("bucket", endpoint_url=url, config=config) as storage,
+    ):
+        await complaints(
+            storage, StorageTimeoutError, "read_timeout", operations=["load", "save", "list"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -553,6 +553,7 @@ def run_machine(make_machine, number, steps):
     run_state_machine_as_test(make_machine, settings=examples(number, stateful_step_count=steps))
 
 
+@pytest.mark.properties
 def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
     with asyncio.Runner(loop_factory=HastyLoop) as runner:
 
@@ -563,6 +564,7 @@ def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
         run_machine(machine, 400, steps=40)
 
 
+@pytest.mark.properties
 def test_a_storage_in_files_does_what_a_dictionary_would(quiet, tmp_path):
     numbers = count()
     with asyncio.Runner() as runner:
@@ -574,6 +576,7 @@ def test_a_storage_in_files_does_what_a_dictionary_would(quiet, tmp_path):
         run_machine(machine, 20, steps=30)
 
 
+@pytest.mark.properties
 def test_a_storage_on_s3_does_what_a_dictionary_would(
     quiet, s3_server, bucket, prefix, aws_session
 ):

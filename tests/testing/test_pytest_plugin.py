@@ -11,6 +11,8 @@ pytest_plugins = ["pytester"]
 
 # Most of these runs start a server of their own, and it is always this one.
 starts_a_server = pytest.mark.seaweedfs
+# Each run takes seconds.
+full = pytest.mark.full
 
 FIXTURES = {
     "snapstore_bucket",
@@ -147,12 +149,14 @@ def on_loops_of(scope):
 @pytest.mark.parametrize(
     ("options", "mark", "fixture", "held"),
     [
-        pytest.param(*on_loops_of("function"), False, id="strict, loops of a function"),
-        pytest.param(*on_loops_of("module"), True, id="strict, loops of a module"),
+        pytest.param(*on_loops_of("function"), False, id="strict, loops of a function", marks=full),
+        pytest.param(*on_loops_of("module"), True, id="strict, loops of a module", marks=full),
         pytest.param(*on_loops_of("session"), True, id="strict, loops of a session"),
         pytest.param(AUTO, "", "pytest.fixture", False, id="auto"),
         pytest.param(
-            *(AUTO_ON_ONE_LOOP, "", "pytest.fixture(scope='session')", True), id="auto, one loop"
+            *(AUTO_ON_ONE_LOOP, "", "pytest.fixture(scope='session')", True),
+            id="auto, one loop",
+            marks=full,
         ),
         pytest.param(
             *(ANYIO, "pytest.mark.anyio", "pytest.fixture(scope='session')", True), id="anyio"
@@ -244,7 +248,9 @@ def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
     )
 
 
-@pytest.mark.parametrize("quiet", [[], ["-q"], ["-n", "1"]], ids=str)
+@pytest.mark.parametrize(
+    "quiet", [[], pytest.param(["-q"], marks=full), pytest.param(["-n", "1"], marks=full)], ids=str
+)
 def test_memory_takes_the_place_of_s3_if_asked_for_and_the_run_says_so(run, quiet):
     outcome = run(SYNC_TESTS, "--snapstore-memory", *quiet, conftest=NO_SERVER)
 
@@ -379,7 +385,11 @@ NOTE_MODULES = """
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--collect-only"], ["--fixtures"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], *(pytest.param([option], marks=full) for option in ("--collect-only", "--fixtures"))],
+    ids=str,
+)
 def test_unused_it_imports_next_to_nothing(run, pytester, options):
     run("def test_nothing(): pass", *options, conftest=NOTE_MODULES)
 
@@ -408,13 +418,18 @@ USES_IT = "def test_it(snapstore_memory): snapstore_memory()"
 @pytest.mark.parametrize(
     "options",
     [
-        [],
-        ["-p", "snapstore"],
-        ["-p", "snapstore.pytest_plugin"],
-        ["-p", "snapstore", "-p", "snapstore.pytest_plugin"],
-        ["-p", "no:snapstore", "-p", "snapstore.pytest_plugin"],
         ["-p", "snapstore.pytest_plugin", "-n", "1"],
-        ["-p", "snapstore.pytest_plugin", "--disable-plugin-autoload"],
+        *(
+            pytest.param(options, marks=full)
+            for options in (
+                [],
+                ["-p", "snapstore"],
+                ["-p", "snapstore.pytest_plugin"],
+                ["-p", "snapstore", "-p", "snapstore.pytest_plugin"],
+                ["-p", "no:snapstore", "-p", "snapstore.pytest_plugin"],
+                ["-p", "snapstore.pytest_plugin", "--disable-plugin-autoload"],
+            )
+        ),
     ],
     ids=" ".join,
 )
@@ -422,7 +437,7 @@ def test_it_may_be_named_besides_being_found(run, options):
     run(USES_IT, *options).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@pytest.mark.parametrize("autoload", [pytest.param(True, marks=full), False])
 def test_it_may_be_named_in_the_environment_or_in_a_conftest(run, monkeypatch, autoload):
     if not autoload:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -167,7 +167,7 @@ FRAMEWORKS = pytest.mark.parametrize(
     ("options", "mark", "fixture"),
     [
         pytest.param(STRICT, "pytest.mark.asyncio", "pytest_asyncio.fixture", id="strict asyncio"),
-        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio"),
+        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio", marks=pytest.mark.full),
         pytest.param(ANYIO, "pytest.mark.anyio", "pytest.fixture", id="anyio"),
     ],
 )

@@ -400,16 +400,19 @@ async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
         assert [direct for _, direct in replayed(proxy)] == [True, False]
 
 
-async def test_a_longer_one_leaves_it_to_the_deadline(bucket, prefix, proxy) -> None:
+async def test_a_longer_one_leaves_it_to_the_deadline(
+    bucket, prefix, proxy, bring_deadlines_forward
+) -> None:
     async with S3Storage(
-        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=3.0
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=30.0
     ) as storage:
         await save(storage)
         await load(storage)
         proxy.requests.clear()
 
         async def stall(_):
-            return Fault(stall=20)
+            bring_deadlines_forward()
+            return Fault(stall=300)
 
         proxy.fault = stall
         with pytest.raises(StorageTimeoutError, match="did not end by its deadline"):

@@ -497,24 +497,30 @@ async def test_an_empty_reply_to_a_delete_confirms_nothing() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_the_deadline_ends_a_request_that_is_not_answered(operation) -> None:
+async def test_the_deadline_ends_a_request_that_is_not_answered(
+    operation, bring_deadlines_forward
+) -> None:
     async def handler(request: web.Request) -> web.Response:
+        bring_deadlines_forward()
         await asyncio.sleep(3600)
         raise AssertionError
 
-    async with storage_on(handler, timeout=0.2) as (storage, _):
+    async with storage_on(handler) as (storage, _):
         with pytest.raises(StorageTimeoutError, match="deadline"):
             await operation(storage)
 
 
-async def test_the_deadline_covers_the_wait_for_a_turn_and_a_body_that_stalls() -> None:
+async def test_the_deadline_covers_the_wait_for_a_turn_and_a_body_that_stalls(
+    bring_deadlines_forward,
+) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
+        bring_deadlines_forward()
         response = web.StreamResponse(headers={"ETag": '"e"', "Content-Length": "1000"})
         await response.prepare(request)
         await asyncio.sleep(3600)
         return response
 
-    async with storage_on(handler, timeout=0.3, max_concurrency=1) as (storage, server):
+    async with storage_on(handler, max_concurrency=1) as (storage, server):
         results = await asyncio.gather(*(load(storage) for _ in range(5)), return_exceptions=True)
         assert [type(result) for result in results] == [StorageTimeoutError] * 5
         # Waiting without a deadline, each would have come to its turn.
