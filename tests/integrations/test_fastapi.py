@@ -209,7 +209,7 @@ def test_without_its_lifespan_the_error_says_how_to_run_it():
         TestClient(app).get("/s-1")
 
 
-def test_without_a_storage_in_its_lifespan_the_error_says_what_it_lacks():
+def test_dependency_without_a_lifespan_says_what_it_lacks():
     app = FastAPI(exception_handlers=error_handlers)
     add_endpoints(app)
 
@@ -358,7 +358,7 @@ def test_a_test_may_put_another_storage_in_its_place():
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_a_websocket_has_the_storage_and_is_closed_with_the_status(accepted):
+def test_websocket_has_the_storage_and_closes_with_the_status(accepted):
     app = app_over(MemoryStorage())
 
     @app.websocket("/chat")
@@ -446,7 +446,7 @@ def test_an_id_that_is_none_is_the_client_s_mistake():
     assert "session_id must be" in reply.json()["detail"]
 
 
-async def test_a_lost_reply_is_answered_without_an_invitation_to_repeat():
+async def test_lost_response_is_answered_without_retry_after():
     store = FaultyObjectStore(MemoryObjectStore())
     store.fault = faults_in_turn("put", StoreFault(applied=True))
     async with client_of(app_over(ObjectSnapshotStorage(store))) as client:
@@ -609,7 +609,7 @@ def environment(monkeypatch):
     return put
 
 
-def test_settings_are_arguments_of_s3storage_with_the_same_defaults():
+def test_settings_match_the_arguments_of_s3storage():
     parameters = inspect.signature(S3Storage).parameters
     fields = StorageSettings.model_fields
 

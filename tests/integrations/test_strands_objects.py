@@ -78,7 +78,7 @@ async def test_what_nobody_waits_for_any_more_is_not_deleted(store, objects):
     assert await objects.keys("") == ["a"]
 
 
-async def test_after_a_request_of_deletes_that_failed_the_next_one_works(store, objects):
+async def test_delete_works_after_one_that_failed(store, objects):
     async def fail(call):
         return StoreFault(error=snapstore.AccessDeniedError)
 
@@ -160,7 +160,7 @@ async def test_a_listing_ends_at_its_limit(limit, found, objects):
     assert await objects.keys("", start_after="a", limit=limit) == list(found)
 
 
-async def test_closing_waits_for_deletes_that_nobody_waits_for_any_more(store, objects):
+async def test_close_waits_for_abandoned_deletes(store, objects):
     began, go, closed = asyncio.Event(), asyncio.Event(), []
 
     async def hold(call):
@@ -213,7 +213,7 @@ def test_where_it_can_not_open_the_next_one_tries_again(objects, anywhere):
     assert asyncio.run(anywhere.run(lambda objects: objects.get("a"))) is None
 
 
-async def test_work_runs_elsewhere_and_its_cancellation_is_carried_there(anywhere):
+async def test_work_on_the_thread_is_cancelled_with_its_caller(anywhere):
     ended, began = threading.Event(), threading.Event()
     where = []
 
@@ -341,7 +341,7 @@ def test_a_child_that_was_forked_opens_its_own(store):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_is_dropped_open_ends_its_thread_also_where_warnings_are_errors(objects):
+def test_dropped_objects_end_their_thread_if_warnings_are_errors(objects):
     shared = Anywhere("Shared", "snapstore-shared", lambda: objects)
     asyncio.run(shared.run(lambda objects: objects.get("a")))
     assert threads() == ["snapstore-shared"]
