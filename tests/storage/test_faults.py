@@ -519,7 +519,7 @@ def may_be_deleted(error: Exception) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is_whole(
+async def test_cancelling_200_operations_leaves_the_pool_whole(
     s3_server, storage_behind, seed
 ) -> None:
     chance = random.Random(seed)
@@ -542,7 +542,7 @@ async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is
         await all_connections_are_free(storage, proxy, 32)
 
 
-async def test_after_200_timeouts_the_next_one_works_and_the_pool_is_whole(
+async def test_timeouts_of_200_operations_leave_the_pool_whole(
     s3_server, storage_behind, bring_deadlines_forward
 ) -> None:
     chance = random.Random(0)
@@ -585,7 +585,7 @@ def page(keys=(), *, truncated=None, token=None) -> Fault:
     ],
     ids=["empty", "no flag", "no token", "repeated token", "foreign key"],
 )
-async def test_a_listing_that_breaks_on_its_second_page_gives_no_part_for_the_whole(
+async def test_listing_broken_on_page_two_is_no_partial_result(
     s3_server, storage_behind, prefix, second
 ) -> None:
     folder = f"{prefix}/s-1/scopes/agent/weather/snapshots/immutable_history/"

@@ -526,7 +526,7 @@ async def test_a_server_that_outlasts_the_read_timeout():
         ("http://127.0.0.1:1/bucket", "bucket"),
     ],
 )
-def test_an_endpoint_url_that_is_none_or_holds_what_does_not_belong_there(endpoint_url, words):
+def test_endpoint_url_that_is_no_url_is_an_error(endpoint_url, words):
     with pytest.raises(ValueError, match="endpoint_url") as caught:
         S3Storage("bucket", endpoint_url=endpoint_url)
     assert words in str(caught.value)

@@ -733,9 +733,7 @@ def step_in(container, step, index):
 
 @given(st.data(), secret_documents, secret_documents, st.sampled_from(["typescript", "python"]))
 @examples(150)
-async def test_what_json_cannot_carry_is_refused_by_its_path_and_unseen(
-    data, document, app_data, dialect
-):
+async def test_unencodable_value_is_an_error_with_its_path_alone(data, document, app_data, dialect):
     snapshot = Snapshot("agent", "1.0", CREATED_AT, document, app_data, dialect)
     places = [*containers_in("data", document), *containers_in("app_data", app_data)]
     path, container = data.draw(st.sampled_from(places))
@@ -806,7 +804,7 @@ def bodies_like(documents):
 
 @given(bodies_like(GOOD_SNAPSHOTS))
 @examples(400)
-async def test_any_bytes_are_a_snapshot_that_can_be_saved_again_or_an_error_without_text(body):
+async def test_any_bytes_are_a_snapshot_or_an_error_without_text(body):
     store = MemoryObjectStore()
     async with ObjectSnapshotStorage(store) as storage:
         store.objects[KEY] = body
@@ -819,7 +817,7 @@ async def test_any_bytes_are_a_snapshot_that_can_be_saved_again_or_an_error_with
 
 @given(bodies_like(GOOD_MANIFESTS))
 @examples(200)
-async def test_any_bytes_are_a_manifest_that_can_be_saved_again_or_an_error_without_text(body):
+async def test_any_bytes_are_a_manifest_or_an_error_without_text(body):
     store = MemoryObjectStore()
     async with ObjectSnapshotStorage(store) as storage:
         key = manifest_at(LOCATION).key("")
