@@ -174,14 +174,14 @@ def test_async_tests_have_storages_on_their_own_loops(run, options, mark, fixtur
 
 
 @starts_a_server
-def test_without_any_async_framework_a_test_runs_a_loop_of_its_own(run):
+def test_fixture_works_without_an_async_framework(run):
     outcome = run(SYNC_TESTS)
 
     outcome.assert_outcomes(passed=2)
 
 
 @starts_a_server
-def test_each_worker_of_xdist_has_a_server_of_its_own_that_ends_with_it(run, tmp_path):
+def test_xdist_workers_have_a_server_each(run, tmp_path):
     tests = f"""
         import os
         import pytest
@@ -232,7 +232,7 @@ NO_SERVER = """
 """
 
 
-def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
+def test_server_that_cannot_start_is_an_error_with_its_reason(run):
     outcome = run(SYNC_TESTS, conftest=NO_SERVER)
 
     outcome.assert_outcomes(errors=1, passed=1)
@@ -251,7 +251,7 @@ def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
 @pytest.mark.parametrize(
     "quiet", [[], pytest.param(["-q"], marks=full), pytest.param(["-n", "1"], marks=full)], ids=str
 )
-def test_memory_takes_the_place_of_s3_if_asked_for_and_the_run_says_so(run, quiet):
+def test_memory_replaces_s3_if_asked_for_and_says_so(run, quiet):
     outcome = run(SYNC_TESTS, "--snapstore-memory", *quiet, conftest=NO_SERVER)
 
     outcome.assert_outcomes(passed=2)
@@ -268,7 +268,7 @@ def test_where_there_is_a_server_nothing_is_said(run):
 @pytest.mark.parametrize(
     "fixture", ["snapstore_server", "snapstore_bucket", "snapstore_environment"]
 )
-def test_what_needs_the_server_itself_is_an_error_where_memory_stands_in(run, fixture):
+def test_server_fixture_is_an_error_with_memory(run, fixture):
     outcome = run(f"def test_server({fixture}): pass", "--snapstore-memory")
 
     outcome.assert_outcomes(errors=1)
@@ -366,7 +366,7 @@ def test_no_setting_of_this_machine_has_a_say_in_the_storages(run, rubbish):
 
 
 @starts_a_server
-def test_code_of_the_users_own_finds_the_server_by_the_environment(run, rubbish):
+def test_code_of_the_user_finds_the_server_by_environment(run, rubbish):
     outcome = run(ENVIRONMENT_TESTS)
 
     outcome.assert_outcomes(passed=2)
