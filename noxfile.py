@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 # More than there are cores: most tests wait for a process. Each worker has a server of its own.
-PYTEST = ("-m", "pytest", f"--numprocesses={(os.cpu_count() or 1) + 2}")
+PYTEST = ("-m", "pytest", f"--numprocesses={(os.cpu_count() or 1) + 2}", "--dist=worksteal")
 # For a test that is long because it was asked to be.
 LONG = ("--timeout=3600", "--override-ini=faulthandler_timeout=0")
 NOTHING_COLLECTED = 5

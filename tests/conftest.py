@@ -1,9 +1,12 @@
 """What all tests share: no settings of this machine, one S3 server, and a way to do without it."""
 
+import asyncio
+import contextlib
 import functools
 import os
 import ssl
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from aiobotocore.session import get_session
@@ -32,6 +35,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "s3: needs an S3 server; set by itself where that shows")
+    config.addinivalue_line("markers", "properties: tries generated examples; set by itself, too")
     config.addinivalue_line("markers", "full: one of many alike, run with --full alone")
     for engine in ENGINES:
         config.addinivalue_line(
@@ -40,6 +44,8 @@ def pytest_configure(config):
 
 
 def pytest_itemcollected(item):
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("properties")
     if "s3_server" in getattr(item, "fixturenames", ()) or engines_of(item):
         item.add_marker("s3")
 
@@ -126,3 +132,22 @@ async def s3_client(s3_server, aws_session):
     """A client of aiobotocore as it comes, to look at what is stored."""
     async with aws_session.create_client("s3", **s3_server.client_options) as client:
         yield client
+
+
+@pytest.fixture
+def bring_deadlines_forward(monkeypatch):
+    """A function that ends all deadlines under way soon: no test waits, and none is too slow."""
+    deadlines = []
+
+    def timeout(delay):
+        deadlines.append(asyncio.timeout(delay))
+        return deadlines[-1]
+
+    def bring_forward(seconds=0.05):
+        for deadline in deadlines:
+            with contextlib.suppress(RuntimeError):  # of one that is over
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    replaced = SimpleNamespace(**{**vars(asyncio), "timeout": timeout})
+    monkeypatch.setattr("snapstore.stores.deadline.asyncio", replaced)
+    return bring_forward

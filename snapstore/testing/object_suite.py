@@ -344,9 +344,7 @@ class ObjectStoreTests:
                 found = await scanned(subject, "folder/", start_after=cursor, page_size=page_size)
                 assert found == keys[start:], (page_size, cursor)
 
-    async def test_folders_in_each_other_are_scanned_whole_at_any_page_size(
-        self, subject: StoreSubject
-    ) -> None:
+    async def test_scan_of_nested_directories_is_complete(self, subject: StoreSubject) -> None:
         keys = [
             "a/1", "a/b/1", "a/b/2", "a/b/c/1", "a/b-c/1", "a/b.c", "a/b0/1", "a/d/e/f/1", "a/z",
         ]  # fmt: skip
@@ -354,9 +352,7 @@ class ObjectStoreTests:
         for page_size in range(1, 11):
             assert sorted(await scanned(subject, "a/", page_size=page_size)) == sorted(keys)
 
-    async def test_a_scan_of_more_than_a_page_loses_nothing_that_is_deleted_page_by_page(
-        self, subject: StoreSubject
-    ) -> None:
+    async def test_scan_survives_deletes_page_by_page(self, subject: StoreSubject) -> None:
         keys = [f"folder/{n:04d}" for n in range(MORE_THAN_A_PAGE)]
         await seed(subject.raw, dict.fromkeys(keys, b""))
         assert await scanned(subject, "folder/") == keys

@@ -417,7 +417,7 @@ class SnapshotStorageTests:
         assert await load(subject, missing) is None
 
     @pytest.mark.parametrize("body", CORRUPT_BODIES.values(), ids=CORRUPT_BODIES.keys())
-    async def test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text(
+    async def test_corrupt_object_error_names_its_key_and_no_text(
         self, subject: Subject, body: bytes
     ) -> None:
         [snapshot_id] = snapshot_ids(1)
@@ -439,9 +439,7 @@ class SnapshotStorageTests:
             for text in everything_said_by(raised.value):
                 assert CANARY not in text
 
-    async def test_a_corrupt_snapshot_is_listed_replaced_and_deleted_like_any_other(
-        self, subject: Subject
-    ) -> None:
+    async def test_corrupt_snapshot_is_listed_replaced_and_deleted(self, subject: Subject) -> None:
         [snapshot_id] = snapshot_ids(1)
         await seed(subject.raw, {LATEST: b"", history_key(snapshot_id): b"{"})
         assert await list_ids(subject) == [snapshot_id]
@@ -452,9 +450,7 @@ class SnapshotStorageTests:
 
     # Manifests
 
-    async def test_a_missing_manifest_is_a_default_one_stamped_now_and_not_stored(
-        self, subject: Subject
-    ) -> None:
+    async def test_manifest_that_is_missing_is_a_default_not_stored(self, subject: Subject) -> None:
         earliest = datetime.now(UTC) - timedelta(milliseconds=1)
         manifest = await subject.storage.load_manifest(location=LOCATION)
         assert manifest.schema_version == "1.0"
@@ -548,9 +544,7 @@ class SnapshotStorageTests:
         for limit in range(1, 9):
             assert await chained_pages(subject, limit) == ids
 
-    async def test_a_history_of_more_than_a_thousand_is_listed_and_deleted_whole(
-        self, subject: Subject
-    ) -> None:
+    async def test_history_over_1000_is_listed_and_deleted(self, subject: Subject) -> None:
         ids = snapshot_ids(MORE_THAN_A_PAGE)
         await seed_history(subject.raw, ids)
         await subject.raw.put("s-10/notes.txt", b"kept")
@@ -672,9 +666,7 @@ class SnapshotStorageTests:
         assert await load(subject) == make_snapshot({"text": "anew"})
         assert await load(subject, snapshot_id) == make_snapshot({"text": "anew"})
 
-    async def test_deleting_a_session_keeps_another_store_nested_under_its_name(
-        self, subject: Subject
-    ) -> None:
+    async def test_delete_keeps_a_store_nested_under_the_session(self, subject: Subject) -> None:
         # They belong to stores with the prefixes `s-1` and `s-1/eu`.
         nested_keys = [
             "s-1/customer/scopes/agent/a/snapshots/snapshot_latest.json",
@@ -796,7 +788,7 @@ class SnapshotStorageTests:
             await list_ids(subject, start_after=snapshot_id)
         assert await subject.raw.keys() == []
 
-    async def test_a_snapshot_of_another_scope_than_its_location_is_refused(
+    async def test_save_in_another_scope_than_the_location_is_an_error(
         self, subject: Subject
     ) -> None:
         [snapshot_id] = snapshot_ids(1)

@@ -153,7 +153,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert await read_latest(subject) == VersionedSnapshot(SECOND, saved.etag)
 
     @VERSIONS
-    async def test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing(
+    async def test_if_match_of_an_older_version_is_a_conflict(
         self, subject: Subject, version_of: Callable[..., Version]
     ) -> None:
         version = version_of(await save_latest(subject, FIRST), await read_latest(subject))
@@ -169,7 +169,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert await subject.raw.keys() == [LATEST]
 
     @VERSIONS
-    async def test_if_match_of_a_snapshot_that_is_gone_is_a_conflict_that_writes_nothing(
+    async def test_if_match_of_a_deleted_snapshot_is_a_conflict(
         self, subject: Subject, version_of: Callable[..., Version]
     ) -> None:
         version = version_of(await save_latest(subject, FIRST), await read_latest(subject))
@@ -225,9 +225,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         saved = await save_latest(subject, FIRST, if_none_match=True)
         assert await read_latest(subject) == VersionedSnapshot(FIRST, saved.etag)
 
-    async def test_if_none_match_is_a_conflict_where_there_is_one_and_changes_nothing(
-        self, subject: Subject
-    ) -> None:
+    async def test_if_none_match_over_a_snapshot_is_a_conflict(self, subject: Subject) -> None:
         await save_latest(subject, FIRST)
         before = await subject.raw.get(LATEST)
         with pytest.raises(SnapshotConflictError) as raised:
@@ -252,7 +250,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
 
     # History is never overwritten
 
-    async def test_another_snapshot_under_an_id_that_exists_is_refused_and_changes_nothing(
+    async def test_save_of_another_snapshot_under_a_taken_id_is_an_error(
         self, subject: Subject
     ) -> None:
         [snapshot_id] = snapshot_ids(1)
@@ -348,9 +346,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert await list_ids(subject) == [snapshot_id]
         assert await load(subject) == FIRST
 
-    async def test_a_checkpoint_that_history_refuses_leaves_latest_untouched(
-        self, subject: Subject
-    ) -> None:
+    async def test_checkpoint_with_a_taken_id_leaves_latest_alone(self, subject: Subject) -> None:
         [snapshot_id] = snapshot_ids(1)
         await save_in_history(subject, FIRST, snapshot_id)
         with pytest.raises(SnapshotExistsError):
@@ -378,7 +374,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         third = await subject.storage.checkpoint(location=LOCATION, snapshot=THIRD, if_match=saved)
         assert await list_ids(subject) == [saved.snapshot_id, third.snapshot_id]
 
-    async def test_a_checkpoint_over_an_older_version_stays_in_history_only(
+    async def test_checkpoint_over_an_older_version_is_in_history_only(
         self, subject: Subject
     ) -> None:
         [snapshot_id] = snapshot_ids(1)
@@ -427,7 +423,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert await subject.raw.keys() == [LATEST]
 
     @DIALECTS
-    async def test_an_update_is_given_the_latest_snapshot_in_its_own_dialect(
+    async def test_update_is_given_latest_in_its_own_dialect(
         self, subject: Subject, dialect: Dialect
     ) -> None:
         await subject.raw.put(LATEST, to_json(ENVELOPES[dialect]))
@@ -487,9 +483,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         await asyncio.gather(*(work() for _ in range(5)))
         assert await load(subject) == make_snapshot({"n": 20})
 
-    async def test_an_update_is_made_again_on_what_another_writer_has_written_meanwhile(
-        self, subject: Subject
-    ) -> None:
+    async def test_update_is_repeated_on_what_another_writer_saved(self, subject: Subject) -> None:
         await save_latest(subject, make_snapshot({"n": 1}))
         seen: list[Snapshot | None] = []
 
@@ -503,9 +497,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert seen == [make_snapshot({"n": 1}), make_snapshot({"n": 10}, dialect="python")]
         assert await load(subject) == make_snapshot({"n": 11})
 
-    async def test_an_update_that_finds_the_first_snapshot_taken_is_made_again(
-        self, subject: Subject
-    ) -> None:
+    async def test_update_is_repeated_if_another_saved_first(self, subject: Subject) -> None:
         seen: list[Snapshot | None] = []
 
         async def update(current: Snapshot | None) -> Snapshot:
@@ -635,9 +627,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
         assert await subject.storage.delete_session(session_id="s-1") == DeletedSession(6, 0)
         assert await subject.storage.delete_session(session_id="s-1") == DeletedSession(0, 0)
 
-    async def test_deleting_a_session_tells_how_many_objects_of_another_store_it_kept(
-        self, subject: Subject
-    ) -> None:
+    async def test_delete_counts_the_objects_kept_for_another_store(self, subject: Subject) -> None:
         kept = [
             "s-1/customer/scopes/agent/a/snapshots/snapshot_latest.json",
             "s-1/customer/scopes/multiAgent/graph/snapshots/manifest.json",

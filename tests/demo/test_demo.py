@@ -88,9 +88,7 @@ def is_running(pid):
     return True
 
 
-async def test_the_keys_it_shows_are_those_that_are_written_and_nothing_is_left(
-    s3_server, s3_client, bucket, prefix
-):
+async def test_demo_shows_the_keys_written_and_leaves_none(s3_server, s3_client, bucket, prefix):
     async with recording_proxy(s3_server.endpoint_url) as proxy:
         ended = await demo(
             *("--endpoint-url", proxy.endpoint_url, "--bucket", bucket, "--prefix", prefix),
@@ -133,7 +131,7 @@ async def test_other_sessions_under_its_prefix_stay(s3_server, s3_client, bucket
 
 
 @pytest.mark.s3
-async def test_it_starts_a_server_of_its_own_whatever_the_machine_is_set_to_and_stops_it():
+async def test_demo_starts_and_stops_a_server_of_its_own():
     ended = await demo(
         environment={
             "AWS_PROFILE": "missing",
@@ -318,7 +316,7 @@ async def test_a_server_that_keeps_its_word_passes():
     assert s3.objects == {}
 
 
-async def test_a_server_that_ignores_conditions_fails_it_and_the_session_is_deleted():
+async def test_demo_fails_on_a_server_that_ignores_conditions():
     s3 = ScriptedS3(ignores_conditions=True)
     ended = await demo_on(s3)
     assert ended.status == 1
@@ -385,7 +383,7 @@ def test_wrong_arguments_end_with_status_2(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_command_alone_prints_the_help_and_ends_with_status_2(capsys):
+def test_command_without_arguments_prints_help(capsys):
     assert main([]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -313,9 +313,7 @@ def busy_threads():
     ids=["NaN", "bytes", "number as a key", "set", "enum", "lists", "tuples"],
 )
 @pytest.mark.parametrize("size", [1, 300])
-def test_a_thread_that_toggles_a_value_never_gets_the_bad_one_saved(
-    good, bad, traces, size, busy_threads
-):
+def test_save_never_stores_the_bad_value_of_a_toggled_one(good, bad, traces, size, busy_threads):
     rows = [{"n": n, "text": "x" * 20} for n in range(size)]
     data = {"rows": rows, "last": good, "lists": [[n] for n in range(size)]}
 
@@ -355,7 +353,7 @@ def test_a_thread_that_adds_keys_does_not_fail_a_save(busy_threads):
         assert [key for key in loaded if not key.startswith("new")] == [*map(str, range(20_000))]
 
 
-def test_a_thread_that_changes_what_is_copied_does_not_fail_a_save(busy_threads):
+def test_save_survives_a_thread_that_changes_what_is_copied(busy_threads):
     data = {"text": "\ud83d", "state": {str(n): n for n in range(2_000)}}
     numbers = iter(range(10**9))
 
@@ -369,7 +367,7 @@ def test_a_thread_that_changes_what_is_copied_does_not_fail_a_save(busy_threads)
         assert len(decode_snapshot(encode(data), key="k").data["value"]["state"]) >= 2_000
 
 
-def test_a_thread_that_changes_what_is_refused_leaves_a_typed_error(busy_threads):
+def test_save_of_a_changing_bad_value_is_a_typed_error(busy_threads):
     data = {"state": {str(n): n for n in range(2_000)}, "last": {1}}
     numbers = iter(range(10**9))
 
@@ -454,8 +452,9 @@ class Random:
         return value
 
 
+@pytest.mark.properties
 @pytest.mark.parametrize("block", range(8))
-def test_random_documents_are_written_if_and_only_if_the_plain_check_takes_them(block):
+def test_random_documents_are_written_as_the_plain_check_says(block):
     first = random.SystemRandom().getrandbits(60) if TIMES else block * 1_000_000
     for seed in range(first, first + 250 * max(TIMES, 1)):
         make = Random(seed)

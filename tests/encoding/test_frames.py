@@ -109,7 +109,7 @@ def test_an_error_of_decoding_has_no_frame_with_text(decode, kind, size, monkeyp
     assert error.__context__ is None
 
 
-def test_an_error_of_decoding_any_document_has_no_frame_with_text():
+def test_decode_error_of_any_document_has_no_text_in_frames():
     error = error_of(decode_document, BODIES["cut"], "key-1", "snapshot")
     assert CANARY not in shown_by(error)
 

@@ -210,7 +210,7 @@ def test_without_its_lifespan_the_error_says_how_to_run_it():
         TestClient(app).get("/s-1")
 
 
-def test_without_a_storage_in_its_lifespan_the_error_says_what_it_lacks():
+def test_dependency_without_a_lifespan_says_what_it_lacks():
     app = FastAPI(exception_handlers=error_handlers)
     add_endpoints(app)
 
@@ -359,7 +359,7 @@ def test_a_test_may_put_another_storage_in_its_place():
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_a_websocket_has_the_storage_and_is_closed_with_the_status(accepted):
+def test_websocket_has_the_storage_and_closes_with_the_status(accepted):
     app = app_over(MemoryStorage())
 
     @app.websocket("/chat")
@@ -447,7 +447,7 @@ def test_an_id_that_is_none_is_the_client_s_mistake():
     assert "session_id must be" in reply.json()["detail"]
 
 
-async def test_a_lost_reply_is_answered_without_an_invitation_to_repeat():
+async def test_lost_response_is_answered_without_retry_after():
     store = FaultyObjectStore(MemoryObjectStore())
     store.fault = faults_in_turn("put", StoreFault(applied=True))
     async with client_of(app_over(ObjectSnapshotStorage(store))) as client:
@@ -457,10 +457,13 @@ async def test_a_lost_reply_is_answered_without_an_invitation_to_repeat():
         assert (await client.get("/s-1")).json() == {"messages": []}
 
 
-async def test_a_deadline_is_answered_with_503():
-    store = FaultyObjectStore(MemoryObjectStore())
-    store.fault = faults_in_turn("get", StoreFault(stall=True))
-    async with client_of(app_over(ObjectSnapshotStorage(store, timeout=0.01))) as client:
+async def test_a_deadline_is_answered_with_503(bring_deadlines_forward):
+    async def stall(call):
+        bring_deadlines_forward()
+        return StoreFault(stall=True)
+
+    store = FaultyObjectStore(MemoryObjectStore(), stall)
+    async with client_of(app_over(ObjectSnapshotStorage(store, timeout=60.0))) as client:
         reply = await client.get("/s-1")
         assert (reply.status_code, reply.json()["error"]) == (503, StorageTimeoutError.__name__)
         assert reply.headers["Retry-After"] == "1"
@@ -503,11 +506,12 @@ async def test_an_s3_that_throttles(s3_server, bucket, prefix):
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "7")
 
 
-async def test_an_s3_that_does_not_answer(s3_server, bucket, prefix):
+async def test_an_s3_that_does_not_answer(s3_server, bucket, prefix, bring_deadlines_forward):
     async def stall(request):
-        return Fault(stall=30)
+        bring_deadlines_forward()
+        return Fault(stall=300)
 
-    async with proxied(s3_server, bucket, prefix, timeout=0.3) as (client, proxy):
+    async with proxied(s3_server, bucket, prefix) as (client, proxy):
         proxy.fault = stall
         reply = await client.get("/s-1")
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
@@ -606,7 +610,7 @@ def environment(monkeypatch):
     return put
 
 
-def test_settings_are_arguments_of_s3storage_with_the_same_defaults():
+def test_settings_match_the_arguments_of_s3storage():
     parameters = inspect.signature(S3Storage).parameters
     options = dict.fromkeys(S3Options.__optional_keys__) | {"max_concurrency": 128}
     named = {name: found.default for name, found in parameters.items() if name != "options"}

@@ -223,7 +223,7 @@ NOT_RESTORED = {
 
 
 @pytest.mark.parametrize(("block", "stand_in"), NOT_RESTORED.values(), ids=NOT_RESTORED)
-def test_what_typescript_can_not_restore_is_carried_where_it_does_not_look(block, stand_in):
+def test_convert_sets_aside_what_typescript_cannot_restore(block, stand_in):
     before, behind = {"text": "before"}, {"text": "behind"}
     python = message_of(before, block, behind)
 
@@ -783,7 +783,7 @@ INEXACT = {
 
 
 @pytest.mark.parametrize(("value", "why"), INEXACT.values(), ids=INEXACT)
-def test_what_python_writes_and_json_can_not_carry_stays_in_python(value, why):
+def test_convert_keeps_what_json_cannot_carry_in_python(value, why):
     document = document_of("python", result_of(value))
 
     assert convert_snapshot(document, "python") == document
@@ -809,7 +809,7 @@ def test_what_python_writes_and_json_can_not_carry_stays_in_python(value, why):
         ({"interrupt_state": {"canary": 1}}, "data.interrupt_state"),
     ],
 )
-def test_what_python_s_sdk_does_not_write_is_refused_with_the_path_to_it(data, path):
+def test_convert_of_what_python_never_writes_is_an_error(data, path):
     with pytest.raises(SnapshotEncodeError) as refused:
         convert_snapshot(document_of("python", data), "typescript")
 

@@ -120,7 +120,7 @@ async def test_to_force_a_write_replaces_another_writers(writer, store):
     assert await state_in(store) == 3
 
 
-async def test_another_writers_snapshot_may_be_larger_than_what_is_read(store, open_backend):
+async def test_other_writers_snapshot_may_exceed_the_read_limit(store, open_backend):
     agent = Writer(await open_backend(max_bytes=500))
     await agent.save(1)
     await store.inner.put(LATEST, document_of(2) + b" " * 500)
@@ -150,7 +150,7 @@ async def test_a_write_without_a_response_is_written_over_by_its_agent(applied, 
     assert await state_in(store) == 3
 
 
-async def test_its_own_write_is_recognised_with_other_whitespace_behind_it(writer, store):
+async def test_own_write_is_recognised_with_other_padding(writer, store):
     agent = writer()
 
     async def lose(call):
@@ -166,9 +166,7 @@ async def test_its_own_write_is_recognised_with_other_whitespace_behind_it(write
     assert await state_in(store) == 2
 
 
-async def test_a_write_without_a_response_gives_no_right_over_another_writers(
-    writer, store, open_backend
-):
+async def test_write_without_a_response_replaces_no_other_writers(writer, store, open_backend):
     async def stall(call):
         return StoreFault(stall=True) if call.operation == "put" else None
 
@@ -215,9 +213,7 @@ async def test_an_older_state_is_not_written_over_a_newer_one(writer, store):
     assert len(puts_of(store)) == writes
 
 
-async def test_an_older_state_is_not_written_over_a_newer_one_whose_response_was_lost(
-    writer, store
-):
+async def test_older_state_never_replaces_a_newer_unconfirmed_one(writer, store):
     agent = writer()
     older, newer = next(agent.count), next(agent.count)
 
@@ -301,7 +297,7 @@ async def test_history_is_not_written_into_a_deleted_session(force, writer, stor
     assert await agent.backend.objects.keys("") == []
 
 
-async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, store):
+async def test_agent_with_history_only_knows_its_session(writer, store):
     wrote, read = writer(), writer()
     await wrote.append("first")
     await read.backend.latest.adopt_history(
@@ -322,7 +318,7 @@ async def test_an_agent_that_has_only_history_knows_its_session_by_that(writer, 
     await read.save(1)
 
 
-async def test_a_deleted_session_that_another_began_anew_is_not_replaced(writer, store):
+async def test_session_deleted_and_begun_by_another_is_not_replaced(writer, store):
     agent = writer()
     await agent.save(1)
     await store.inner.delete([LATEST])
@@ -349,9 +345,7 @@ async def test_who_restores_on_purpose_begins_a_new_session(writer, store):
     assert await state_in(store) == 3
 
 
-async def test_to_force_a_write_does_not_bring_back_what_goes_meanwhile(
-    writer, store, open_backend
-):
+async def test_forced_write_restores_nothing_deleted_meanwhile(writer, store, open_backend):
     agent = writer()
     await agent.save(1)
     await writer(await open_backend()).save(2, force=True)

@@ -78,7 +78,7 @@ async def test_what_nobody_waits_for_any_more_is_not_deleted(store, objects):
     assert await objects.keys("") == ["a"]
 
 
-async def test_after_a_request_of_deletes_that_failed_the_next_one_works(store, objects):
+async def test_delete_works_after_one_that_failed(store, objects):
     async def fail(call):
         return StoreFault(error=snapstore.AccessDeniedError)
 
@@ -160,7 +160,7 @@ async def test_a_listing_ends_at_its_limit(limit, found, objects):
     assert await objects.keys("", start_after="a", limit=limit) == list(found)
 
 
-async def test_closing_waits_for_deletes_that_nobody_waits_for_any_more(store, objects):
+async def test_close_waits_for_abandoned_deletes(store, objects):
     began, go, closed = asyncio.Event(), asyncio.Event(), []
 
     async def hold(call):

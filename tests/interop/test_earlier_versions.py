@@ -147,6 +147,5 @@ async def test_an_update_goes_on_the_lineage_of_an_earlier_version(
     async with S3Storage(bucket, prefix=prefix, **s3_server.storage_options) as storage:
         await storage.update_latest(location=AGENT, update=add_a_turn)
     after = (await s3_client.head_object(**where))["Metadata"]
-    entries = after["snapstore-lineage"].split()
-    assert entries[0].startswith(f"{before['metadata']['snapstore-write']}:")
-    assert entries[1:] == before["metadata"]["snapstore-lineage"].split()
+    # Older entries than that of the write replaced are left out: their writers have ended.
+    assert after["snapstore-lineage"].startswith(before["metadata"]["snapstore-write"])

@@ -107,7 +107,7 @@ async def test_a_manifest_is_saved_as_the_document_it_was(copy, tmp_path, store,
     assert exactly(saved) == exactly((GOLDEN / store / path).read_bytes())
 
 
-async def test_the_half_of_an_emoji_loads_and_is_saved_as_javascript_writes_it(copy):
+async def test_lone_surrogate_is_saved_as_javascript_writes_it(copy):
     location = SnapshotLocation.agent("session-1", "odd")
 
     async with FileStorage(copy / "typescript/legacy") as storage:
@@ -119,7 +119,7 @@ async def test_the_half_of_an_emoji_loads_and_is_saved_as_javascript_writes_it(c
     assert rb'"cut emoji \ud83d end"' in saved.read_bytes()
 
 
-async def test_what_typescript_writes_compactly_is_written_byte_for_byte(copy, tmp_path):
+async def test_compact_typescript_snapshot_is_saved_byte_for_byte(copy, tmp_path):
     location = SnapshotLocation.agent("session-1", "weather")
     path = "session-1/scopes/agent/weather/snapshots/snapshot_latest.json"
     root = copy / "typescript/unified/session"

@@ -208,7 +208,7 @@ def is_documented_alias(name):
         ("x" * 1024, "x" * 1024),
     ],
 )
-def test_what_a_message_shows_of_others_text_is_one_line_of_what_can_be_printed(text, expected):
+def test_message_shows_foreign_text_as_one_printable_line(text, expected):
     assert shown(text) == expected
     assert shown(expected) == expected
 

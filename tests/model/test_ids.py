@@ -121,7 +121,7 @@ def test_ids_strictly_increase_from_thread_to_thread():
     assert all(earlier < later for earlier, later in pairwise(ids))
 
 
-def test_ids_of_threads_that_do_not_wait_for_each_other_are_distinct():
+def test_ids_of_concurrent_threads_are_distinct():
     ids = [[], [], [], []]
 
     def make(own):
@@ -213,7 +213,7 @@ def test_one_moment_gives_one_id_in_every_time_zone():
     assert snapshot_id_at(time.astimezone(timezone(timedelta(hours=-8)))) == snapshot_id_at(time)
 
 
-def test_the_id_at_a_time_is_the_lowest_valid_one_of_its_millisecond():
+def test_snapshot_id_at_is_the_lowest_of_its_millisecond():
     time = datetime(2024, 8, 7, 2, 5, 21, 216_000, tzinfo=UTC)
 
     lowest = snapshot_id_at(time)
@@ -327,7 +327,7 @@ def test_what_is_no_uuid7_has_no_time(value):
     assert_plain_and_short(caught.value)
 
 
-async def test_a_snapshot_id_in_upper_case_is_lowered_wherever_it_is_taken():
+async def test_snapshot_id_in_upper_case_is_lowered_everywhere():
     async with MemoryStorage() as storage:
         saved = await storage.save_snapshot(
             location=LOCATION,
@@ -350,7 +350,7 @@ async def test_a_snapshot_id_in_upper_case_is_lowered_wherever_it_is_taken():
     assert snapshot_time(SNAPSHOT_ID.upper()) == snapshot_time(SNAPSHOT_ID)
 
 
-async def test_the_word_latest_is_ignored_as_the_id_of_the_latest_snapshot():
+async def test_snapshot_id_latest_is_ignored_with_latest():
     async with MemoryStorage() as storage:
         saved = await storage.save_snapshot(
             location=LOCATION, snapshot=snapshot(), is_latest=True, snapshot_id="latest"

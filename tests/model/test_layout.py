@@ -72,7 +72,7 @@ async def test_objects_lie_where_the_sdks_look_for_them(location, prefix, folder
 
 
 @pytest.mark.parametrize("prefix", ["/prod", "prod/", "/", "a/b/"])
-async def test_a_prefix_with_a_slash_at_an_end_is_used_verbatim_and_warned_of(prefix):
+async def test_prefix_with_an_outer_slash_is_kept_and_warned_of(prefix):
     with pytest.warns(UserWarning, match="begins or ends with '/'"):
         keys = await keys_written(SnapshotLocation.agent("s", "a"), prefix)
 
@@ -90,7 +90,7 @@ def test_the_warning_of_an_s3_storage_points_at_its_caller():
     assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, line)]
 
 
-def test_the_warning_of_a_storage_over_an_object_store_points_at_its_caller():
+def test_prefix_warning_points_at_the_caller():
     def make():
         return ObjectSnapshotStorage(MemoryObjectStore(), prefix="prod/")
 
@@ -148,7 +148,7 @@ def test_a_prefix_that_is_not_text_is_refused(prefix):
 
 
 @pytest.mark.parametrize("prefix", ["", "prod"])
-async def test_sessions_whose_names_begin_alike_do_not_touch_each_other(prefix):
+async def test_sessions_with_a_common_prefix_are_apart(prefix):
     names = ["s", "s-", "s-1", "s-10", "s-1-", "s_1", "s1"]
     async with ObjectSnapshotStorage(MemoryObjectStore(), prefix=prefix) as storage:
         for name in names:
@@ -251,7 +251,7 @@ async def test_what_else_lies_in_history_is_no_snapshot(name):
         ("scopes/agent/a/snapshots/memory/notes.txt", False),
     ],
 )
-def test_a_key_with_the_layout_deeper_than_under_its_session_is_another_stores(rest, nested):
+def test_key_nested_deeper_belongs_to_another_store(rest, nested):
     assert Layout.is_nested_store(f"tenant1/{rest}", "tenant1/") is nested
     assert Layout.is_nested_store(f"prod/tenant1/{rest}", "prod/tenant1/") is nested
 

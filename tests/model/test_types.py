@@ -147,7 +147,7 @@ def test_a_new_snapshot_is_of_now_in_utc_with_three_decimals():
     assert before - slack <= datetime.fromisoformat(made.created_at) <= datetime.now(UTC) + slack
 
 
-def test_a_new_snapshot_is_in_the_schema_and_spelling_of_the_reference():
+def test_snapshot_new_follows_the_reference():
     made = Snapshot.new({"messages": []}, scope="multiAgent", app_data={"tenant": "acme"})
 
     assert made.schema_version == "1.0"

@@ -137,7 +137,7 @@ def test_a_public_name_is_what_type_checkers_take_it_for(name, module):
     assert getattr(snapstore, name) is getattr(import_module(module), name)
 
 
-def test_all_public_names_are_imported_by_a_star_and_shown_by_dir():
+def test_public_names_are_in_star_imports_and_dir():
     loaded = {}
     exec("from snapstore import *", loaded)
 
@@ -167,7 +167,7 @@ def test_the_testing_package_is_imported_only_by_its_users():
     assert {name for name in loaded if name.startswith(("snapstore.testing", "pytest"))} == set()
 
 
-def test_a_framework_is_imported_only_by_the_users_of_its_integration():
+def test_import_of_a_framework_is_left_to_its_integration():
     frameworks = {"fastapi", "pydantic", "pydantic_settings", "starlette"}
 
     assert modules_loaded_by("import snapstore, snapstore.integrations") & frameworks == set()

@@ -74,7 +74,7 @@ def has_large_numbers(value):
 
 
 @pytest.mark.parametrize("sides", ["FileStorage"], indirect=True)
-async def test_any_json_comes_back_from_javascript_but_for_numbers_over_2_to_the_53(sides):
+async def test_json_survives_javascript_but_for_large_integers(sides):
     batch = {new_snapshot_id(): document for document in generated(documents, 300)}
     for snapshot_id, document in batch.items():
         snapshot = Snapshot("agent", "1.0", CREATED_AT, document, {"again": document})

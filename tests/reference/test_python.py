@@ -110,7 +110,7 @@ async def test_their_agent_resumes_from_what_we_saved(sides):
     assert agent.messages == MESSAGES[:2]
 
 
-async def test_their_agent_finds_all_again_after_we_have_changed_a_part(sides):
+async def test_python_agent_reloads_what_snapstore_changed(sides):
     ours, theirs = sides
     manager, agent = agent_on(theirs, messages=MESSAGES, state=STATE)
     await manager.save_snapshot(agent, is_latest=True)

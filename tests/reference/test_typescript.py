@@ -102,7 +102,7 @@ async def test_what_they_load_and_save_again_is_still_what_we_saved(sides, conte
     assert await sides.ours.load_snapshot(location=AGENT) == snapshot_of(contents)
 
 
-async def test_integers_over_2_to_the_53_are_exact_here_and_rounded_there(sides):
+async def test_large_integers_are_exact_here_and_rounded_there(sides):
     snapshot = snapshot_of({"n": 2**53 + 1})
     await sides.ours.save_snapshot(location=AGENT, snapshot=snapshot, is_latest=True)
 

@@ -186,7 +186,7 @@ async def test_versions_that_can_not_be_removed_are_told_of(
 
 
 @pytest.mark.ceph
-async def test_a_server_that_ignores_conditions_in_a_versioned_bucket_is_found_out(
+async def test_check_finds_ignored_conditions_in_a_versioned_bucket(
     own_settings, s3_server, s3_client
 ) -> None:
     create_bucket(s3_server, "versioned-ceph")
@@ -212,9 +212,7 @@ async def test_a_server_whose_conditions_are_not_atomic_is_found_out(own_setting
     assert any("not atomic" in report["create-only"].words for report in reports)
 
 
-async def test_a_borrowed_client_is_its_owners_and_what_it_lacks_is_named(
-    s3_server, bucket, prefix, caplog
-) -> None:
+async def test_check_names_what_a_borrowed_client_lacks(s3_server, bucket, prefix, caplog) -> None:
     async with (
         get_session().create_client("s3", **s3_server.client_options) as client,
         S3Storage(bucket, prefix=prefix, client=client) as storage,
@@ -279,9 +277,7 @@ async def test_a_gateway_that_sends_a_write_again_is_found_out(
     assert await keys_in(s3_client, bucket, prefix) == []
 
 
-async def test_a_new_object_that_is_refused_for_another_reason_proves_nothing(
-    proxy, bucket, prefix
-) -> None:
+async def test_check_takes_no_other_error_for_a_failed_condition(proxy, bucket, prefix) -> None:
     async def refuse_conditions(request):
         if "If-None-Match" in request.headers:
             return Fault.error(501, "NotImplemented")
@@ -356,9 +352,7 @@ async def test_a_server_that_makes_other_keys_is_found_out(
     assert await keys_in(s3_client, bucket, prefix) == []
 
 
-async def test_where_the_inspection_fails_midway_what_was_found_is_told(
-    proxy, bucket, prefix
-) -> None:
+async def test_check_reports_what_it_found_before_it_failed(proxy, bucket, prefix) -> None:
     async def fail(request):
         if request.operation == "PutObject" and "If-Match" in request.headers:
             inspected = request.path.endswith("/inspected.json")
@@ -388,7 +382,7 @@ async def test_what_can_not_be_deleted_together_is_deleted_one_by_one() -> None:
     assert store.objects == {}
 
 
-async def test_what_a_check_can_not_delete_is_counted_and_its_session_can_be_deleted() -> None:
+async def test_check_counts_what_it_cannot_delete() -> None:
     class Sticky(MemoryObjectStore):
         stuck = True
 
@@ -543,7 +537,7 @@ async def test_races_that_nobody_wins_prove_nothing() -> None:
     assert "none got through" in report["create-only"].words
 
 
-async def test_what_was_written_is_removed_also_where_writing_fails_soon() -> None:
+async def test_check_removes_what_it_wrote_if_a_write_fails() -> None:
     class FullSoon(MemoryObjectStore):
         async def put(self, key, data, *, if_match=None, if_none_match=False):
             if self.objects:

@@ -161,6 +161,7 @@ class TestS3StorageWithItsOwnClientAndAPrefix(VersionedSnapshotStorageTests):
         return StorageSubject(storage_with_its_own_client, objects)
 
 
+@pytest.mark.full
 @pytest.mark.seaweedfs  # on the other servers it would only take time
 class TestNamespaceOfS3StorageWithoutTheDirectPath(VersionedSnapshotStorageTests):
     pytestmark = on_one_loop

@@ -127,9 +127,7 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.parametrize(
     ("held_back", "ids"), [("immutable_history", [OLD_ID]), ("snapshot_latest", [OLD_ID, NEW_ID])]
 )
-async def test_a_checkpoint_cut_short_is_in_history_at_most_and_can_be_repeated(
-    s3_server, storage, place, held_back, ids
-):
+async def test_checkpoint_cut_short_is_repeatable(s3_server, storage, place, held_back, ids):
     await storage.checkpoint(location=LOCATION, snapshot=snapshot_of(1), snapshot_id=OLD_ID)
     held, killed = asyncio.Event(), asyncio.Event()
 
@@ -458,7 +456,7 @@ async def test_told_to_stop_beside_s3_a_process_goes_without_complaint(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-async def test_told_to_stop_beside_files_a_process_ends_its_write_and_goes(tmp_path, how):
+async def test_process_told_to_stop_finishes_its_write_to_files(tmp_path, how):
     with process(STOP + ON_FILES + STOPPABLE, how.name, tmp_path) as child:
         assert await word_of(child) == "ready"
         assert await word_of(child) == "stopped"

@@ -182,7 +182,7 @@ async def test_what_is_no_session_is_counted_and_logged_once(caplog) -> None:
     assert "kept 11 objects under backups/ since there is no session" in record.getMessage()
 
 
-async def test_an_object_of_the_layout_on_the_last_page_makes_a_session() -> None:
+async def test_delete_finds_the_session_by_its_last_page() -> None:
     others = [f"s-1/a/{n:02}.txt" for n in range(20)]
     store = PagedStore([*others, OWN[-1]])
     async with storage_on(store) as storage:
@@ -190,7 +190,7 @@ async def test_an_object_of_the_layout_on_the_last_page_makes_a_session() -> Non
     assert store.batches[-1] == [OWN[-1]]
 
 
-async def test_a_page_that_is_too_large_is_deleted_in_batches_of_a_thousand() -> None:
+async def test_delete_splits_a_large_page_into_batches_of_1000() -> None:
     keys = [f"{SNAPSHOTS}/immutable_history/{n:04}" for n in range(2_500)]
     store = PagedStore(keys, page_size=2_500)
     async with storage_on(store) as storage:

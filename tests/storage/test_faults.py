@@ -8,9 +8,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -407,25 +406,6 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr("snapstore.stores.retry.full_jitter", lambda _: 0.0)
 
 
-@pytest.fixture
-def bring_deadlines_forward(monkeypatch):
-    """A function that lets the deadlines of all operations under way come in a moment."""
-    deadlines = []
-
-    def timeout(delay):
-        deadlines.append(asyncio.timeout(delay))
-        return deadlines[-1]
-
-    def bring_forward():
-        for deadline in deadlines:
-            with suppress(RuntimeError):  # of one that is over
-                deadline.reschedule(asyncio.get_running_loop().time() + 0.05)
-
-    replaced = SimpleNamespace(**{**vars(asyncio), "timeout": timeout})
-    monkeypatch.setattr("snapstore.stores.deadline.asyncio", replaced)
-    return bring_forward
-
-
 @pytest.mark.seaweedfs  # the others give no checksum with what they give back
 @pytest.mark.parametrize("cell", list(cells()))
 async def test_each_fault_in_each_operation_ends_as_the_table_says(
@@ -539,7 +519,7 @@ def may_be_deleted(error: Exception) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is_whole(
+async def test_cancelling_200_operations_leaves_the_pool_whole(
     s3_server, storage_behind, seed
 ) -> None:
     chance = random.Random(seed)
@@ -562,7 +542,7 @@ async def test_after_200_cancelled_operations_the_next_one_works_and_the_pool_is
         await all_connections_are_free(storage, proxy, 32)
 
 
-async def test_after_200_timeouts_the_next_one_works_and_the_pool_is_whole(
+async def test_timeouts_of_200_operations_leave_the_pool_whole(
     s3_server, storage_behind, bring_deadlines_forward
 ) -> None:
     chance = random.Random(0)
@@ -605,7 +585,7 @@ def page(keys=(), *, truncated=None, token=None) -> Fault:
     ],
     ids=["empty", "no flag", "no token", "repeated token", "foreign key"],
 )
-async def test_a_listing_that_breaks_on_its_second_page_gives_no_part_for_the_whole(
+async def test_listing_broken_on_page_two_is_no_partial_result(
     s3_server, storage_behind, prefix, second
 ) -> None:
     folder = f"{prefix}/s-1/scopes/agent/weather/snapshots/immutable_history/"

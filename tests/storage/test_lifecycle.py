@@ -177,7 +177,7 @@ async def test_a_storage_that_is_open_is_not_opened_again(storage):
         await storage.load_snapshot(location=LOCATION)
 
 
-async def test_a_storage_that_is_being_opened_is_not_opened_used_or_closed():
+async def test_storage_being_opened_cannot_be_used_or_closed():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     opening = await held_up(store, storage.open())
@@ -214,7 +214,7 @@ async def test_a_closed_storage_opens_again_with_all_that_was_saved(storage):
         assert await storage.list_snapshot_ids(location=LOCATION) == [saved.snapshot_id]
 
 
-async def test_async_with_gives_the_storage_and_closes_it_after_an_error(storage):
+async def test_async_with_closes_the_storage_after_an_error(storage):
     async def fail():
         async with storage as opened:
             assert opened is storage
@@ -286,7 +286,7 @@ async def test_closing_waits_for_an_operation_under_way(operation):
     assert store.calls[-1] == "aclose"
 
 
-async def test_closing_waits_for_a_page_and_not_for_who_walks_through_it():
+async def test_close_waits_for_a_page_and_not_for_its_reader():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     await storage.open()
@@ -304,7 +304,7 @@ async def test_closing_waits_for_a_page_and_not_for_who_walks_through_it():
             await anext(ids)
 
 
-async def test_a_listing_of_many_pages_under_way_is_finished_before_closing():
+async def test_close_waits_for_a_listing_of_many_pages():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     folder = "session-1/scopes/agent/weather/snapshots/immutable_history"
@@ -322,7 +322,7 @@ async def test_a_listing_of_many_pages_under_way_is_finished_before_closing():
     assert store.calls[-1] == "aclose"
 
 
-async def test_a_delete_of_many_pages_under_way_is_finished_before_closing():
+async def test_close_waits_for_a_delete_of_many_pages():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     store.objects = {f"{SNAPSHOTS}/file-{n:04}": b"" for n in range(2_500)}
@@ -339,7 +339,7 @@ async def test_a_delete_of_many_pages_under_way_is_finished_before_closing():
     assert store.calls[-1] == "aclose"
 
 
-async def test_a_listing_that_has_begun_ends_with_an_error_and_never_early():
+async def test_listing_cut_by_a_close_is_an_error_and_not_an_end():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     folder = "session-1/scopes/agent/weather/snapshots/immutable_history"
@@ -596,13 +596,13 @@ def test_a_storage_that_is_collected_while_it_is_open_warns(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [MemoryStorage, FileStorage])
 @pytest.mark.parametrize("use", [make_only, open_and_close])
-def test_a_storage_that_is_collected_while_it_is_closed_does_not_warn(tmp_path, kind, use):
+def test_storage_collected_while_closing_does_not_warn(tmp_path, kind, use):
     arguments = [tmp_path] if kind is FileStorage else []
 
     assert warnings_of_collecting(lambda: kind(*arguments), use) == []
 
 
-def test_large_snapshots_are_loaded_at_once_on_one_loop_after_another():
+def test_large_snapshots_load_on_one_loop_after_another():
     storage = MemoryStorage()
     location = SnapshotLocation.agent("s-1", "weather")
     snapshot = Snapshot.new({"messages": [f"{number}:{'x' * 1000}" for number in range(1000)]})
@@ -665,7 +665,7 @@ def test_a_storage_whose_loop_has_ended_may_be_opened_at_once(storage, end):
 
 @EACH_END
 @pytest.mark.parametrize("kind", [MemoryStorage, FileStorage])
-def test_a_storage_whose_loop_has_ended_is_collected_without_a_warning(tmp_path, kind, end):
+def test_storage_of_a_closed_loop_is_collected_silently(tmp_path, kind, end):
     storage = kind(*([tmp_path] if kind is FileStorage else []))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -689,7 +689,7 @@ def test_what_is_left_open_is_released_before_its_loop_ends():
     assert store.calls == ["open", "aclose"]
 
 
-def test_what_is_dropped_while_it_is_open_is_released_on_its_loop():
+def test_storage_dropped_open_is_released_on_its_loop():
     store = Store()
 
     async def use():
@@ -702,7 +702,7 @@ def test_what_is_dropped_while_it_is_open_is_released_on_its_loop():
         asyncio.run(asyncio.wait_for(use(), PATIENCE))
 
 
-def test_a_loop_that_ended_in_the_middle_of_operations_does_not_hold_up_closing():
+def test_close_does_not_wait_for_operations_of_a_closed_loop():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     loop = asyncio.new_event_loop()
@@ -729,7 +729,7 @@ def test_a_loop_that_ended_in_the_middle_of_operations_does_not_hold_up_closing(
     asyncio.run(use())
 
 
-def test_a_loop_that_ended_while_a_storage_was_opened_leaves_it_closed():
+def test_open_cut_by_the_end_of_its_loop_leaves_it_closed():
     store = Store()
     storage = ObjectSnapshotStorage(store)
     loop = asyncio.new_event_loop()

@@ -171,7 +171,7 @@ async def test_one_batch_is_in_flight_and_one_page_is_listed_ahead():
     assert store.most_ahead <= 2
 
 
-async def test_a_large_raw_snapshot_is_checked_in_the_memory_of_a_slice():
+async def test_raw_snapshot_is_validated_in_the_memory_of_a_slice():
     messages = [{"n": n, "rows": [{"id": n, "text": "x" * 50}] * 10} for n in range(10_000)]
     body = encode_snapshot(Snapshot.new({"messages": messages}), max_bytes=2**24)
     assert len(body) > 2 * BOUND - 2**20

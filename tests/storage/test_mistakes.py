@@ -495,15 +495,27 @@ async def never(request: web.Request) -> web.StreamResponse:
     raise AssertionError
 
 
-async def test_a_server_that_never_answers():
-    async with serving(never) as url:
-        async with S3Storage("bucket", endpoint_url=url, timeout=0.1) as storage:
-            await complaints(storage, StorageTimeoutError, "0.1 s", "timeout=")
-        config = AioConfig(read_timeout=0.1, retries={"total_max_attempts": 1})
-        async with S3Storage("bucket", endpoint_url=url, config=config) as storage:
-            await complaints(
-                storage, StorageTimeoutError, "read_timeout", operations=["load", "save", "list"]
-            )
+async def test_a_server_that_never_answers(bring_deadlines_forward):
+    async def never_in_time(request: web.Request) -> web.StreamResponse:
+        bring_deadlines_forward()
+        return await never(request)
+
+    async with (
+        serving(never_in_time) as url,
+        S3Storage("bucket", endpoint_url=url, timeout=60.5) as storage,
+    ):
+        await complaints(storage, StorageTimeoutError, "60.5 s", "timeout=")
+
+
+async def test_a_server_that_outlasts_the_read_timeout():
+    config = AioConfig(read_timeout=0.1, retries={"total_max_attempts": 1})
+    async with (
+        serving(never) as url,
+        S3Storage("bucket", endpoint_url=url, config=config) as storage,
+    ):
+        await complaints(
+            storage, StorageTimeoutError, "read_timeout", operations=["load", "save", "list"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -514,7 +526,7 @@ async def test_a_server_that_never_answers():
         ("http://127.0.0.1:1/bucket", "bucket"),
     ],
 )
-def test_an_endpoint_url_that_is_none_or_holds_what_does_not_belong_there(endpoint_url, words):
+def test_endpoint_url_that_is_no_url_is_an_error(endpoint_url, words):
     with pytest.raises(ValueError, match="endpoint_url") as caught:
         S3Storage("bucket", endpoint_url=endpoint_url)
     assert words in str(caught.value)

@@ -112,7 +112,7 @@ async def test_a_name_that_is_no_segment_is_an_error(storage, name):
         storage.namespace(name)
 
 
-async def test_a_large_snapshot_loads_in_a_namespace_made_before_opening():
+async def test_namespace_made_before_open_loads_a_large_snapshot():
     storage = MemoryStorage()
     view = storage.namespace("tenant-7")
     large = Snapshot("agent", "1.0", "2026-11-22T11:13:20.395Z", {"text": ["x" * 1000] * 1000}, {})

@@ -553,6 +553,7 @@ def run_machine(make_machine, number, steps):
     run_state_machine_as_test(make_machine, settings=examples(number, stateful_step_count=steps))
 
 
+@pytest.mark.properties
 def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
     with asyncio.Runner(loop_factory=HastyLoop) as runner:
 
@@ -563,6 +564,7 @@ def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
         run_machine(machine, 400, steps=40)
 
 
+@pytest.mark.properties
 def test_a_storage_in_files_does_what_a_dictionary_would(quiet, tmp_path):
     numbers = count()
     with asyncio.Runner() as runner:
@@ -574,6 +576,7 @@ def test_a_storage_in_files_does_what_a_dictionary_would(quiet, tmp_path):
         run_machine(machine, 20, steps=30)
 
 
+@pytest.mark.properties
 def test_a_storage_on_s3_does_what_a_dictionary_would(
     quiet, s3_server, bucket, prefix, aws_session
 ):
@@ -730,9 +733,7 @@ def step_in(container, step, index):
 
 @given(st.data(), secret_documents, secret_documents, st.sampled_from(["typescript", "python"]))
 @examples(150)
-async def test_what_json_cannot_carry_is_refused_by_its_path_and_unseen(
-    data, document, app_data, dialect
-):
+async def test_unencodable_value_is_an_error_with_its_path_alone(data, document, app_data, dialect):
     snapshot = Snapshot("agent", "1.0", CREATED_AT, document, app_data, dialect)
     places = [*containers_in("data", document), *containers_in("app_data", app_data)]
     path, container = data.draw(st.sampled_from(places))
@@ -803,7 +804,7 @@ def bodies_like(documents):
 
 @given(bodies_like(GOOD_SNAPSHOTS))
 @examples(400)
-async def test_any_bytes_are_a_snapshot_that_can_be_saved_again_or_an_error_without_text(body):
+async def test_any_bytes_are_a_snapshot_or_an_error_without_text(body):
     store = MemoryObjectStore()
     async with ObjectSnapshotStorage(store) as storage:
         store.objects[KEY] = body
@@ -816,7 +817,7 @@ async def test_any_bytes_are_a_snapshot_that_can_be_saved_again_or_an_error_with
 
 @given(bodies_like(GOOD_MANIFESTS))
 @examples(200)
-async def test_any_bytes_are_a_manifest_that_can_be_saved_again_or_an_error_without_text(body):
+async def test_any_bytes_are_a_manifest_or_an_error_without_text(body):
     store = MemoryObjectStore()
     async with ObjectSnapshotStorage(store) as storage:
         key = manifest_at(LOCATION).key("")

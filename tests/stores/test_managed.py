@@ -176,7 +176,7 @@ async def test_closing_ends_by_the_deadline():
         await store.get("a/1", max_bytes=100)
 
 
-async def test_closing_waits_no_longer_than_the_deadline_for_an_operation(caplog):
+async def test_close_waits_for_an_operation_until_its_deadline(caplog):
     storage = ObjectSnapshotStorage(MemoryObjectStore(), timeout=0.05)
     await storage.open()
     reached, gate = asyncio.Event(), asyncio.Event()
@@ -212,7 +212,7 @@ async def test_a_storage_is_not_closed_inside_its_own_operation(timeout):
         assert await storage.load_snapshot(location=LOCATION) == snapshot()
 
 
-async def test_another_task_closes_a_storage_while_an_update_waits_for_it():
+async def test_close_by_another_task_while_an_update_waits_for_it():
     """What an operation has started is not the operation, once it goes on by itself."""
     async with MemoryStorage() as storage:
         closing = []
@@ -227,7 +227,7 @@ async def test_another_task_closes_a_storage_while_an_update_waits_for_it():
             await storage.load_snapshot(location=LOCATION)
 
 
-async def test_an_operation_goes_on_inside_of_itself_while_closing_waits():
+async def test_operation_inside_another_goes_on_while_a_close_waits():
     async with MemoryStorage() as storage:
         closing = []
 
@@ -280,7 +280,7 @@ asyncio.run(main())
 """
 
 
-def test_a_program_for_credentials_that_hangs_blocks_neither_opening_nor_exit(tmp_path):
+def test_credential_process_that_hangs_blocks_no_open_or_exit(tmp_path):
     program, pid = tmp_path / "program.py", tmp_path / "pid"
     program.write_text(HANGING_PROGRAM)
     config = tmp_path / "config"

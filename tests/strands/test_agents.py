@@ -58,7 +58,7 @@ CONVERSATION = [
 ]
 
 
-async def test_a_conversation_begun_in_typescript_goes_on_in_python_and_back(session):
+async def test_conversation_goes_from_typescript_to_python_and_back(session):
     begin = calls("weather", **ARGUMENTS), says("It rains.", responseId="r-1")
     first = await session.typescript(
         agents=agent(*begin, systemPrompt=SYSTEM_PROMPT, state=STATE), input=QUESTION
@@ -82,7 +82,7 @@ async def test_a_conversation_begun_in_typescript_goes_on_in_python_and_back(ses
     assert back.model_state == {"responseId": "r-2"}
 
 
-async def test_a_conversation_begun_in_python_goes_on_in_typescript_and_back(session):
+async def test_conversation_goes_from_python_to_typescript_and_back(session):
     begin = calls("weather", **ARGUMENTS), says("It rains.", responseId="r-1")
     first = await session.python(
         agents=agent(*begin, systemPrompt=SYSTEM_PROMPT, state=STATE), input=QUESTION
@@ -126,7 +126,7 @@ def seen(image):
 THOUGHTS = {"text": "Rain has drops.", "signature": "c2lnbmVk"}
 
 
-async def test_images_and_thoughts_of_typescript_reach_python_and_come_back(session):
+async def test_images_and_thoughts_survive_python(session):
     thinks = {"content": [{"reasoning": THOUGHTS}, {"text": "Rain."}]}
     await session.typescript(agents=agent(thinks), input=seen(PNG_BASE64))
     there = await session.python(agents=agent(says("Still.")), input=seen(PNG))
@@ -139,7 +139,7 @@ async def test_images_and_thoughts_of_typescript_reach_python_and_come_back(sess
     assert told(back.asked["weather"][0]["messages"])[:4] == told(back.messages)[:4]
 
 
-async def test_images_and_thoughts_of_python_reach_typescript_and_come_back(session):
+async def test_images_and_thoughts_survive_typescript(session):
     thinks = {"content": [{"reasoning": THOUGHTS}, {"text": "Rain."}]}
     first = await session.python(agents=agent(thinks), input=seen(PNG))
     there = await session.typescript(agents=agent(says("Still.")), input=seen(PNG_BASE64))
@@ -161,7 +161,7 @@ async def test_a_system_prompt_with_a_cache_point_is_one_there(session):
     assert back.system_prompt == prompt
 
 
-async def test_an_emoji_cut_in_half_is_a_replacement_character_in_python(session):
+async def test_cut_emoji_is_a_replacement_character_in_python(session):
     cut = "rain \ud83c", "\udf27 rain"
     first = await session.typescript(
         agents=agent(says(cut[1]), state={"cut": cut[0]}), input=f"{cut[0]} 🌧️"

@@ -87,7 +87,7 @@ async def break_off(session, sdk, run, how):
 
 @EACH_ORCHESTRATOR
 @EACH_SDK
-async def test_after_a_run_that_has_ended_the_other_sdk_starts_the_next_one(session, first, run):
+async def test_run_ended_is_followed_by_one_of_the_other_sdk(session, first, run):
     for sdk in (first, OTHER[first], first):
         outcome = await go(session, sdk, run)
 
@@ -96,9 +96,7 @@ async def test_after_a_run_that_has_ended_the_other_sdk_starts_the_next_one(sess
 
 @EACH_BREAK
 @EACH_SDK
-async def test_a_run_that_was_not_ended_goes_on_after_it_was_there_and_back(
-    session, stored, first, run, how
-):
+async def test_run_not_ended_goes_on_after_the_other_sdk(session, stored, first, run, how):
     session.dialect = first
     interrupts = await break_off(session, first, run, how)
     document = await stored.read(LATEST)

@@ -113,7 +113,7 @@ def test_what_it_can_not_restore_is_set_aside(block, restore_in_typescript):
 
 
 @pytest.mark.parametrize("block", [*MALFORMED, *ONLY_IN_MESSAGES], ids=json.dumps)
-def test_what_it_can_not_restore_in_the_result_of_a_tool_is_set_aside(block, restore_in_typescript):
+def test_restore_sets_aside_bad_parts_of_tool_results(block, restore_in_typescript):
     document = document_of(messages=[message_of(result_of({"text": "a"}, block, {"json": 1}))])
 
     there = convert_snapshot(document, "typescript")
@@ -190,7 +190,7 @@ def test_any_content_is_restored_there_and_comes_back(
     assert restore_in_typescript(there.replace(b'"python_content"', b'"elsewhere"')) == [None]
 
 
-async def test_what_was_set_aside_comes_back_after_typescript_has_saved(session):
+async def test_restore_brings_back_what_was_set_aside(session):
     content = [message_of({"text": f"{number}"}, block) for number, block in enumerate(MALFORMED)]
     content += [message_of(result_of({"text": "x"}, block)) for block in ONLY_IN_MESSAGES]
     document = document_of(messages=content)

@@ -63,7 +63,7 @@ async def pages_of(store, prefix="", page_size=2):
 
 
 @pytest.mark.parametrize("double", [FaultyObjectStore, lambda store: LatencyObjectStore(store, 0)])
-async def test_a_double_has_the_name_of_the_store_and_opens_and_closes_it(double, tmp_path):
+async def test_double_has_the_name_and_life_of_its_store(double, tmp_path):
     behind = FileObjectStore(tmp_path)
     store: ObjectStore = double(behind)
     assert store.name == behind.name
@@ -114,7 +114,7 @@ async def test_a_call_takes_as_long_as_it_is_told(call, clock):
     await task
 
 
-async def test_calls_are_slow_side_by_side_and_pages_one_after_the_other(clock):
+async def test_latency_is_concurrent_for_calls_and_serial_for_pages(clock):
     store = LatencyObjectStore(MemoryObjectStore(), 10.0)
     store.inner.objects = dict.fromkeys("abcd", b"")
     gets = asyncio.gather(*(store.get(key, max_bytes=MIB) for key in "abcd"))
@@ -289,7 +289,7 @@ async def test_an_update_that_lost_a_race_is_made_again(store):
         assert operations_of(store) == ["get", "put"] * 2
 
 
-async def test_a_checkpoint_whose_second_write_fails_has_written_history(store):
+async def test_checkpoint_whose_second_write_fails_is_in_history(store):
     async with ObjectSnapshotStorage(store) as storage:
         store.fault = faults_in_turn("put", None, BEFORE)
         with pytest.raises(StorageUnavailableError):

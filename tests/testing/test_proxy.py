@@ -99,7 +99,7 @@ async def test_it_tells_which_operation_a_request_is(proxied, method, path, oper
         assert proxy.operations == [operation]
 
 
-async def test_it_answers_in_the_servers_place_with_any_status_headers_and_body(proxied) -> None:
+async def test_proxy_answers_with_any_status_headers_and_body(proxied) -> None:
     proxy, server, client = proxied
     always(proxy, Fault(forward=False, status=418, headers={"X-A": "1"}, body=b"tea"))
     async with client.get("/bucket/key") as reply:
@@ -135,9 +135,7 @@ async def test_it_redirects_elsewhere(proxied) -> None:
 
 
 @pytest.mark.parametrize("forward", [False, True])
-async def test_it_resets_a_connection_before_or_after_the_server_has_the_request(
-    proxied, forward
-) -> None:
+async def test_proxy_resets_before_or_after_the_server_has_it(proxied, forward) -> None:
     proxy, server, client = proxied
     always(proxy, Fault(lost=True, forward=forward))
     with pytest.raises(aiohttp.ClientOSError, match="reset"):
@@ -146,7 +144,7 @@ async def test_it_resets_a_connection_before_or_after_the_server_has_the_request
     assert len(proxy.requests) == 1
 
 
-async def test_a_body_that_is_cut_comes_in_part_with_the_length_of_the_whole(proxied) -> None:
+async def test_cut_body_comes_with_the_length_of_the_whole(proxied) -> None:
     proxy, _, client = proxied
     always(proxy, Fault(cut=20))
     async with client.get("/bucket/key") as reply:
@@ -217,7 +215,7 @@ async def _status(client, url):
         return reply.status
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_reply_does_no_harm(proxied) -> None:
+async def test_client_that_leaves_during_a_reply_does_no_harm(proxied) -> None:
     proxy, _, client = proxied
     always(proxy, Fault(drip=0.001, body=b" " * 10_000))
     for _ in range(3):

@@ -10,6 +10,8 @@ pytest_plugins = ["pytester"]
 
 # Most of these runs start a server of their own, and it is always this one.
 starts_a_server = pytest.mark.seaweedfs
+# Each run takes seconds.
+full = pytest.mark.full
 
 FIXTURES = {
     "snapstore_bucket",
@@ -144,12 +146,14 @@ def on_loops_of(scope):
 @pytest.mark.parametrize(
     ("options", "mark", "fixture", "held"),
     [
-        pytest.param(*on_loops_of("function"), False, id="strict, loops of a function"),
-        pytest.param(*on_loops_of("module"), True, id="strict, loops of a module"),
+        pytest.param(*on_loops_of("function"), False, id="strict, loops of a function", marks=full),
+        pytest.param(*on_loops_of("module"), True, id="strict, loops of a module", marks=full),
         pytest.param(*on_loops_of("session"), True, id="strict, loops of a session"),
         pytest.param(AUTO, "", "pytest.fixture", False, id="auto"),
         pytest.param(
-            *(AUTO_ON_ONE_LOOP, "", "pytest.fixture(scope='session')", True), id="auto, one loop"
+            *(AUTO_ON_ONE_LOOP, "", "pytest.fixture(scope='session')", True),
+            id="auto, one loop",
+            marks=full,
         ),
         pytest.param(
             *(ANYIO, "pytest.mark.anyio", "pytest.fixture(scope='session')", True), id="anyio"
@@ -167,14 +171,14 @@ def test_async_tests_have_storages_on_their_own_loops(run, options, mark, fixtur
 
 
 @starts_a_server
-def test_without_any_async_framework_a_test_runs_a_loop_of_its_own(run):
+def test_fixture_works_without_an_async_framework(run):
     outcome = run(SYNC_TESTS)
 
     outcome.assert_outcomes(passed=2)
 
 
 @starts_a_server
-def test_each_worker_of_xdist_has_a_server_of_its_own_that_ends_with_it(run, tmp_path):
+def test_xdist_workers_have_a_server_each(run, tmp_path):
     tests = f"""
         import os
         import pytest
@@ -225,7 +229,7 @@ NO_SERVER = """
 """
 
 
-def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
+def test_server_that_cannot_start_is_an_error_with_its_reason(run):
     outcome = run(SYNC_TESTS, conftest=NO_SERVER)
 
     outcome.assert_outcomes(errors=1, passed=1)
@@ -241,8 +245,10 @@ def test_where_the_server_can_not_start_tests_are_errors_with_the_reason(run):
     )
 
 
-@pytest.mark.parametrize("quiet", [[], ["-q"], ["-n", "1"]], ids=str)
-def test_memory_takes_the_place_of_s3_if_asked_for_and_the_run_says_so(run, quiet):
+@pytest.mark.parametrize(
+    "quiet", [[], pytest.param(["-q"], marks=full), pytest.param(["-n", "1"], marks=full)], ids=str
+)
+def test_memory_replaces_s3_if_asked_for_and_says_so(run, quiet):
     outcome = run(SYNC_TESTS, "--snapstore-memory", *quiet, conftest=NO_SERVER)
 
     outcome.assert_outcomes(passed=2)
@@ -259,7 +265,7 @@ def test_where_there_is_a_server_nothing_is_said(run):
 @pytest.mark.parametrize(
     "fixture", ["snapstore_server", "snapstore_bucket", "snapstore_environment"]
 )
-def test_what_needs_the_server_itself_is_an_error_where_memory_stands_in(run, fixture):
+def test_server_fixture_is_an_error_with_memory(run, fixture):
     outcome = run(f"def test_server({fixture}): pass", "--snapstore-memory")
 
     outcome.assert_outcomes(errors=1)
@@ -357,7 +363,7 @@ def test_no_setting_of_this_machine_has_a_say_in_the_storages(run, rubbish):
 
 
 @starts_a_server
-def test_code_of_the_users_own_finds_the_server_by_the_environment(run, rubbish):
+def test_code_of_the_user_finds_the_server_by_environment(run, rubbish):
     outcome = run(ENVIRONMENT_TESTS)
 
     outcome.assert_outcomes(passed=2)
@@ -376,7 +382,11 @@ NOTE_MODULES = """
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--collect-only"], ["--fixtures"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], *(pytest.param([option], marks=full) for option in ("--collect-only", "--fixtures"))],
+    ids=str,
+)
 def test_unused_it_imports_next_to_nothing(run, pytester, options):
     run("def test_nothing(): pass", *options, conftest=NOTE_MODULES)
 
@@ -405,13 +415,18 @@ USES_IT = "def test_it(snapstore_memory): snapstore_memory()"
 @pytest.mark.parametrize(
     "options",
     [
-        [],
-        ["-p", "snapstore"],
-        ["-p", "snapstore.pytest_plugin"],
-        ["-p", "snapstore", "-p", "snapstore.pytest_plugin"],
-        ["-p", "no:snapstore", "-p", "snapstore.pytest_plugin"],
         ["-p", "snapstore.pytest_plugin", "-n", "1"],
-        ["-p", "snapstore.pytest_plugin", "--disable-plugin-autoload"],
+        *(
+            pytest.param(options, marks=full)
+            for options in (
+                [],
+                ["-p", "snapstore"],
+                ["-p", "snapstore.pytest_plugin"],
+                ["-p", "snapstore", "-p", "snapstore.pytest_plugin"],
+                ["-p", "no:snapstore", "-p", "snapstore.pytest_plugin"],
+                ["-p", "snapstore.pytest_plugin", "--disable-plugin-autoload"],
+            )
+        ),
     ],
     ids=" ".join,
 )
@@ -419,7 +434,7 @@ def test_it_may_be_named_besides_being_found(run, options):
     run(USES_IT, *options).assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@pytest.mark.parametrize("autoload", [pytest.param(True, marks=full), False])
 def test_it_may_be_named_in_the_environment_or_in_a_conftest(run, monkeypatch, autoload):
     if not autoload:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -126,7 +126,7 @@ def test_a_wrong_secret_is_refused(s3_server):
 
 
 @pytest.mark.seaweedfs
-def test_the_limited_identity_writes_objects_but_creates_no_buckets(s3_server):
+def test_limited_identity_creates_no_buckets(s3_server):
     create_bucket(s3_server, "limited")
     limited = dataclasses.replace(s3_server, access_key="limited", secret_key="limited-secret")
     assert put_and_get(limited.client_options, "limited")[1] == b"text"
@@ -181,7 +181,7 @@ def test_a_bucket_is_created_whatever_is_set_on_this_machine(s3_server, monkeypa
     create_bucket(s3_server, f"any-{name.lower().replace('_', '-')}")
 
 
-def test_nothing_of_this_machine_is_read_when_everything_is_rubbish(s3_server, tmp_path):
+def test_server_reads_no_settings_of_the_machine(s3_server, tmp_path):
     (tmp_path / ".aws" / "models" / "s3" / "2006-03-01").mkdir(parents=True)
     for name in ("config", "credentials", "models/s3/2006-03-01/service-2.json"):
         (tmp_path / ".aws" / name).write_text("[rubbish")
@@ -333,7 +333,7 @@ def test_what_is_missing_says_how_to_install_it(engine, packages, scripts, monke
     assert packages in str(caught.value)
 
 
-def test_a_server_that_ends_at_once_is_reported_with_status_and_the_end_of_its_log(scripts):
+def test_server_that_ends_at_once_is_reported_with_its_log(scripts):
     write_weed(scripts, "for i in $(seq 1 100); do echo line $i; done", "exit 3")
     began = time.monotonic()
     with pytest.raises(ServerUnavailableError, match="exit status 3") as caught, running_server():
@@ -385,7 +385,7 @@ def test_a_server_that_finds_no_free_port_is_given_up(scripts, tmp_path):
     assert (tmp_path / "tried").read_text().count("\n") == 5
 
 
-def test_a_server_that_is_never_ready_and_ignores_sigterm_is_killed(scripts, tmp_path, monkeypatch):
+def test_server_never_ready_that_ignores_sigterm_is_killed(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_START_TIMEOUT", 0.5)
     write_weed(
         scripts,
@@ -430,7 +430,7 @@ def read_settings(process):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_prints_working_settings_and_ends_well_when_told(number, engine):
+def test_command_prints_settings_that_work_until_stopped(number, engine):
     with command("--engine", engine, "--bucket", "demo") as process:
         settings, pid = read_settings(process)
         options = {
@@ -458,7 +458,7 @@ def test_the_command_fails_with_the_log_when_its_server_dies(engine):
         assert 0 < len(log) <= 20
 
 
-def test_the_command_fails_without_a_traceback_when_the_server_is_not_installed(tmp_path):
+def test_command_fails_in_one_line_without_the_server(tmp_path):
     code = (
         "import sys, sysconfig; sysconfig.get_path = lambda name: ''\n"
         "from snapstore.testing.server import main; sys.exit(main([]))"
@@ -474,7 +474,7 @@ def test_the_command_fails_without_a_traceback_when_the_server_is_not_installed(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("name", ["h2", "a b", "", "x" * 80])
-def test_the_command_fails_in_one_line_where_its_bucket_can_not_be_created(name, engine):
+def test_command_fails_in_one_line_without_its_bucket(name, engine):
     with command("--engine", engine, "--bucket", name) as process:
         printed, errors = process.communicate(timeout=60)
         assert (process.returncode, printed) == (1, "")

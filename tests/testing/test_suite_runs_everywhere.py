@@ -170,7 +170,7 @@ FRAMEWORKS = pytest.mark.parametrize(
     ("options", "mark", "fixture"),
     [
         pytest.param(STRICT, "pytest.mark.asyncio", "pytest_asyncio.fixture", id="strict asyncio"),
-        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio"),
+        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio", marks=pytest.mark.full),
         pytest.param(ANYIO, "pytest.mark.anyio", "pytest.fixture", id="anyio"),
     ],
 )
@@ -262,7 +262,7 @@ class BrokenStorage(ObjectSnapshotStorage):
 
 class CorruptIsNone(BrokenStorage):
     caught_by = (
-        "test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text",
+        "test_corrupt_object_error_names_its_key_and_no_text",
         "test_a_corrupt_snapshot_has_no_version",
         "test_a_corrupt_snapshot_is_not_updated",
     )
@@ -284,7 +284,7 @@ class CorruptIsNone(BrokenStorage):
 
 
 class ErrorsShowTheText(BrokenStorage):
-    caught_by = ("test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text",)
+    caught_by = ("test_corrupt_object_error_names_its_key_and_no_text",)
 
     async def load_versioned(self, *, location, snapshot_id=None):
         key = LAYOUT.latest(location)
@@ -323,7 +323,7 @@ class LimitOfZeroIsNone(BrokenStorage):
 
 
 class OnePageOnly(BrokenStorage):
-    caught_by = ("test_a_history_of_more_than_a_thousand_is_listed_and_deleted_whole",)
+    caught_by = ("test_history_over_1000_is_listed_and_deleted",)
 
     async def list_snapshot_ids(self, *, limit=None, **where):
         limit = PAGE_SIZE if limit is None else min(limit, PAGE_SIZE)
@@ -357,8 +357,8 @@ class DeletesSiblings(BrokenStorage):
 
 class DeletesNestedStores(BrokenStorage):
     caught_by = (
-        "test_deleting_a_session_keeps_another_store_nested_under_its_name",
-        "test_deleting_a_session_tells_how_many_objects_of_another_store_it_kept",
+        "test_delete_keeps_a_store_nested_under_the_session",
+        "test_delete_counts_the_objects_kept_for_another_store",
     )
 
     async def delete_session(self, *, session_id):
@@ -382,7 +382,7 @@ class DeletesWhatIsNoSession(BrokenStorage):
 
 
 class DeletesTheStashOfNestedStores(BrokenStorage):
-    caught_by = ("test_deleting_a_session_keeps_another_store_nested_under_its_name",)
+    caught_by = ("test_delete_keeps_a_store_nested_under_the_session",)
 
     async def delete_session(self, *, session_id):
         deleted = await super().delete_session(session_id=session_id)
@@ -424,9 +424,9 @@ class EncodesTooLate(BrokenStorage):
 
 class OverwritesHistory(BrokenStorage):
     caught_by = (
-        "test_another_snapshot_under_an_id_that_exists_is_refused_and_changes_nothing",
+        "test_save_of_another_snapshot_under_a_taken_id_is_an_error",
         "test_of_five_writers_of_one_id_one_wins",
-        "test_a_checkpoint_that_history_refuses_leaves_latest_untouched",
+        "test_checkpoint_with_a_taken_id_leaves_latest_alone",
     )
 
     async def save_snapshot(self, *, location, is_latest, snapshot_id=None, **what):
@@ -446,7 +446,7 @@ class OverwritesHistory(BrokenStorage):
 
 
 class LatestBeforeHistory(BrokenStorage):
-    caught_by = ("test_a_checkpoint_that_history_refuses_leaves_latest_untouched",)
+    caught_by = ("test_checkpoint_with_a_taken_id_leaves_latest_alone",)
 
     async def checkpoint(self, *, location, snapshot, snapshot_id=None, if_match=None):
         latest = await self.save_snapshot(
@@ -460,8 +460,8 @@ class LatestBeforeHistory(BrokenStorage):
 
 class IgnoresVersions(BrokenStorage):
     caught_by = (
-        "test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing",
-        "test_if_match_of_a_snapshot_that_is_gone_is_a_conflict_that_writes_nothing",
+        "test_if_match_of_an_older_version_is_a_conflict",
+        "test_if_match_of_a_deleted_snapshot_is_a_conflict",
         "test_of_five_writers_with_the_same_version_one_wins",
     )
 
@@ -600,7 +600,7 @@ class ForgetsWhatItDoesNotKnow(BrokenStorage):
 
 
 class StoresTheDefaultManifest(BrokenStorage):
-    caught_by = ("test_a_missing_manifest_is_a_default_one_stamped_now_and_not_stored",)
+    caught_by = ("test_manifest_that_is_missing_is_a_default_not_stored",)
 
     async def load_manifest(self, *, location):
         manifest = await super().load_manifest(location=location)
@@ -609,7 +609,7 @@ class StoresTheDefaultManifest(BrokenStorage):
 
 
 class TakesAnyScope(BrokenStorage):
-    caught_by = ("test_a_snapshot_of_another_scope_than_its_location_is_refused",)
+    caught_by = ("test_save_in_another_scope_than_the_location_is_an_error",)
 
     async def save_snapshot(self, *, location, snapshot, **what):
         snapshot = msgspec.structs.replace(snapshot, scope=location.scope)
@@ -618,7 +618,7 @@ class TakesAnyScope(BrokenStorage):
 
 class UpdatesWhatItReadFirst(BrokenStorage):
     caught_by = (
-        "test_an_update_is_made_again_on_what_another_writer_has_written_meanwhile",
+        "test_update_is_repeated_on_what_another_writer_saved",
         "test_an_update_that_loses_every_time_is_a_conflict",
     )
 
@@ -771,7 +771,7 @@ class PrefixesAreFolders(BrokenStore):
 
 class PagesByOffset(BrokenStore):
     caught_by = (
-        "test_a_scan_of_more_than_a_page_loses_nothing_that_is_deleted_page_by_page",
+        "test_scan_survives_deletes_page_by_page",
         "test_a_scan_comes_by_what_stays_while_others_are_deleted",
     )
 
@@ -869,7 +869,7 @@ def run_broken(run):
     return lambda *options: run(TESTS_OF_BROKEN, *AUTO, *options)
 
 
-def test_what_is_broken_is_caught_by_the_tests_that_one_would_expect(run_broken, pytester):
+def test_suites_catch_what_is_broken_by_the_tests_expected(run_broken, pytester):
     names = {name for broken in BROKEN for name in broken.caught_by}
 
     run_broken("--tb=no", "-k", " or ".join(sorted(names)))

@@ -66,7 +66,7 @@ MISTAKES = {
         "return",
         [
             "test_every_page_size_and_start_gives_its_part_of_the_whole",
-            "test_a_history_of_more_than_a_thousand_is_listed_and_deleted_whole",
+            "test_history_over_1000_is_listed_and_deleted",
         ],
     ),
     "pages of any size": (
@@ -79,7 +79,7 @@ MISTAKES = {
         "if not found or not found[0][0]:",
         [
             "test_a_body_is_stored_and_read_as_it_is",
-            "test_a_corrupt_object_is_an_error_that_names_its_key_and_not_its_text",
+            "test_corrupt_object_error_names_its_key_and_no_text",
         ],
     ),
     "bodies kept as text": (
@@ -98,7 +98,7 @@ MISTAKES = {
         [
             "test_if_none_match_writes_only_where_there_is_no_object",
             "test_an_empty_object_is_one_for_if_none_match",
-            "test_another_snapshot_under_an_id_that_exists_is_refused_and_changes_nothing",
+            "test_save_of_another_snapshot_under_a_taken_id_is_an_error",
         ],
     ),
     "if_none_match is not told that it failed": (
@@ -106,7 +106,7 @@ MISTAKES = {
         "**values) == 0 and not if_none_match:",
         [
             "test_of_five_that_create_an_object_one_wins",
-            "test_if_none_match_is_a_conflict_where_there_is_one_and_changes_nothing",
+            "test_if_none_match_over_a_snapshot_is_a_conflict",
         ],
     ),
     "if_match compares nothing": (
@@ -115,7 +115,7 @@ MISTAKES = {
         [
             "test_if_match_writes_only_over_the_version_it_names",
             "test_of_five_that_replace_a_version_one_wins",
-            "test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing",
+            "test_if_match_of_an_older_version_is_a_conflict",
         ],
     ),
     "if_match forgets which object": (
@@ -219,7 +219,7 @@ def test_a_storage_of_somebody_else_passes_every_test(package):
     assert found == {test: {"passed"} for test in node_ids("test_shoebox", names)}, printed
 
 
-def test_every_mistake_is_caught_by_the_tests_that_one_would_expect(package):
+def test_mistakes_are_caught_by_the_tests_expected(package):
     wanted = {}
     for number, (mistake, (written, instead, catching)) in enumerate(MISTAKES.items()):
         broken = shutil.copytree(package / "shoebox", package / f"shoebox_{number}")

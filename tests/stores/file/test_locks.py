@@ -235,7 +235,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_stopped_writer_blocks_only_the_writers_of_its_directory(storage, locked, root):
+async def test_stopped_writer_blocks_only_its_directory(storage, locked, root):
     await save(storage, {"n": 1})
     await save(storage, {"n": 2}, OTHER)
     async with asyncio.timeout(PATIENCE):
@@ -326,7 +326,7 @@ async def test_no_update_is_lost_between_processes(storage, locked, root):
     assert await load(storage) == {"count": 150}
 
 
-async def test_a_delete_beside_a_writer_removes_what_a_killed_writer_left(storage, locked, root):
+async def test_delete_beside_a_writer_removes_a_killed_writers_file(storage, locked, root):
     saving = """
 async def main():
     async with FileStorage(root) as storage:
@@ -421,7 +421,7 @@ async def test_a_lock_survives_a_cleaner(storage, locked, root, monkeypatch):
     assert await load(storage) == {"count": 3}
 
 
-async def test_a_save_waits_for_the_lock_of_the_directory_that_is_there_now(
+async def test_save_waits_for_the_lock_of_the_present_directory(
     storage, root, tmp_path, monkeypatch
 ):
     # Another program may move a directory away after it was opened, and before it is locked.

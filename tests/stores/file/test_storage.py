@@ -331,7 +331,7 @@ async def test_a_root_under_a_file_is_an_error(tmp_path, operation):
             await OPERATIONS[operation](storage)
 
 
-async def test_a_file_in_the_place_of_a_folder_holds_no_snapshot_and_takes_none(storage, root):
+async def test_file_in_place_of_a_directory_holds_no_snapshot(storage, root):
     (root / "session-1/scopes").mkdir(parents=True)
     (root / "session-1/scopes/agent").write_text("a file")
 
@@ -343,7 +343,7 @@ async def test_a_file_in_the_place_of_a_folder_holds_no_snapshot_and_takes_none(
     assert (await storage.delete_session(session_id="session-1")).kept == 1
 
 
-async def test_a_named_pipe_in_the_place_of_a_snapshot_is_an_error_and_no_wait(storage, root):
+async def test_named_pipe_in_place_of_a_snapshot_is_an_error(storage, root):
     (root / HISTORY).mkdir(parents=True)
     os.mkfifo(root / LATEST)
     os.mkfifo(root / HISTORY / f"snapshot_{IDS[0]}.json")
@@ -358,7 +358,7 @@ async def test_a_named_pipe_in_the_place_of_a_snapshot_is_an_error_and_no_wait(s
     assert tree(root) == {}
 
 
-async def test_a_file_whose_name_is_no_text_is_deleted_with_its_session(storage, root):
+async def test_delete_removes_files_whose_names_are_no_text(storage, root):
     await save_latest(storage, {})
     (root / "session-1" / os.fsdecode(b"\xff\xfe.json")).write_text("{}")
 
@@ -612,9 +612,7 @@ async def test_one_of_three_processes_creates(storage, root):
 
 
 @pytest.mark.parametrize("stop", [STOP_IN_SYNC, STOP_IN_REPLACE], ids=["fsync", "replace"])
-async def test_a_process_that_is_killed_while_it_writes_leaves_the_old_snapshot(
-    storage, root, stop
-):
+async def test_process_killed_while_writing_leaves_the_old_snapshot(storage, root, stop):
     await save_latest(storage, {"n": 1})
     before = files(root)
 
@@ -635,9 +633,7 @@ async def test_a_process_that_is_killed_while_it_writes_leaves_the_old_snapshot(
     assert tree(root) == {}
 
 
-async def test_a_delete_leaves_the_temporary_file_of_a_writer_that_lives(
-    storage, root, monkeypatch
-):
+async def test_delete_leaves_the_temporary_file_of_a_live_writer(storage, root, monkeypatch):
     other = SnapshotLocation.agent("session-2", "weather")
     await save_latest(storage, {"n": 2}, other)
     stopped, go_on = threading.Event(), threading.Event()
@@ -751,7 +747,7 @@ async def test_a_disk_that_is_full_of_folders_takes_no_new_session(storage, root
     assert set(files(root)) == {LATEST}
 
 
-async def test_a_write_that_breaks_off_half_way_leaves_nothing_of_itself(storage, root):
+async def test_write_that_breaks_off_leaves_nothing(storage, root):
     await save_latest(storage, {"n": 1})
     before = files(root)
 
@@ -791,9 +787,7 @@ async def test_a_file_that_cannot_be_deleted_is_named(storage, root, monkeypatch
     assert (await storage.delete_session(session_id="session-1")).objects == 1
 
 
-async def test_a_snapshot_is_on_the_disk_before_its_name_and_its_name_before_the_return(
-    storage, monkeypatch
-):
+async def test_save_syncs_the_file_then_the_name_then_returns(storage, monkeypatch):
     await save_latest(storage, {})
     steps = []
     record(

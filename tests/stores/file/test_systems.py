@@ -99,7 +99,7 @@ async def test_a_file_system_that_syncs_no_directories_keeps_all_else(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
-async def test_a_save_whose_name_is_not_synced_says_that_it_was_applied(storage, monkeypatch, code):
+async def test_save_whose_name_is_not_synced_is_applied(storage, monkeypatch, code):
     await storage.update_latest(location=LOCATION, update=add_one)
     fail(monkeypatch, "fsync", code, only=is_directory)
 
@@ -124,7 +124,7 @@ async def test_a_delete_that_is_not_synced_says_that_it_was_applied(storage, mon
     assert await storage.list_snapshot_ids(location=LOCATION) == []
 
 
-async def test_a_delete_that_is_partial_and_not_synced_names_what_is_left(storage, monkeypatch):
+async def test_delete_partial_and_not_synced_names_what_is_left(storage, monkeypatch):
     await storage.checkpoint(location=LOCATION, snapshot=snapshot_of({}), snapshot_id=ID)
     fail(monkeypatch, "fsync", errno.EIO, only=is_directory)
     fail(monkeypatch, "unlink", errno.EPERM, only=lambda name, **options: "latest" in name)
@@ -135,9 +135,7 @@ async def test_a_delete_that_is_partial_and_not_synced_names_what_is_left(storag
     assert caught.value.failed == {LATEST: "EPERM"}
 
 
-async def test_an_empty_directory_that_cannot_be_removed_is_an_error_after_the_delete(
-    storage, root, monkeypatch
-):
+async def test_delete_reports_an_empty_directory_that_stays(storage, root, monkeypatch):
     await storage.checkpoint(location=LOCATION, snapshot=snapshot_of({}), snapshot_id=ID)
     fail(monkeypatch, "rmdir", errno.EACCES)
 
@@ -167,7 +165,7 @@ async def test_a_directory_of_the_prefix_may_belong_to_another(root, monkeypatch
 # Renames that lie.
 
 
-async def test_a_rename_that_was_made_in_spite_of_its_error_is_a_success(storage, monkeypatch):
+async def test_save_whose_rename_was_made_despite_an_error_succeeds(storage, monkeypatch):
     saved = await save(storage, {"n": 1})
     replace = os.replace
 

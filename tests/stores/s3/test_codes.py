@@ -158,9 +158,7 @@ async def test_a_permission_is_named_where_one_is_missing(operation, permission,
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_the_permission_that_the_server_names_is_the_one_that_is_told(
-    operation, replying
-) -> None:
+async def test_error_names_the_permission_that_the_server_names(operation, replying) -> None:
     message = (
         "User: arn:aws:iam::1:user/CANARY is not authorized to perform: kms:GenerateDataKey on "
         "resource: arn:aws:kms:eu-west-1:1:key/CANARY because no policy allows it"
@@ -379,7 +377,7 @@ def test_a_bucket_whose_name_would_break_a_line_is_refused(bucket) -> None:
 
 @pytest.mark.parametrize("source", ["config", "AWS_REQUEST_CHECKSUM_CALCULATION", "borrowed"])
 @pytest.mark.parametrize("wanted", ["when_required", "when_supported"])
-async def test_a_write_carries_a_checksum_unless_the_client_is_told_not_to(
+async def test_write_carries_a_checksum_unless_told_not_to(
     wanted, source, s3_server, bucket, prefix, monkeypatch
 ) -> None:
     config = AioConfig(request_checksum_calculation=wanted)

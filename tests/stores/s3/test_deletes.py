@@ -105,7 +105,7 @@ async def test_keys_that_xml_can_not_carry_are_deleted_with_the_others(
     }
 
 
-async def test_a_key_that_xml_can_not_carry_and_that_can_not_be_deleted_is_named(
+async def test_delete_names_the_xml_unsafe_key_that_stays(
     storage_on, s3_client, proxy, bucket, prefix
 ) -> None:
     odd = f"{prefix}/{SNAPSHOTS}/a\x01b"
@@ -124,7 +124,7 @@ async def test_a_key_that_xml_can_not_carry_and_that_can_not_be_deleted_is_named
     assert await keys_in(s3_client, bucket, prefix) == [odd]
 
 
-async def test_an_ampersand_that_is_no_entity_of_xml_makes_no_other_key(
+async def test_delete_takes_no_stray_ampersand_for_another_key(
     storage_on, proxy, bucket, prefix
 ) -> None:
     key = f"{prefix}/{SNAPSHOTS}/a&copy.json"
@@ -148,7 +148,7 @@ async def test_an_ampersand_that_is_no_entity_of_xml_makes_no_other_key(
 # Replies.
 
 
-async def test_what_the_first_reply_said_is_reported_where_the_second_try_fails(
+async def test_delete_reports_the_first_reply_if_the_retry_fails(
     storage_on, s3_client, proxy, bucket, prefix, in_a_hurry
 ) -> None:
     one, two, three = (f"{prefix}/{SNAPSHOTS}/{name}" for name in "abc")
@@ -281,9 +281,7 @@ async def test_a_server_that_refuses_batches_is_asked_for_each_key(
     assert await keys_in(s3_client, bucket, prefix) == []
 
 
-async def test_where_single_deletes_fail_as_well_the_error_is_the_first_one(
-    storage_on, proxy
-) -> None:
+async def test_delete_raises_the_first_error_if_single_ones_fail(storage_on, proxy) -> None:
     async def refuse(request):
         if request.operation.startswith("DeleteObject"):
             return Fault.error(400, "InvalidRequest")

@@ -156,9 +156,7 @@ def test_a_signing_key_is_of_one_day_and_one_secret() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_all_is_learned_when_the_store_opens_and_nothing_is_sent_for_it(
-    operation, storage, proxy
-) -> None:
+async def test_open_primes_all_templates_and_sends_nothing(operation, storage, proxy) -> None:
     async with storage:
         assert proxy.requests == []
         await OPERATIONS[operation](storage)
@@ -167,7 +165,7 @@ async def test_all_is_learned_when_the_store_opens_and_nothing_is_sent_for_it(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_with_a_borrowed_client_the_first_request_of_a_kind_is_learned(
+async def test_templates_of_a_borrowed_client_are_from_first_requests(
     operation, bucket, prefix, proxy, s3_server, aws_session
 ) -> None:
     options = {**s3_server.client_options, "endpoint_url": proxy.endpoint_url}
@@ -182,7 +180,7 @@ async def test_with_a_borrowed_client_the_first_request_of_a_kind_is_learned(
 
 
 @pytest.mark.parametrize("borrowed", [True, False])
-async def test_what_aiohttp_may_send_again_is_not_replayed_where_it_is_large(
+async def test_large_request_aiohttp_may_resend_takes_the_slow_path(
     borrowed, bucket, prefix, proxy, s3_server, aws_session
 ) -> None:
     large = Snapshot.new({"text": "x" * 2**20})
@@ -198,7 +196,7 @@ async def test_what_aiohttp_may_send_again_is_not_replayed_where_it_is_large(
     assert replayed(proxy)[0] == ("PutObject", not borrowed)
 
 
-async def test_what_was_learned_is_forgotten_where_the_client_s_owner_changes_it(
+async def test_templates_are_dropped_when_client_hooks_change(
     bucket, prefix, proxy, s3_server, aws_session
 ) -> None:
     options = {**s3_server.client_options, "endpoint_url": proxy.endpoint_url}
@@ -236,9 +234,7 @@ async def test_opening_that_is_cancelled_closes_its_client(storage, monkeypatch)
         gc.collect()
 
 
-async def test_credentials_that_would_have_to_be_fetched_are_not_when_the_store_opens(
-    bucket, prefix, proxy, s3_server
-) -> None:
+async def test_open_fetches_no_credentials(bucket, prefix, proxy, s3_server) -> None:
     fetched = []
 
     async def fetch():
@@ -262,9 +258,7 @@ async def test_credentials_that_would_have_to_be_fetched_are_not_when_the_store_
     assert replayed(proxy) == [("PutObject", False), ("PutObject", True)]
 
 
-async def test_what_was_learned_is_learned_again_where_the_region_is_another(
-    bucket, prefix, proxy
-) -> None:
+async def test_templates_are_made_again_for_another_region(bucket, prefix, proxy) -> None:
     async def elsewhere(request):
         if "/eu-central-1/s3/" in request.headers["Authorization"]:
             return None
@@ -331,7 +325,7 @@ async def test_conditions_are_replayed_too(storage, proxy) -> None:
     assert update["If-Match"] == first.etag
 
 
-async def test_a_missing_snapshot_and_a_lost_race_stay_on_the_direct_path(storage, proxy) -> None:
+async def test_missing_snapshot_and_conflict_stay_on_the_fast_path(storage, proxy) -> None:
     async with storage:
         assert await load(storage) is None
         await save(storage)
@@ -381,9 +375,7 @@ async def test_what_is_not_as_expected_is_handed_to_the_generic_path(
             assert result == SNAPSHOT
 
 
-async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
-    bucket, prefix, proxy
-) -> None:
+async def test_read_timeout_below_the_deadline_is_kept(bucket, prefix, proxy) -> None:
     config = AioConfig(read_timeout=1.0)
     async with S3Storage(
         bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, config=config, timeout=30
@@ -401,16 +393,19 @@ async def test_a_read_timeout_that_is_shorter_than_the_deadline_is_kept(
         assert [direct for _, direct in replayed(proxy)] == [True, False]
 
 
-async def test_a_longer_one_leaves_it_to_the_deadline(bucket, prefix, proxy) -> None:
+async def test_a_longer_one_leaves_it_to_the_deadline(
+    bucket, prefix, proxy, bring_deadlines_forward
+) -> None:
     async with S3Storage(
-        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=3.0
+        bucket, prefix=prefix, endpoint_url=proxy.endpoint_url, timeout=30.0
     ) as storage:
         await save(storage)
         await load(storage)
         proxy.requests.clear()
 
         async def stall(_):
-            return Fault(stall=20)
+            bring_deadlines_forward()
+            return Fault(stall=300)
 
         proxy.fault = stall
         with pytest.raises(StorageTimeoutError, match="did not end by its deadline"):
@@ -418,9 +413,7 @@ async def test_a_longer_one_leaves_it_to_the_deadline(bucket, prefix, proxy) -> 
         assert [direct for _, direct in replayed(proxy)] == [True]
 
 
-async def test_after_five_failures_in_a_row_the_generic_path_is_taken_for_a_while(
-    storage, proxy, monkeypatch
-) -> None:
+async def test_circuit_breaker_opens_after_five_failures(storage, proxy, monkeypatch) -> None:
     async with storage:
         await save(storage)
         await load(storage)
@@ -668,7 +661,7 @@ async def test_it_is_off_where_a_request_has_what_is_not_known(
 
 
 @pytest.mark.parametrize("name", ["_get_session", "_proxy_config"])
-async def test_where_aiobotocore_lacks_what_is_needed_it_is_off_and_says_so(
+async def test_fast_path_is_off_without_what_aiobotocore_needs(
     name, s3_server, bucket, prefix, monkeypatch
 ) -> None:
     class Changed(HTTPSession):
@@ -802,9 +795,7 @@ async def test_a_listing_of_an_unusual_shape_is_parsed(
             assert await list_ids(storage) == [snapshot_id]
 
 
-async def test_a_delete_that_is_confirmed_only_in_a_comment_is_not_confirmed(
-    storage, proxy, bucket, prefix
-) -> None:
+async def test_delete_confirmed_in_a_comment_is_unconfirmed(storage, proxy, bucket, prefix) -> None:
     key = f"{prefix}/s-1/scopes/agent/weather/snapshots/snapshot_latest.json"
     body = f"<DeleteResult><!-- <Deleted><Key>{key}</Key></Deleted> --></DeleteResult>".encode()
 
@@ -841,9 +832,7 @@ async def test_a_listing_of_an_unusual_shape_is_not_asked_for_again(storage, pro
 @pytest.mark.parametrize(
     "body", ["<Code><![CDATA[NoSuchKey]]></Code>", "<Code>NoSuchKey<!----></Code>"]
 )
-async def test_an_error_whose_code_is_written_in_an_unusual_way_is_understood(
-    body, storage, proxy
-) -> None:
+async def test_error_code_in_unusual_xml_is_understood(body, storage, proxy) -> None:
     async def answer(request):
         text = f"<?xml version='1.0'?><Error>{body}<Message>m</Message></Error>".encode()
         return Fault(forward=False, status=404, body=text)
@@ -883,7 +872,7 @@ async def test_aiohttp_can_be_told_to_send_nothing_twice() -> None:
         assert hasattr(session, "_retry_connection")
 
 
-async def test_keys_that_xml_or_urls_must_escape_are_listed_and_deleted(
+async def test_keys_to_be_escaped_are_listed_and_deleted(
     s3_client, bucket, prefix, storage
 ) -> None:
     names = ["a&b", "a<b>", "a+b", "a b", "ü", "a%20b", "quote'\"", "😀"]

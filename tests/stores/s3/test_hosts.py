@@ -120,9 +120,7 @@ def test_nothing_blocks_a_loop_that_is_watched(credentials, s3_server, bucket, p
     assert run(WATCHED, bucket, prefix, **environment) == "done\n"
 
 
-def test_what_is_open_can_save_when_the_interpreter_exits_and_nothing_can_be_opened(
-    s3_server, bucket, prefix
-):
+def test_open_storage_saves_at_interpreter_exit(s3_server, bucket, prefix):
     said = run(AT_EXIT, bucket, prefix, **s3_server.environment())
 
     assert said.startswith("a client for S3 can't be opened while the interpreter exits")
@@ -135,9 +133,7 @@ def test_what_is_open_can_save_when_the_interpreter_exits_and_nothing_can_be_ope
     assert asyncio.run(load()).data == {"text": "x" * 4_000_000}
 
 
-def test_a_name_that_can_not_be_resolved_when_the_interpreter_exits_is_said_to_be_that(
-    s3_server, bucket, prefix
-):
+def test_name_unresolved_at_interpreter_exit_is_told(s3_server, bucket, prefix):
     environment = s3_server.environment() | {"AWS_MAX_ATTEMPTS": "2"}
     said = run(FAR_AT_EXIT, bucket, prefix, **environment)
 
@@ -187,7 +183,7 @@ def test_no_file_blocks_a_loop_that_is_watched(tmp_path):
     assert run(FILES_WATCHED, str(tmp_path / "root"), str(tmp_path)) == "done\n"
 
 
-def test_no_file_is_written_when_the_interpreter_exits_which_is_said(tmp_path):
+def test_file_write_at_interpreter_exit_is_an_error(tmp_path):
     said = run(FILES_AT_EXIT, str(tmp_path / "root"), str(tmp_path))
 
     assert "while the interpreter exits" in said

@@ -18,7 +18,7 @@ async def save(storage):
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_connections_are_closed_with_the_loop_of_a_storage_that_was_left_open(
+def test_connections_close_with_the_loop_of_an_open_storage(
     s3_server, bucket, prefix, direct
 ) -> None:
     storage = S3Storage(bucket, prefix=prefix, direct=direct, **s3_server.storage_options)
@@ -44,9 +44,7 @@ def test_connections_are_closed_with_the_loop_of_a_storage_that_was_left_open(
     assert caught == []
 
 
-def test_a_storage_whose_loop_was_closed_with_its_connections_is_used_on_another_one(
-    s3_server, bucket, prefix
-) -> None:
+def test_storage_of_a_closed_loop_opens_on_another_one(s3_server, bucket, prefix) -> None:
     storage = S3Storage(bucket, prefix=prefix, **s3_server.storage_options)
 
     async def use():

@@ -207,7 +207,7 @@ async def test_an_etag_with_a_comma_is_sent_in_quotes(storage_at) -> None:
         assert await count_in(storage) == 2
 
 
-async def test_an_etag_of_a_put_that_a_get_does_not_give_is_no_conflict(storage_at) -> None:
+async def test_etag_that_differs_between_put_and_get_is_no_conflict(storage_at) -> None:
     server = ScriptedS3(etag_of_get=lambda bare: bare.replace('"', '"get-', 1))
     async with serving(server.handle) as url, storage_at(url) as storage:
         saved = await save(storage, 1)
@@ -340,7 +340,7 @@ def token_service(status, code):
     ],
     ids=["refused", "throttled", "failed", "not reached", "timed out"],
 )
-async def test_a_failing_token_service_is_said_to_be_one_and_nothing_was_applied(
+async def test_token_service_failure_is_told_and_not_applied(
     storage_at, error, kind, words
 ) -> None:
     server = ScriptedS3()
@@ -361,7 +361,7 @@ async def test_a_failing_token_service_is_said_to_be_one_and_nothing_was_applied
 # Facts for the next call
 
 
-async def test_an_error_of_a_history_save_gives_the_id_that_makes_it_repeatable(storage_at) -> None:
+async def test_history_save_error_has_the_id_to_repeat_it(storage_at) -> None:
     server = ScriptedS3()
     fails = True
 
@@ -391,7 +391,7 @@ async def test_an_error_of_a_history_save_gives_the_id_that_makes_it_repeatable(
         assert len(server.objects) == 1
 
 
-async def test_an_error_of_a_checkpoint_gives_its_id_and_says_what_became_of_latest(
+async def test_checkpoint_error_has_its_id_and_the_state_of_latest(
     storage_at,
 ) -> None:
     server = ScriptedS3()
@@ -484,9 +484,7 @@ async def test_what_waits_for_its_next_try_keeps_nobody_from_a_request(storage_a
         waiting.cancel()
 
 
-async def test_a_connection_that_nobody_answers_on_does_not_cost_the_whole_deadline(
-    storage_at, monkeypatch
-) -> None:
+async def test_connection_without_an_answer_leaves_time_for_others(storage_at, monkeypatch) -> None:
     monkeypatch.setattr("snapstore.stores.deadline._LEAST_OF_A_TRY", 0.2)
     monkeypatch.setattr("snapstore.stores.deadline._SHARE_OF_A_TRY", 100)
     server, stuck = ScriptedS3(), 2
@@ -545,9 +543,7 @@ async def test_a_deadline_in_the_queue_has_not_applied_anything(storage_at, monk
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
-async def test_no_more_tries_are_made_than_the_client_is_configured_for(
-    storage_at, limit, mode
-) -> None:
+async def test_tries_are_at_most_those_of_the_clients_config(storage_at, limit, mode) -> None:
     arrived = []
 
     async def handle(request):

@@ -124,7 +124,7 @@ async def test_an_update_of_which_every_reply_was_lost_is_a_success(storages) ->
     assert await count_in(ours) == 2
 
 
-async def test_a_write_that_was_lost_and_then_written_over_is_a_success_with_its_own_etag(
+async def test_write_lost_and_replaced_succeeds_with_its_etag(
     storages,
 ) -> None:
     ours, others, proxy = storages
@@ -142,7 +142,7 @@ async def test_a_write_that_was_lost_and_then_written_over_is_a_success_with_its
         await save(ours, 3, if_match=second)
 
 
-async def test_a_write_that_never_arrived_before_another_came_first_is_a_conflict(
+async def test_write_that_never_arrived_is_a_conflict(
     storages,
 ) -> None:
     ours, others, proxy = storages
@@ -157,7 +157,7 @@ async def test_a_write_that_never_arrived_before_another_came_first_is_a_conflic
     assert await count_in(ours) == 7
 
 
-async def test_a_create_whose_response_is_missing_is_unknown_where_another_is_found(
+async def test_create_without_a_response_over_another_is_unknown(
     storages,
 ) -> None:
     ours, others, proxy = storages
@@ -172,7 +172,7 @@ async def test_a_create_whose_response_is_missing_is_unknown_where_another_is_fo
     assert await count_in(ours) == 1
 
 
-async def test_a_create_that_was_applied_deleted_and_created_by_another_is_no_conflict(
+async def test_create_applied_deleted_and_recreated_is_no_conflict(
     storages,
 ) -> None:
     ours, others, proxy = storages
@@ -186,7 +186,7 @@ async def test_a_create_that_was_applied_deleted_and_created_by_another_is_no_co
         await save(ours, 1, if_none_match=True)
 
 
-async def test_a_create_that_a_gateway_holds_is_unknown_since_a_delete_lets_it_in(storages) -> None:
+async def test_create_held_by_a_gateway_is_unknown(storages) -> None:
     ours, others, proxy = storages
 
     async def come_first() -> None:
@@ -200,7 +200,7 @@ async def test_a_create_that_a_gateway_holds_is_unknown_since_a_delete_lets_it_i
     assert await count_in(ours) == 1
 
 
-async def test_an_update_that_a_gateway_holds_is_a_conflict_since_nothing_lets_it_in(
+async def test_update_held_by_a_gateway_is_a_conflict(
     storages,
 ) -> None:
     ours, others, proxy = storages
@@ -232,7 +232,7 @@ async def test_a_write_that_a_proxy_has_sent_twice_is_a_success(storages, condit
     await save(ours, 3, if_match=saved)
 
 
-async def test_a_history_entry_that_a_proxy_has_sent_twice_is_a_success(storages) -> None:
+async def test_history_save_sent_twice_by_a_proxy_is_a_success(storages) -> None:
     ours, _, proxy = storages
     fail_puts(proxy, SENT_TWICE)
     saved = await ours.save_snapshot(location=LOCATION, snapshot=counted(1), is_latest=False)
@@ -257,7 +257,7 @@ async def test_the_last_attempt_of_an_update_is_read_back(storages) -> None:
     assert await count_in(ours) == 1
 
 
-async def test_a_write_that_another_has_rewound_is_not_written_again_by_its_retry(storages) -> None:
+async def test_write_rewound_by_another_is_not_retried(storages) -> None:
     ours, others, proxy = storages
     turn_one = counted(1)
     first = await ours.save_snapshot(location=LOCATION, snapshot=turn_one, is_latest=True)
@@ -273,7 +273,7 @@ async def test_a_write_that_another_has_rewound_is_not_written_again_by_its_retr
     assert await count_in(ours) == 1
 
 
-async def test_a_save_over_a_deleted_snapshot_says_so_and_restores_nothing(storages) -> None:
+async def test_save_over_a_deleted_snapshot_restores_nothing(storages) -> None:
     ours, others, _ = storages
     first = await save(ours, 1)
     await others.delete_session(session_id="s-1")
@@ -297,7 +297,7 @@ async def test_a_version_belongs_to_its_key(storages) -> None:
     await save(ours, 2, if_match=checkpoint)
 
 
-async def test_a_write_that_a_foreign_writer_may_have_written_over_is_unknown(
+async def test_write_perhaps_replaced_by_a_foreign_one_is_unknown(
     storages, s3_client, bucket, prefix
 ) -> None:
     ours, _, proxy = storages
@@ -338,7 +338,7 @@ async def test_a_create_that_may_have_been_deleted_since_is_unknown(storages) ->
         await save(ours, 1, if_none_match=True)
 
 
-async def test_an_ordinary_conflict_is_a_conflict_and_costs_one_request_more(storages) -> None:
+async def test_conflict_without_loss_costs_one_more_request(storages) -> None:
     ours, others, proxy = storages
     first = await save(others, 1)
     await save(others, 2)
@@ -430,7 +430,7 @@ async def test_a_server_that_turns_requests_away_has_not_applied_them(storages) 
     assert await count_in(ours) == 1
 
 
-async def test_a_try_that_was_lost_before_the_server_answered_no_leaves_it_unknown(
+async def test_write_lost_before_a_refusal_is_unknown(
     storages,
 ) -> None:
     ours, _, proxy = storages
@@ -460,7 +460,7 @@ async def test_a_server_that_is_down_is_unavailable_and_not_unknown(
     assert (caught.value.outcome, caught.value.retryable) == ("not applied", True)
 
 
-async def test_where_the_object_can_not_be_looked_at_the_outcome_is_unknown(storages) -> None:
+async def test_write_that_cannot_be_read_back_is_unknown(storages) -> None:
     ours, _, proxy = storages
     first = await save(ours, 1)
     plan = [LOST]
@@ -489,7 +489,7 @@ async def test_history_whose_reply_was_lost_is_a_success(storages) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_five_workers_that_count_to_ten_end_at_fifty_although_replies_are_lost(
+async def test_counters_add_up_although_responses_are_lost(
     s3_server, bucket, prefix, monkeypatch, seed
 ) -> None:
     for name, value in s3_server.environment().items():

@@ -146,7 +146,7 @@ OPERATIONS = [save, load, list_ids, delete]
         (404, "", StorageError, "404"),
     ],
 )
-async def test_each_error_reply_is_a_typed_error_that_says_what_is_wrong(
+async def test_error_replies_are_typed_errors_that_say_what_is_wrong(
     operation, status, code, expected, words
 ) -> None:
     async with storage_on(failing(status, code)) as (storage, server):
@@ -158,7 +158,7 @@ async def test_each_error_reply_is_a_typed_error_that_says_what_is_wrong(
     assert len(server.arrived) == 1
 
 
-async def test_a_missing_object_is_none_and_a_read_refused_names_the_permission() -> None:
+async def test_missing_object_is_none_and_denied_read_is_an_error() -> None:
     async with storage_on(failing(404, "NoSuchKey")) as (storage, _):
         assert await load(storage) is None
     async with storage_on(failing(403, "AccessDenied")) as (storage, _):
@@ -176,7 +176,7 @@ async def test_a_failing_server_is_tried_again_and_then_reported(operation) -> N
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_too_many_requests_is_tried_again_although_botocore_does_not(operation) -> None:
+async def test_too_many_requests_is_retried_unlike_in_botocore(operation) -> None:
     replies = iter([429, 429])
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -209,7 +209,7 @@ async def test_a_contended_conditional_write_is_tried_again() -> None:
     assert len(server.arrived) == 3
 
 
-async def test_a_write_that_stays_contended_is_unavailable_not_a_conflict() -> None:
+async def test_write_that_stays_contended_is_unavailable() -> None:
     contended = failing(409, "ConditionalRequestConflict")
     async with storage_on(contended, config=THREE_TRIES) as (storage, server):
         with pytest.raises(StorageUnavailableError) as caught:
@@ -220,9 +220,7 @@ async def test_a_write_that_stays_contended_is_unavailable_not_a_conflict() -> N
 
 
 @pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (404, "NoSuchKey")])
-async def test_a_lost_race_is_a_conflict_also_where_the_server_says_no_such_key(
-    status, code
-) -> None:
+async def test_conflict_may_be_a_no_such_key(status, code) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return await failing(status if request.method == "PUT" else 404, code)(request)
 
@@ -304,7 +302,7 @@ async def test_a_large_object_is_refused_before_its_body_is_read() -> None:
         assert len(server.arrived) == 1
 
 
-async def test_an_object_of_unknown_length_is_refused_once_it_is_too_large() -> None:
+async def test_object_of_unknown_length_may_be_too_large() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"ETag": '"e"'})
         response.enable_chunked_encoding()
@@ -353,9 +351,7 @@ async def test_an_error_in_a_good_reply_is_not_taken_for_a_snapshot() -> None:
     ],
     ids=["empty reply", "no flag", "no token", "repeated token", "foreign key"],
 )
-async def test_a_broken_listing_is_an_error_and_nothing_of_it_is_deleted(
-    operation, reply, words
-) -> None:
+async def test_broken_listing_is_an_error_and_deletes_nothing(operation, reply, words) -> None:
     async def handler(request: web.Request) -> web.Response:
         assert "delete" not in request.query
         return reply()
@@ -448,7 +444,7 @@ async def test_a_key_that_can_not_be_deleted_just_now_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("operation", [save, save_new, load])
-async def test_without_credentials_nothing_is_sent_and_the_outcome_is_known(operation) -> None:
+async def test_missing_credentials_send_nothing(operation) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(status=500)
 
@@ -461,7 +457,7 @@ async def test_without_credentials_nothing_is_sent_and_the_outcome_is_known(oper
         assert server.arrived == []
 
 
-async def test_a_conditional_write_whose_good_reply_has_no_etag_is_looked_at() -> None:
+async def test_conditional_write_without_an_etag_is_read_back() -> None:
     sent = {}
 
     async def handler(request: web.Request) -> web.Response:
@@ -497,24 +493,30 @@ async def test_an_empty_reply_to_a_delete_confirms_nothing() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_the_deadline_ends_a_request_that_is_not_answered(operation) -> None:
+async def test_the_deadline_ends_a_request_that_is_not_answered(
+    operation, bring_deadlines_forward
+) -> None:
     async def handler(request: web.Request) -> web.Response:
+        bring_deadlines_forward()
         await asyncio.sleep(3600)
         raise AssertionError
 
-    async with storage_on(handler, timeout=0.2) as (storage, _):
+    async with storage_on(handler) as (storage, _):
         with pytest.raises(StorageTimeoutError, match="deadline"):
             await operation(storage)
 
 
-async def test_the_deadline_covers_the_wait_for_a_turn_and_a_body_that_stalls() -> None:
+async def test_deadline_covers_waiting_for_a_slot_and_a_stalled_body(
+    bring_deadlines_forward,
+) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
+        bring_deadlines_forward()
         response = web.StreamResponse(headers={"ETag": '"e"', "Content-Length": "1000"})
         await response.prepare(request)
         await asyncio.sleep(3600)
         return response
 
-    async with storage_on(handler, timeout=0.3, max_concurrency=1) as (storage, server):
+    async with storage_on(handler, max_concurrency=1) as (storage, server):
         results = await asyncio.gather(*(load(storage) for _ in range(5)), return_exceptions=True)
         assert [type(result) for result in results] == [StorageTimeoutError] * 5
         # Waiting without a deadline, each would have come to its turn.
@@ -560,9 +562,7 @@ async def test_no_redirect_is_followed(operation, status) -> None:
         failing(400, ""),
     ],
 )
-async def test_no_secret_and_no_snapshot_is_in_an_error_or_a_log_record(
-    operation, handler, caplog
-) -> None:
+async def test_errors_and_logs_hold_no_secret_and_no_snapshot(operation, handler, caplog) -> None:
     caplog.set_level(logging.DEBUG, logger="snapstore")
     async with storage_on(handler) as (storage, _):
         with pytest.raises(StorageError) as caught:
@@ -575,7 +575,7 @@ async def test_no_secret_and_no_snapshot_is_in_an_error_or_a_log_record(
     assert "CANARY" not in seen
 
 
-async def test_cancellation_passes_through_and_leaves_the_storage_usable() -> None:
+async def test_cancellation_leaves_the_storage_usable() -> None:
     stuck = True
 
     async def handler(request: web.Request) -> web.StreamResponse:

@@ -66,7 +66,7 @@ async def test_a_save_and_a_load_are_one_request_each(recorded) -> None:
     assert proxy.operations == ["PutObject", "PutObject", "GetObject", "GetObject"]
 
 
-async def test_a_page_of_2500_is_one_request_and_deleting_them_three_and_three(
+async def test_delete_of_2500_is_three_lists_and_three_deletes(
     recorded, s3_server, bucket, prefix
 ) -> None:
     storage, proxy = recorded
@@ -105,9 +105,7 @@ async def test_a_page_of_2500_is_one_request_and_deleting_them_three_and_three(
     assert sorted(proxy.operations) == ["DeleteObjects"] * 3 + ["ListObjectsV2"] * 3
 
 
-async def test_a_save_sends_compact_json_with_a_checksum_and_waits_for_no_100_continue(
-    recorded, prefix
-) -> None:
+async def test_save_sends_compact_json_with_a_checksum(recorded, prefix) -> None:
     storage, proxy = recorded
     await storage.save_snapshot(location=LOCATION, snapshot=SNAPSHOT, is_latest=True)
     (request,) = proxy.requests
@@ -123,9 +121,7 @@ async def test_a_save_sends_compact_json_with_a_checksum_and_waits_for_no_100_co
     assert request.body.startswith(b'{"scope":"agent","schemaVersion":"1.0","createdAt":')
 
 
-async def test_encryption_and_owner_go_with_every_request_they_apply_to(
-    s3_server, bucket, prefix
-) -> None:
+async def test_encryption_and_owner_go_with_each_request(s3_server, bucket, prefix) -> None:
     async with (
         recording_proxy(s3_server.endpoint_url) as proxy,
         storage_on(
@@ -170,7 +166,7 @@ async def test_a_kms_key_goes_with_every_write(s3_server, bucket, prefix) -> Non
 @pytest.mark.parametrize(
     ("endpoint_url", "payload"), [("https://127.0.0.1:1", "UNSIGNED-PAYLOAD"), (None, "hash")]
 )
-async def test_over_tls_the_body_is_not_hashed_again_and_over_http_it_is(
+async def test_body_is_hashed_for_the_signature_over_http_only(
     s3_server, bucket, endpoint_url, payload
 ) -> None:
     session, sent = session_for(s3_server), []
@@ -197,7 +193,7 @@ class _Empty:
         return b""
 
 
-async def test_region_credentials_and_endpoint_resolve_as_botocore_does(
+async def test_region_credentials_endpoint_resolve_as_in_botocore(
     s3_server, bucket, prefix, monkeypatch
 ) -> None:
     for name, value in s3_server.environment().items():
@@ -229,7 +225,7 @@ async def test_a_borrowed_client_is_used_and_left_open(s3_server, bucket, prefix
         )
 
 
-async def test_a_client_that_can_not_be_used_is_refused_by_the_constructor(s3_server) -> None:
+async def test_client_that_cannot_be_used_is_an_error_at_once(s3_server) -> None:
     session = get_session()
     context = session.create_client("s3", **s3_server.client_options)
     with pytest.raises(TypeError, match=r"async with session\.create_client"):
@@ -263,7 +259,7 @@ async def test_a_client_that_can_not_be_used_is_refused_by_the_constructor(s3_se
         {"kms_key_id": "key-1", "server_side_encryption": "AES256"},
     ],
 )
-def test_arguments_out_of_their_range_are_refused_by_the_constructor(options) -> None:
+def test_arguments_out_of_range_are_errors_at_once(options) -> None:
     with pytest.raises(ValueError, match=r"must|needs"):
         S3Storage(**{"bucket": "bucket", **options})
 
@@ -303,9 +299,7 @@ async def test_a_wrong_secret_gives_one_line_that_says_so(s3_server, bucket) -> 
             await storage.load_snapshot(location=LOCATION)
 
 
-async def test_missing_credentials_and_a_server_that_is_down_give_one_line_that_says_so(
-    s3_server, bucket
-) -> None:
+async def test_missing_credentials_or_server_give_one_clear_line(s3_server, bucket) -> None:
     options = {"region": "us-east-1", "endpoint_url": s3_server.endpoint_url}
     async with S3Storage(bucket, **options) as storage:
         with pytest.raises(AccessDeniedError, match="no credentials were found"):
@@ -316,7 +310,7 @@ async def test_missing_credentials_and_a_server_that_is_down_give_one_line_that_
             await storage.load_snapshot(location=LOCATION)
 
 
-async def test_a_session_that_gives_no_client_is_a_typed_error_and_leaves_it_closed() -> None:
+async def test_session_without_a_client_is_a_typed_error() -> None:
     session = get_session()
     session.set_config_variable("profile", "no-such-profile")
     storage = S3Storage("bucket", session=session)

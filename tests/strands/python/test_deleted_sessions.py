@@ -111,7 +111,7 @@ async def test_an_agent_that_never_had_a_part_in_it_may_begin_it(make_agent, sto
     assert await state_in(storage, LATEST) == ["one", "1: one"]
 
 
-async def test_what_another_writer_saved_and_deleted_is_not_taken_for_the_agents(
+async def test_agent_takes_no_other_writers_snapshot_for_its_own(
     make_storage, make_agent, storage, texts, proxy
 ):
     """It loses a race, and when it takes over what is there, that is gone."""
@@ -181,9 +181,7 @@ async def test_a_graph_or_a_swarm_does_not_bring_it_back(
     assert (await orchestrator.invoke_async("one")).status.value == "completed"
 
 
-async def test_a_graph_or_a_swarm_that_reloads_does_not_take_over_what_is_gone(
-    make_orchestrator, storage
-):
+async def test_orchestrator_that_reloads_restores_nothing_deleted(make_orchestrator, storage):
     manager = manager_on(storage, on_conflict="reload")
     orchestrator = make_orchestrator(manager)
     await orchestrator.invoke_async("one")

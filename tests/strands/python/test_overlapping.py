@@ -89,7 +89,7 @@ def converting(monkeypatch):
     return began
 
 
-async def test_a_large_save_that_takes_longer_is_not_written_over_the_next_one(
+async def test_large_slow_save_does_not_replace_the_next_one(
     make_storage, make_agent, manager_of, state_in, converting
 ):
     storage = make_storage(dialect="typescript")
@@ -104,7 +104,7 @@ async def test_a_large_save_that_takes_longer_is_not_written_over_the_next_one(
     assert await state_in(storage, LATEST) == ["small"]
 
 
-async def test_what_a_cancelled_save_writes_does_not_replace_what_came_after_it(
+async def test_cancelled_save_does_not_replace_a_later_one(
     make_storage, make_agent, manager_of, texts, state_in, converting
 ):
     storage = make_storage(dialect="typescript")
@@ -160,7 +160,7 @@ async def test_a_graph_or_a_swarm_is_restored_after_its_cancelled_save(
     assert (await orchestrator.invoke_async("two")).status.value == "completed"
 
 
-async def test_a_restore_on_a_blocked_loop_waits_for_a_save_of_that_loop(
+async def test_restore_on_a_blocked_loop_waits_for_its_save(
     far, proxy, make_agent, manager_of, texts
 ):
     """Nothing that is waited for needs the loop that waits."""

@@ -131,7 +131,7 @@ def look():
     return "a tree, " * 1000
 
 
-async def test_stash_offloading_and_session_share_the_storage_of_an_agent(echo, storage):
+async def test_stash_offloading_and_session_share_a_storage(echo, storage):
     session = SnapshotSessionManager("session-1")
 
     def agent():
@@ -340,7 +340,7 @@ def test_a_program_ends_in_peace(rest, options):
     assert run(rest, options) == "written\n"
 
 
-def test_a_program_that_ends_while_a_write_is_under_way_lets_it_end(options, storage):
+def test_program_that_ends_waits_for_its_write(options, storage):
     rest = """
 def work():
     asyncio.run(storage.write("under-way", b"x" * 4_000_000))
