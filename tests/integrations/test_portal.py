@@ -127,7 +127,7 @@ def test_call_raises_what_the_work_raises(portal):
         portal.call(fail)
 
 
-async def test_call_on_the_portals_own_thread_raises_instead_of_waiting_for_itself(portal):
+async def test_call_on_the_portals_own_thread_raises(portal):
     async def call_again(_):
         portal.call(read("a"))
 
@@ -251,7 +251,7 @@ def test_one_that_is_collected_open_warns_and_closes(notes):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_is_collected_open_ends_its_thread_also_where_warnings_are_errors(notes):
+def test_portal_collected_open_ends_its_thread_under_error_warnings(notes):
     portal = portal_to(notes)
     portal.call(read("a"))
     assert threads() == ["snapstore-notes"]

@@ -159,7 +159,7 @@ async def test_lost_update_is_a_success(plan) -> None:
     await store.put(KEY, b"3", if_match=second)
 
 
-async def test_lost_update_that_was_overwritten_is_a_success_with_its_own_version() -> None:
+async def test_lost_update_that_was_overwritten_is_a_success() -> None:
     store = UnreliableStore()
     first = await store.put(KEY, b"1")
 

@@ -77,7 +77,7 @@ async def test_stash_of_the_sdks_local_files_is_not_out_of_reach(
 
 
 @pytest.mark.parametrize("view", [False, True])
-async def test_a_stash_in_memory_is_saved_with_the_session_since_it_is_gone_with_the_process(
+async def test_stash_in_memory_is_saved_with_the_session(
     view, echo, over, tmp_path
 ):
     files = over(FileObjectStore(tmp_path))
@@ -371,7 +371,7 @@ print("done")
     assert run(program, store) == "done\n"
 
 
-def test_saving_into_files_when_the_interpreter_exits_is_an_error_in_words(run):
+def test_save_to_files_at_interpreter_exit_is_a_clear_error(run):
     program = """
 agent = make_agent()
 agent("one")
