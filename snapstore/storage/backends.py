@@ -28,7 +28,7 @@ class S3Storage(ObjectSnapshotStorage):
 
     Raises:
         TypeError: There is no such option, or `client` is not an entered aiobotocore client, or it
-            comes with an option for an own client.
+            comes with options for making one.
         ValueError: An argument is out of its range.
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
 

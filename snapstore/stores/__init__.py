@@ -6,6 +6,9 @@ For those who write a store of their own, wrap one, or keep objects of their own
   beside that, and `capability` asks for one.
 - `S3ObjectStore`, `FileObjectStore` and `MemoryObjectStore` are stores.
 - `ManagedStore` opens, closes and bounds in time any of them.
+- `S3Options` are the options of an S3 store, each with its documentation.
+- `snapstore.stores.readback` resolves lost responses for any store that has conditional writes and
+  metadata.
 
 A name is imported when it is first asked for.
 """

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from snapstore.errors import Outcome, StorageTimeoutError
+from snapstore.errors import Outcome, StorageError, StorageTimeoutError
 
 __all__ = ["Deadline", "in_time"]
 
@@ -37,12 +37,15 @@ class Deadline:
     Attributes:
         outcome: What has become of the write that the operation makes, as far as the store has
             said; `None` where it has not.
+        last_failure: The message of the last attempt that failed, and its code and status; `None`
+            where none has.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self.outcome: Outcome | None = None
+        self.last_failure: tuple[str, str | None, int | None] | None = None
         self._try: asyncio.Timeout | None = None
 
     @classmethod
@@ -54,6 +57,10 @@ class Deadline:
     def remaining(self) -> float | None:
         """The seconds that are left; `None` for no end."""
         return None if self._ends is None else self._ends - asyncio.get_running_loop().time()
+
+    def note_failure(self, error: StorageError) -> None:
+        """Note that an attempt has failed, without its traceback, which holds what was sent."""
+        self.last_failure = str(error), error.code, error.status
 
     @contextmanager
     def set(self) -> Iterator[None]:
@@ -119,11 +126,15 @@ async def in_time(
         if not timeout.expired():
             raise
     # Outside of the handler: what the deadline interrupted must not be in the chain.
+    failure, code, status = deadline.last_failure or ("", None, None)
+    before = f"; the attempt before it failed: {failure}" if failure else ""
     raise StorageTimeoutError(
         f"{operation} of {key} in {place} did not end by its deadline, "
-        f"after {seconds:g} s; timeout=… allows for more",
+        f"after {seconds:g} s; timeout=… allows for more{before}",
         operation=operation,
         bucket=place,
         key=key,
+        code=code,
+        status=status,
         outcome=(deadline.outcome or "unknown") if writes else None,
     )

@@ -55,7 +55,9 @@ async def retrying(
             return await request()
         except StorageError as error:
             limit = max_attempts(error)
-            remaining = Deadline.current().remaining
+            deadline = Deadline.current()
+            deadline.note_failure(error)
+            remaining = deadline.remaining
             if limit is None and remaining is None:
                 limit = _MAX_ATTEMPTS
             wait = max(full_jitter(attempt), error.retry_after or 0.0)

@@ -18,6 +18,7 @@ from snapstore.errors import (
     StorageError,
 )
 from snapstore.stores.base import (
+    Body,
     ObjectTooLargeError,
     PreconditionFailedError,
     StoredObject,
@@ -261,7 +262,7 @@ class FileTree:
                 raise self.tree.symbolic_link(base + entry.name) from None
             raise
 
-    def _read(self, directory: int, name: str, key: str, max_bytes: int | None) -> bytes | None:
+    def _read(self, directory: int, name: str, key: str, max_bytes: int | None) -> Body | None:
         with naming(self.tree.path(*directory_of(key))):
             try:
                 descriptor = os.open(name, _READ, dir_fd=directory)
@@ -290,7 +291,7 @@ class FileTree:
                         key=key,
                     )
                 with open(descriptor, "rb", closefd=False) as file:
-                    return file.read()
+                    return Body(file.read())
             finally:
                 os.close(descriptor)
 

@@ -115,7 +115,7 @@ def validate_options(options: S3Options, bucket: str) -> None:
 
     Raises:
         TypeError: There is no such option, or `client` is not an entered aiobotocore client, or it
-            comes with an option for an own client.
+            comes with options for making one.
         ValueError: An option is out of its range.
     """
     validate_names(options, S3Options.__optional_keys__)

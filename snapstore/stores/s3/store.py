@@ -41,8 +41,8 @@ class S3ObjectStore:
 
     Args:
         bucket: The bucket's name.
-        timeout: Seconds after which callers give up on an operation, so that shorter timeouts of
-            the client are left out; `None` if that is not known. It is theirs to keep.
+        timeout: Seconds after which callers give up on an operation; `None` if that is not known.
+            The store does not enforce it, but sets no timer of its own that would end later.
         options: See `S3Options`.
 
     Attributes:
@@ -50,7 +50,7 @@ class S3ObjectStore:
 
     Raises:
         TypeError: There is no such option, or `client` is not an entered aiobotocore client, or it
-            comes with an option for an own client.
+            comes with options for making one.
         ValueError: An argument is out of its range.
     """
 

@@ -503,6 +503,23 @@ async def test_a_connection_that_nobody_answers_on_does_not_cost_the_whole_deadl
         assert await count_in(storage) == 1
 
 
+@pytest.mark.parametrize("storage_at", ["direct", "generic"], indirect=True)
+async def test_a_deadline_after_failures_says_how_the_last_one_was(storage_at) -> None:
+    """A borrowed client makes a read again by itself, and says nothing of it."""
+    replies = iter([web.Response(status=429, text="<Error><Code>SlowDown</Code></Error>")])
+
+    async def handle(request):
+        reply = next(replies, None)
+        if reply is None:
+            await asyncio.Event().wait()
+        return reply
+
+    async with serving(handle) as url, storage_at(url, timeout=2) as storage:
+        with pytest.raises(StorageTimeoutError, match="SlowDown") as caught:
+            await storage.load_snapshot(location=LOCATION)
+    assert (caught.value.code, caught.value.status) == ("SlowDown", 429)
+
+
 async def test_a_deadline_in_the_queue_has_not_applied_anything(storage_at, monkeypatch) -> None:
     arrived = asyncio.Event()
 
