@@ -119,7 +119,8 @@ class StrandsStorage:
         """Make a storage over an object store.
 
         Over a `FileObjectStore`, it takes the place of the SDK's `LocalFileStorage`, and its keys
-        are the same. Over a `MemoryObjectStore`, it takes the place of its `InMemoryStorage`.
+        are the same, but no segment may begin with a dot. Over a `MemoryObjectStore`, it takes the
+        place of the SDK's `InMemoryStorage`.
 
         Args:
             store: The store. It is opened on the storage's own thread, and belongs to the storage:

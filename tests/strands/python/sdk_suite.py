@@ -24,6 +24,7 @@ made = []
 def storage_of(base_dir=None, **options):
     """A storage with a directory, or without, in the store instead."""
     prefix = f"{os.environ['SNAPSTORE_PREFIX']}/{(base_dir or uuid.uuid4().hex).strip('/')}"
+    prefix = prefix.replace("/.", "/_")  # files take no name with a dot in front
     match os.environ["SNAPSTORE_STORE"]:
         case "files":
             store = FileObjectStore(os.environ["SNAPSTORE_ROOT"])
