@@ -380,6 +380,9 @@ class ObjectSnapshotStorage:
         Returns:
             An async generator. Close it if you leave it early.
 
+        Raises:
+            InvalidResponseError: The store's listing is broken or out of order.
+
         Example:
             ::
 
