@@ -77,9 +77,7 @@ async def test_stash_of_the_sdks_local_files_is_not_out_of_reach(
 
 
 @pytest.mark.parametrize("view", [False, True])
-async def test_stash_in_memory_is_saved_with_the_session(
-    view, echo, over, tmp_path
-):
+async def test_stash_in_memory_is_saved_with_the_session(view, echo, over, tmp_path):
     files = over(FileObjectStore(tmp_path))
 
     def agent():
