@@ -58,7 +58,7 @@ __all__ = [
 
 _MAX_MESSAGE: Final = 4_096
 _MAX_NOTE: Final = 32
-"""Characters that say how long a text was which has been cut."""
+"""Room for the note that says how long a truncated text was, in characters."""
 
 
 def shown(text: str, limit: int = 1_024) -> str:
@@ -129,7 +129,7 @@ class SnapshotDecodeError(SnapstoreError, ValueError):
 
 
 class LifecycleError(SnapstoreError, RuntimeError):
-    """A storage was opened, used or closed out of turn."""
+    """A storage was opened, used or closed in the wrong state."""
 
 
 class StorageClosedError(LifecycleError):
@@ -141,7 +141,7 @@ class WrongEventLoopError(LifecycleError):
 
 
 class StorageError(SnapstoreError):
-    """A request failed. The base of all that can go wrong behind an object store.
+    """A request to an object store failed. The base of all errors of object stores.
 
     Attributes:
         operation: The request that failed, as the object store names it (`"PutObject"`).
@@ -225,7 +225,7 @@ class SnapshotExistsError(SnapshotConflictError):
 
 
 class SessionDeletedError(SnapshotConflictError):
-    """A version of the object had been seen, and now there is none: the session was deleted.
+    """There is no object where one was to be replaced. Usually the session was deleted.
 
     Nothing was written, so that a retry does not bring back what was deleted.
     """

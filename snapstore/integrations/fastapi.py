@@ -131,7 +131,7 @@ async def storage_lifespan(
             call: a storage can't be opened twice.
 
     Raises:
-        TypeError: One of `apps` is none: the storage is given by name.
+        TypeError: One of `apps` is not an app (pass the storage as `storage=`).
         LifecycleError: The storage is open already, for another app perhaps.
         pydantic.ValidationError: The environment has not what `StorageSettings` needs.
 
@@ -149,7 +149,7 @@ async def storage_lifespan(
     """
     for app in apps:
         if not isinstance(app, Starlette):
-            raise TypeError(f"{type(app).__name__} is no app; a storage is given as storage=…")
+            raise TypeError(f"{type(app).__name__} is not an app; pass a storage as storage=…")
     async with StorageSettings().storage() if storage is None else storage as opened:
         for app in apps:
             app.state.snapstore_storage = opened

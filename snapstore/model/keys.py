@@ -17,14 +17,14 @@ import warnings
 from collections.abc import Iterable
 from typing import Final
 
-from snapstore.errors import InvalidIdentifierError
+from snapstore.errors import InvalidIdentifierError, shown
 from snapstore.model.ids import UUID7, validate_identifier
 from snapstore.model.snapshot import SnapshotLocation
 
-__all__ = ["Layout"]
+__all__ = ["MAX_KEY_BYTES", "Layout"]
 
 _LONGEST_ID: Final = 255
-_MAX_KEY_BYTES: Final = 1024
+MAX_KEY_BYTES: Final = 1024
 """How long a key may be in S3 (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
@@ -61,14 +61,14 @@ class Layout:
             raise InvalidIdentifierError("prefix must not contain control characters")
         self._base = f"{prefix}/" if prefix else ""
         longest_id = "x" * _LONGEST_ID
-        room = _MAX_KEY_BYTES - len(
+        room = MAX_KEY_BYTES - len(
             f"/{longest_id}/scopes/multiAgent/{longest_id}/snapshots/immutable_history/"
             "snapshot_00000000-0000-7000-8000-000000000000.json"
         )
         if length > room:
             raise InvalidIdentifierError(
                 f"prefix must be at most {room} bytes, so that every key fits into "
-                f"{_MAX_KEY_BYTES}; it has {length}"
+                f"{MAX_KEY_BYTES}; it has {length}"
             )
         if prefix.startswith("/") or prefix.endswith("/"):
             warnings.warn(
@@ -87,9 +87,11 @@ class Layout:
                 long.
         """
         if not isinstance(name, str):
-            raise InvalidIdentifierError(f"a namespace must be a str, not a {type(name).__name__}")
+            raise InvalidIdentifierError(f"namespace must be a str, not a {type(name).__name__}")
         if name in ("", ".", "..") or "/" in name:
-            raise InvalidIdentifierError("a namespace must be one segment of a key, and not empty")
+            raise InvalidIdentifierError(
+                f"namespace must be one path segment without '/', not {shown(name)!r}"
+            )
         return Layout(f"{self._base}{str.__str__(name)}")
 
     def latest(self, location: SnapshotLocation) -> str:

@@ -23,7 +23,7 @@ class S3Storage(ObjectSnapshotStorage):
         timeout: Seconds that a save or a load may take, its retries and the wait for a connection
             included, each page of a listing, each batch of a delete, and each attempt of
             `update_latest` without the time that `update` takes; `None` for no deadline.
-        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
         options: The options of the client and of its requests: see `S3Options`.
 
     Raises:
@@ -71,7 +71,7 @@ class FileStorage(ObjectSnapshotStorage):
         timeout: Seconds that a save or a load may take, the wait for another writer included, each
             page of a listing, each batch of a delete, and each attempt of `update_latest` without
             the time that `update` takes; `None` for no deadline.
-        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -99,7 +99,7 @@ class MemoryStorage(ObjectSnapshotStorage):
 
     Args:
         prefix: What all keys begin with, without the closing `/`.
-        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
 
     Raises:
         ValueError: `max_snapshot_bytes` is not positive.

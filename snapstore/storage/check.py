@@ -65,14 +65,14 @@ class CheckReport(msgspec.Struct, frozen=True):
             KeyError: There is none.
         """
         for finding in self.findings:
-            if finding.about == about:
+            if finding.check == about:
                 return finding
         raise KeyError(about)
 
     def __str__(self) -> str:
-        width = max(len(finding.about) for finding in self.findings)
+        width = max(len(finding.check) for finding in self.findings)
         return "\n".join(
-            f"{finding.status:<8} {finding.about:<{width}}  {finding.words}"
+            f"{finding.status:<8} {finding.check:<{width}}  {finding.message}"
             for finding in self.findings
         )
 
@@ -179,7 +179,10 @@ class _Probes:
                     f"enforced, but not atomic: of {_RACERS} writers at once {winners} won, so "
                     "history can be overwritten in a race"
                 )
-        return "what exists is not created again, also by writers at once: history is immutable"
+        return (
+            "a create never replaces an existing object, also when five writers race: history is "
+            "immutable"
+        )
 
     async def _swap(self) -> str:
         first = await self._put("swapped", "1")
@@ -199,7 +202,10 @@ class _Probes:
                     "if_match and update_latest can lose updates in a race"
                 )
         await self._put("swapped", "3", over=second)
-        return "what was read is all that is written over, also by writers at once: no lost update"
+        return (
+            "a write with if_match replaces only the version that was read, also when five writers "
+            "race: no update is lost"
+        )
 
     async def _delete(self) -> str:
         failed = await self._store.delete(list(self._written))

@@ -41,4 +41,12 @@ def version_to_match(key: str, given: Any, if_none_match: bool = False) -> Versi
         etag = etag.removeprefix("W/").strip('"')
         if _ETAG.fullmatch(etag) and etag != "*":
             return Version(etag, lineage)
-    raise InvalidIdentifierError("if_match must be an etag, or what a save or load returned")
+    raise InvalidIdentifierError(
+        "if_match must be an etag, a SavedSnapshot or a VersionedSnapshot (load_versioned returns "
+        f"one), not {_described(given)}"
+    )
+
+
+def _described(given: Any) -> str:
+    # An etag that is none may be anything, a secret too.
+    return "this text" if isinstance(given, str) else f"a {type(given).__name__}"

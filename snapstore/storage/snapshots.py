@@ -2,8 +2,8 @@
 
 How the parts work together::
 
-    save:   location → key (layout) → bytes (codec) → store.put
-    load:   location → key → store.get → None, or snapshot (codec)
+    save:   location → key (model.keys) → bytes (encoding.envelope) → store.put
+    load:   location → key → store.get → None, or snapshot (encoding.envelope)
     list:   history prefix, start-after key → store.scan → ids → stop at the limit
     delete: session prefix → store.scan → batches → store.delete, overlapped
 """
@@ -47,7 +47,7 @@ DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
 
 
 class ObjectSnapshotStorage:
-    """Snapshots in any object store. `S3Storage`, `FileStorage` and `MemoryStorage` are ones.
+    """Snapshots in any object store. `S3Storage`, `FileStorage` and `MemoryStorage` are subclasses.
 
     It is opened and closed with `async with`, or with `open` and `aclose`, and used on the event
     loop it was opened on.
@@ -55,7 +55,7 @@ class ObjectSnapshotStorage:
     Args:
         store: Where the bytes go.
         prefix: What all keys begin with, without the closing `/`; used verbatim. `""` for none.
-        max_snapshot_bytes: How large a snapshot may be as JSON, in bytes, both ways.
+        max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
         timeout: Seconds that an operation may take in all, retries included; `None` for no
             deadline. It bounds a save or a load as a whole, each page of a listing and each batch
             of a delete. Of `update_latest` it bounds each attempt, without the time that `update`
@@ -252,7 +252,15 @@ class ObjectSnapshotStorage:
     ) -> VersionedSnapshot | None:
         """Load a snapshot together with its etag, for compare-and-swap.
 
-        Args and errors: as `load_snapshot`.
+        Args:
+            location: Where it belongs.
+            snapshot_id: Its id in history; `None` for the latest.
+
+        Returns:
+            The snapshot with its version; `None` if there is none.
+
+        Raises:
+            SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
 
         Example:
             Save only if nobody else has saved meanwhile::
@@ -273,7 +281,15 @@ class ObjectSnapshotStorage:
 
         It is checked as by `load_snapshot`, at the same cost, but for the memory of a large one.
 
-        Args and errors: as `load_snapshot`.
+        Args:
+            location: Where it belongs.
+            snapshot_id: Its id in history; `None` for the latest.
+
+        Returns:
+            The snapshot as it was checked; `None` if there is none.
+
+        Raises:
+            SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
         """
         with self.objects.use():
             key = self._key(location, snapshot_id)
@@ -306,6 +322,7 @@ class ObjectSnapshotStorage:
             SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
             SnapshotEncodeError: JSON can't carry the result exactly, or it is too large.
             ScopeMismatchError: The result is of another scope than the location.
+            ValueError: `max_attempts` is less than 1.
         """
         if max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
@@ -356,10 +373,15 @@ class ObjectSnapshotStorage:
     ) -> AsyncGenerator[str, None]:
         """Walk the ids in history, oldest first, with one page in memory at a time.
 
-        Args and errors: as `list_snapshot_ids`.
+        Args:
+            location: Where the snapshots belong.
+            start_after: Leave out this id and all before it; it need not exist.
 
         Returns:
             An async generator. Close it if you leave it early.
+
+        Raises:
+            InvalidResponseError: The store's listing is broken or out of order.
 
         Example:
             ::

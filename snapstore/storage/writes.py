@@ -25,12 +25,12 @@ from snapstore.model.snapshot import (
 )
 from snapstore.stores.base import (
     Body,
+    DeferredReadbackStore,
     MetadataStore,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
     RefusedWrite,
-    RefusingStore,
     Version,
     capability,
 )
@@ -214,7 +214,7 @@ async def try_latest(
     Raises:
         SnapshotConflictError: The condition does not hold, and there is nothing to resolve.
     """
-    refusing = capability(store, RefusingStore)
+    refusing = capability(store, DeferredReadbackStore)
     if refusing is None:
         return await put_latest(
             store, key, document, if_match=if_match, if_none_match=if_match is None
@@ -264,7 +264,10 @@ async def put_history(
         raise failure
     if stored is None and not is_larger:
         raise SnapshotConflictError(f"{key} was written and deleted meanwhile", **failure.facts)
-    raise SnapshotExistsError(f"{key} exists, with another content", **failure.facts)
+    raise SnapshotExistsError(
+        f"{key} exists with other content; history is never overwritten: use another snapshot_id",
+        **failure.facts,
+    )
 
 
 async def run_write(
@@ -284,7 +287,7 @@ async def run_write(
         work: Begins the write.
         snapshot_id: The id of what it saves in history.
         repeatable: Whether the same call may be made again where it may have been applied.
-        taken: The seconds of its time that are gone already.
+        taken: Seconds of the deadline that earlier steps have used.
     """
     try:
         return await objects.run("put", key, work, writes=True, taken=taken)
@@ -306,7 +309,9 @@ def conflict(key: str, refusal: PreconditionFailedError) -> SnapshotConflictErro
     """
     if refusal.is_missing:
         return SessionDeletedError(
-            f"{key} was not written: the snapshot to be replaced was deleted", **refusal.facts
+            f"{key} was not written: there is no snapshot to replace; it was deleted, or never "
+            "saved here",
+            **refusal.facts,
         )
     return SnapshotConflictError(
         f"{key} was not written: another writer came first", **refusal.facts

@@ -18,7 +18,8 @@ __all__ = [
     "PAGE_SIZE",
     "UNCONFIRMED",
     "Body",
-    "DamagedReplyError",
+    "DamagedResponseError",
+    "DeferredReadbackStore",
     "Finding",
     "InspectableStore",
     "MetadataStore",
@@ -26,7 +27,6 @@ __all__ = [
     "ObjectTooLargeError",
     "PreconditionFailedError",
     "RefusedWrite",
-    "RefusingStore",
     "StoredObject",
     "SweepableStore",
     "Version",
@@ -41,7 +41,7 @@ PAGE_SIZE: Final = 1000
 "ListObjectsV2" and "DeleteObjects")."""
 
 UNCONFIRMED: Final = "Unconfirmed"
-"""The code of a key of which the server did not say what became of it."""
+"""The code of a key whose result the server did not report."""
 
 
 class PreconditionFailedError(StorageError):
@@ -61,17 +61,17 @@ class ObjectTooLargeError(StorageError):
     """An object is larger than the reader allows. Its body has not been read."""
 
 
-class DamagedReplyError(InvalidResponseError):
+class DamagedResponseError(InvalidResponseError):
     """A reply was cut short, or does not match its checksum; the next one may well be whole."""
 
 
 class Version(NamedTuple):
-    """A version of an object: what a conditional write is to be made over.
+    """A version of an object, to be named as the condition of a write.
 
     Attributes:
         etag: The etag, without quotes.
-        lineage: What the store itself wants to know of it again when the version is written over:
-            opaque to everybody else, and `""` where it needs nothing.
+        lineage: Opaque to callers. The store needs it when this version is overwritten; `""` if it
+            needs nothing.
     """
 
     etag: str
@@ -128,15 +128,15 @@ class Finding(NamedTuple):
     """What a check has found out about one thing.
 
     Attributes:
-        about: The thing: `"read"`, `"create-only"`, …
+        check: The thing: `"read"`, `"create-only"`, …
         status: `"ok"`; `"failed"` if something that snapstore promises does not hold; `"warning"`
             if it does, but something should be known; `"unknown"` if nothing can tell.
-        words: What was found, what it means, and what to do.
+        message: What was found, what it means, and what to do.
     """
 
-    about: str
+    check: str
     status: Literal["ok", "warning", "failed", "unknown"]
-    words: str
+    message: str
 
 
 class ObjectStore(Protocol):
@@ -242,11 +242,11 @@ def capability(store: ObjectStore, kind: Callable[..., Kind]) -> Kind | None:
 
     Args:
         store: The store.
-        kind: The capability: `MetadataStore`, `RefusingStore`, `InspectableStore` or
+        kind: The capability: `MetadataStore`, `DeferredReadbackStore`, `InspectableStore` or
             `SweepableStore`.
 
     Returns:
-        What has the methods of `kind`; `None` if the store has no such capability.
+        The store, or what it wraps, typed as `kind`; `None` if it lacks the capability.
 
     Example:
         ::
@@ -312,8 +312,11 @@ class RefusedWrite(Protocol):
 
 
 @runtime_checkable
-class RefusingStore(Protocol):
-    """Optional capability: refused writes are left to a caller who reads the object anyway."""
+class DeferredReadbackStore(Protocol):
+    """Optional capability: a conditional write that is refused is left to its caller.
+
+    For a caller who reads the object next anyway: it saves a request.
+    """
 
     async def try_put(
         self,
@@ -350,7 +353,7 @@ class SweepableStore(Protocol):
         What a writer is at work on stays.
 
         Args:
-            prefix: What the keys begin with that the writes were for; it ends with `/`.
+            prefix: Remove leftovers of writes to keys under this prefix, which ends with `/`.
         """
         ...
 

@@ -155,8 +155,10 @@ class Lifecycle:
         """
         is_open = self._state is _State.OPEN or (is_inner and self._state is _State.CLOSING)
         if not is_open or self._is_closed():
-            hint = f"use 'async with {self.name}(...)' or 'await storage.open()'"
-            raise StorageClosedError(f"{self.name} is {self._state.value}; {hint}")
+            raise StorageClosedError(
+                f"{self.name} is {self._state.value}; open it first, with 'async with' or "
+                "'await ….open()' (for a namespace, open the storage that it came from)"
+            )
         self._check_loop()
         self._uses += 1
         self._idle.clear()

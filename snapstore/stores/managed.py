@@ -29,7 +29,7 @@ class ManagedStore:
         timeout: Seconds that a call may take, its retries included: a get, a put, a page of a scan,
             a batch of deletes. Opening may take as long, and at least 15 seconds; closing waits so
             long for the calls under way. `None` for no deadline.
-        name: What messages call it; the store's class where it is not given.
+        name: What messages call it.
 
     Attributes:
         store: As the argument.
@@ -53,7 +53,7 @@ class ManagedStore:
         self.store = store
         self.timeout = timeout
         self._lifecycle = Lifecycle(
-            name or type(store).__name__, store.open, store.aclose, timeout=timeout
+            name or f"ManagedStore of {store.name}", store.open, store.aclose, timeout=timeout
         )
 
     @property
@@ -117,9 +117,9 @@ class ManagedStore:
         Args:
             operation: What it is called in errors.
             key: The key or prefix that it is about.
-            work: Begins it.
+            work: Called once; its result is awaited.
             writes: Whether it changes something.
-            taken: The seconds of its time that are gone already.
+            taken: Seconds of the deadline that earlier steps have used.
 
         Raises:
             StorageTimeoutError: The deadline passed; the work was cancelled.

@@ -1,4 +1,7 @@
-"""Retries with full jitter, as long as the deadline allows."""
+"""Retries with full jitter, as long as the deadline allows.
+
+Which errors are retried is the caller's decision: on S3, see `s3/request_loop.py`.
+"""
 
 from __future__ import annotations
 

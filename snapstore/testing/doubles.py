@@ -60,8 +60,8 @@ class StoreFault(NamedTuple):
             `OutcomeUnknownError` where the reply to a conditional put is lost, and else
             `StorageUnavailableError`. `PreconditionFailedError` is a race that another won.
         stall: No error: the call never ends, until it is cancelled.
-        failed: No error: only these keys of a delete fail, each with this code. With `applied`
-            they are deleted all the same.
+        failed: No exception: a delete reports these keys as failed, with these codes. With
+            `applied` they are deleted all the same.
     """
 
     applied: bool = False

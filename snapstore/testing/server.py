@@ -92,7 +92,7 @@ class S3Server:
         return {"endpoint_url": self.endpoint_url, "session": session}
 
     def environment(self) -> dict[str, str]:
-        """The variables by which the AWS SDKs and tools of other programs use this server.
+        """Environment variables by which other programs' AWS SDKs find this server.
 
         Returns:
             Endpoint, credentials and region. Merge them over the environment of such a program,

@@ -69,9 +69,9 @@ async def say(
     messages.append({"role": "assistant", "text": reply})
     # The answer took its time: if another message was answered meanwhile, this one is refused
     # with 409. Its turn stays in history, since history is written first.
-    snapshot = Snapshot.new({**read.snapshot.data, "messages": messages})
+    read.snapshot.data["messages"] = messages
     saved = await storage.checkpoint(
-        location=location_of(chat_id), snapshot=snapshot, if_match=read
+        location=location_of(chat_id), snapshot=read.snapshot, if_match=read
     )
     response.headers["ETag"] = f'"{saved.etag}"'
     return {"reply": reply, "turn": saved.snapshot_id}

@@ -31,7 +31,7 @@ OF_FILES = ["locks", "replacing", "permissions"]
 
 
 def statuses(report: CheckReport) -> dict[str, str]:
-    return {finding.about: finding.status for finding in report.findings}
+    return {finding.check: finding.status for finding in report.findings}
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_a_bucket_that_does_not_exist_fails_at_once(own_settings, s3_serve
     ):
         report = await storage.check()
         assert report["write"].status == "failed"
-        assert "the bucket does not exist" in report["write"].words
+        assert "the bucket does not exist" in report["write"].message
         assert {report[name].status for name in PROMISES[1:]} == {"unknown"}
         assert not report.ok
         assert proxy.operations == ["PutObject", "PutObject"]
@@ -116,7 +116,7 @@ async def test_encryption_that_is_asked_for_must_be_confirmed(
             proxy.fault = forget
             finding = (await storage.check())["encryption"]
             assert finding.status == "failed"
-            assert "confirms nothing" in finding.words
+            assert "confirms nothing" in finding.message
         async with S3Storage(bucket, **own) as storage:
             assert (await storage.check())["encryption"].status == "warning"
 
@@ -159,7 +159,7 @@ async def test_versions_are_told_of_and_those_of_the_check_are_removed(
     async with S3Storage("versioned-bucket") as storage:
         finding = (await storage.check())["versioning"]
     assert finding.status == "warning"
-    assert "the bucket is versioned" in finding.words
+    assert "the bucket is versioned" in finding.message
     reply = await s3_client.list_object_versions(Bucket="versioned-bucket")
     assert reply.get("Versions", []) + reply.get("DeleteMarkers", []) == []
 
@@ -182,7 +182,7 @@ async def test_versions_that_can_not_be_removed_are_told_of(
         proxy.fault = refuse
         finding = (await storage.check())["versioning"]
     assert finding.status == "warning"
-    assert "those of this check stay" in finding.words
+    assert "those of this check stay" in finding.message
 
 
 @pytest.mark.ceph
@@ -197,7 +197,7 @@ async def test_check_finds_ignored_conditions_in_a_versioned_bucket(
         report = await storage.check()
     assert report["versioning"].status == "warning"
     assert report["create-only"].status == "failed"
-    assert "accepted, but not enforced" in report["create-only"].words
+    assert "accepted, but not enforced" in report["create-only"].message
 
 
 @pytest.mark.swift
@@ -207,9 +207,9 @@ async def test_a_server_whose_conditions_are_not_atomic_is_found_out(own_setting
         reports = [await storage.check() for _ in range(4)]
     assert not any(report.ok for report in reports)
     for report in reports:
-        assert "if_match and update_latest fail" in report["compare-and-swap"].words
-        assert "501" in report["compare-and-swap"].words
-    assert any("not atomic" in report["create-only"].words for report in reports)
+        assert "if_match and update_latest fail" in report["compare-and-swap"].message
+        assert "501" in report["compare-and-swap"].message
+    assert any("not atomic" in report["create-only"].message for report in reports)
 
 
 async def test_check_names_what_a_borrowed_client_lacks(s3_server, bucket, prefix, caplog) -> None:
@@ -220,7 +220,7 @@ async def test_check_names_what_a_borrowed_client_lacks(s3_server, bucket, prefi
         finding = (await storage.check())["client"]
     assert finding.status == "warning"
     for words in ("owner", "follows redirects", "replies of any size", "'legacy'", "pool of 10"):
-        assert words in finding.words
+        assert words in finding.message
     assert [(record.name, record.levelno) for record in caplog.records] == [
         ("snapstore", logging.WARNING)
     ]
@@ -272,7 +272,7 @@ async def test_a_gateway_that_sends_a_write_again_is_found_out(
 
     report = await report_behind(proxy, bucket, prefix, send_twice)
     assert report["single writes"].status == "warning"
-    assert "proxy_next_upstream" in report["single writes"].words
+    assert "proxy_next_upstream" in report["single writes"].message
     assert report.ok
     assert await keys_in(s3_client, bucket, prefix) == []
 
@@ -285,7 +285,7 @@ async def test_check_takes_no_other_error_for_a_failed_condition(proxy, bucket, 
 
     report = await report_behind(proxy, bucket, prefix, refuse_conditions)
     assert report["single writes"].status == "unknown"
-    assert "NotImplemented" in report["single writes"].words
+    assert "NotImplemented" in report["single writes"].message
     assert report["metadata"].status == "ok"
 
 
@@ -296,7 +296,7 @@ async def test_a_gateway_that_strips_metadata_is_found_out(proxy, bucket, prefix
 
     report = await report_behind(proxy, bucket, prefix, strip)
     assert report["metadata"].status == "failed"
-    assert "x-amz-meta-" in report["metadata"].words
+    assert "x-amz-meta-" in report["metadata"].message
     assert not report.ok
 
 
@@ -306,7 +306,7 @@ async def test_a_server_that_allows_no_head_is_found_out(proxy, bucket, prefix) 
 
     report = await report_behind(proxy, bucket, prefix, forbid)
     assert report["metadata"].status == "failed"
-    assert "HEAD is refused (403)" in report["metadata"].words
+    assert "HEAD is refused (403)" in report["metadata"].message
 
 
 QUOTED = '"'
@@ -333,7 +333,7 @@ async def test_the_form_of_etags_that_a_server_takes_is_told(
 
     finding = (await report_behind(proxy, bucket, prefix, refuse))["if-match"]
     assert finding.status == status
-    assert words in finding.words
+    assert words in finding.message
 
 
 @pytest.mark.seaweedfs  # it makes one "/" of two, and of "\\"
@@ -347,8 +347,8 @@ async def test_a_server_that_makes_other_keys_is_found_out(
     async with S3Storage(bucket, prefix=f"{prefix}{within}") as storage:
         finding = (await storage.check())["keys"]
     assert finding.status == status
-    assert "// or \\" in finding.words
-    assert words in finding.words
+    assert "// or \\" in finding.message
+    assert words in finding.message
     assert await keys_in(s3_client, bucket, prefix) == []
 
 
@@ -364,7 +364,7 @@ async def test_check_reports_what_it_found_before_it_failed(proxy, bucket, prefi
     )
     assert report["metadata"].status == "ok"
     assert report["if-match"].status == report["keys"].status == "unknown"
-    assert "\n" not in report["keys"].words
+    assert "\n" not in report["keys"].message
 
 
 async def test_what_can_not_be_deleted_together_is_deleted_one_by_one() -> None:
@@ -378,7 +378,7 @@ async def test_what_can_not_be_deleted_together_is_deleted_one_by_one() -> None:
     async with ObjectSnapshotStorage(store) as storage:
         report = await storage.check()
     assert report["delete"].status == "failed"
-    assert "was deleted one by one" in report["delete"].words
+    assert "was deleted one by one" in report["delete"].message
     assert store.objects == {}
 
 
@@ -394,7 +394,7 @@ async def test_check_counts_what_it_cannot_delete() -> None:
         report = await storage.check()
         left = len(store.objects)
         # Of those that it tried to write, one was refused.
-        assert f"up to {left + 1} objects of this check stay" in report["delete"].words
+        assert f"up to {left + 1} objects of this check stay" in report["delete"].message
         [session_id] = {key.split("/")[0] for key in store.objects}
         store.stuck = False
         assert (await storage.delete_session(session_id=session_id)).objects == left
@@ -520,8 +520,8 @@ async def test_a_store_that_breaks_a_promise_is_found_out(store, about, words) -
         report = await storage.check()
     assert not report.ok
     assert report[about].status == "failed"
-    assert words in report[about].words
-    assert "\n" not in report[about].words
+    assert words in report[about].message
+    assert "\n" not in report[about].message
 
 
 async def test_races_that_nobody_wins_prove_nothing() -> None:
@@ -534,7 +534,7 @@ async def test_races_that_nobody_wins_prove_nothing() -> None:
     async with ObjectSnapshotStorage(AllBusy()) as storage:
         report = await storage.check()
     assert (report["create-only"].status, report["compare-and-swap"].status) == ("unknown",) * 2
-    assert "none got through" in report["create-only"].words
+    assert "none got through" in report["create-only"].message
 
 
 async def test_check_removes_what_it_wrote_if_a_write_fails() -> None:
@@ -576,7 +576,7 @@ async def test_a_store_that_hangs_is_reported_at_the_deadline() -> None:
     async with ObjectSnapshotStorage(Hanging(), timeout=1.0) as storage:
         report = await storage.check()
     assert {name for name, status in statuses(report).items() if status == "failed"} == {"list"}
-    assert "deadline" in report["list"].words
+    assert "deadline" in report["list"].message
 
 
 async def test_a_closed_storage_checks_nothing() -> None:

@@ -799,7 +799,7 @@ async def test_a_root_that_is_a_file(tmp_path, below):
     root = str(tmp_path / "file") + below
     async with FileStorage(root) as storage:
         for operation in OPERATIONS.values():
-            await complaint(operation(storage), StorageError, root, "is not a folder", "another")
+            await complaint(operation(storage), StorageError, root, "is not a directory", "another")
     assert (tmp_path / "file").read_text() == "mine"
 
 

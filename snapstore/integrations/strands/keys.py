@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
 
 from snapstore.errors import InvalidIdentifierError
 from snapstore.integrations.strands.errors import for_strands
 from snapstore.integrations.strands.sdk import SDKStorageError, normal_key, normal_prefix
+from snapstore.model.keys import MAX_KEY_BYTES
 
 __all__ = ["extend_prefix", "normalize_key", "normalize_prefix", "prefix_of_view"]
-
-_MAX_KEY_BYTES: Final = 1024
-"""How long a key may be in S3 (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -55,10 +52,10 @@ def extend_prefix(base: str, prefix: str) -> str:
         raise for_strands(InvalidIdentifierError("prefix must not contain control characters"))
     extended = f"{base}{normalized}/"
     length = len(extended.encode())
-    if length >= _MAX_KEY_BYTES:
+    if length >= MAX_KEY_BYTES:
         raise for_strands(
             InvalidIdentifierError(
-                f"prefix is too long: a key has {_MAX_KEY_BYTES} bytes at the most, and {length} "
+                f"prefix is too long: a key has {MAX_KEY_BYTES} bytes at the most, and {length} "
                 "of them come before it"
             )
         )

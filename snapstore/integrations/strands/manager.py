@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["OnConflict", "SnapstoreSessionManager"]
 
 OnConflict = Literal["raise", "reload", "overwrite"]
-"""What happens to an agent whose session another writer has saved meanwhile."""
+"""What happens to an agent when another writer has saved its session meanwhile."""
 
 
 class SnapstoreSessionManager(SnapshotSessionManager):
-    """The SDK's `SnapshotSessionManager`, which never replaces another writer's work silently.
+    """The SDK's `SnapshotSessionManager`, that never silently overwrites another writer's session.
 
     Each agent's latest snapshot is written only over the version that this agent has restored or
     saved last. Where another agent has saved the session meanwhile, in another process or in this
@@ -161,6 +161,7 @@ class SnapstoreSessionManager(SnapshotSessionManager):
         Raises:
             InvalidIdentifierError: `start_after` is not a UUIDv7.
         """
+        # The SDK takes ids that `SnapshotLocation` refuses ("User 1"), so this is no `Layout`.
         history = f"{self.session_id}/scopes/agent/{agent.agent_id}/snapshots/immutable_history/"
         cursor = None
         if start_after is not None:

@@ -217,7 +217,9 @@ class DirectoryTree:
             raise self._root_is_no_directory()
 
     def _root_is_no_directory(self) -> StorageError:
-        return StorageError(f"{self.root} is not a folder; choose another root", bucket=self.root)
+        return StorageError(
+            f"{self.root} is not a directory; choose another root", bucket=self.root
+        )
 
 
 @contextmanager

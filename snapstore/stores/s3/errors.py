@@ -49,7 +49,7 @@ from snapstore.errors import (
     StorageUnavailableError,
     shown,
 )
-from snapstore.stores.base import DamagedReplyError
+from snapstore.stores.base import DamagedResponseError
 from snapstore.stores.s3.bounds import ReplyTooLargeError
 from snapstore.stores.s3.codes import ELSEWHERE, meaning_of
 from snapstore.stores.threads import is_exiting
@@ -69,8 +69,8 @@ _MAX_CODE: Final = 100
 """Characters of a code, a region or a request id of a server."""
 
 _COMPRESSED: Final = (
-    "the reply is compressed, although that was not asked for; have proxies leave the replies of "
-    "S3 as they are (nginx: gzip off)"
+    "the response is compressed, although that was not asked for; have proxies leave the responses "
+    "of S3 as they are (nginx: gzip off)"
 )
 _MAX_SAID: Final = 2_000
 """Characters of a server's message that are looked at."""
@@ -144,19 +144,19 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         if isinstance(failure, ReplyTooLargeError):
             return InvalidResponseError, f"{failure}; check endpoint_url"
     if isinstance(error, FlexibleChecksumError):
-        return DamagedReplyError, "the reply does not match its checksum"
+        return DamagedResponseError, "the response does not match its checksum"
     if isinstance(cause, aiohttp.ClientPayloadError) or isinstance(
         error, ResponseStreamingError | IncompleteReadError | aiohttp.ClientPayloadError
     ):
-        return DamagedReplyError, "the reply ended before its end"
+        return DamagedResponseError, "the response was cut short"
     if isinstance(error, ResponseParserError):
         return InvalidResponseError, _unreadable(str(error)[:_MAX_SAID])
     if isinstance(cause, aiohttp.ClientResponseError):
         if "Got more than" in cause.message:
             return InvalidResponseError, (
-                "a header of the reply is larger than 8 KB; look for a proxy that adds to it"
+                "a header of the response is larger than 8 KB; look for a proxy that adds to it"
             )
-        return InvalidResponseError, "the reply is not one of HTTP; check endpoint_url"
+        return InvalidResponseError, "the response is not HTTP; check endpoint_url"
     if isinstance(error, NoCredentialsError):
         return AccessDeniedError, (
             "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -245,8 +245,8 @@ def _unreadable(problem: str) -> str:
     if r"\x1f\x8b" in problem:
         return _COMPRESSED
     if "<html" in problem.lower():
-        return "the reply is a web page, and not one of S3; check endpoint_url and proxies"
-    return "the reply is not one of S3; check endpoint_url"
+        return "the response is a web page, not from an S3 server; check endpoint_url and proxies"
+    return "the response is not from an S3 server; check endpoint_url"
 
 
 def _without_credentials(error: ClientError, where: str, facts: dict[str, Any]) -> StorageError:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from snapstore.stores.base import DamagedReplyError, StoredObject, Version
+from snapstore.stores.base import DamagedResponseError, StoredObject, Version
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3 import xml
@@ -87,7 +87,9 @@ class FastPath:
 
         async def read(response: aiohttp.ClientResponse) -> StoredObject:
             if response.status == 206:
-                raise DamagedReplyError(f"GetObject of {key}: the response is a part of the object")
+                raise DamagedResponseError(
+                    f"GetObject of {key}: the response is a part of the object"
+                )
             etag = etag_of(response.headers, "GetObject", key)
             length = response.content_length
             if length is not None and length > max_bytes:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from snapstore.errors import StorageError, StorageTimeoutError, StorageUnavailableError
-from snapstore.stores.base import DamagedReplyError
+from snapstore.stores.base import DamagedResponseError
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import Write
 from snapstore.stores.retry import retrying
@@ -112,7 +112,7 @@ class RequestLoop:
 
     def _max_attempts_after(self, error: StorageError) -> int | None:
         """The most attempts of a request that fails like this; `None` for no limit."""
-        if isinstance(error, DamagedReplyError):
+        if isinstance(error, DamagedResponseError):
             return _MAX_ATTEMPTS_IF_DAMAGED
         is_transient = isinstance(error, StorageUnavailableError | StorageTimeoutError)
         if not (is_transient and error.retryable):

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from snapstore.errors import InvalidResponseError
 from snapstore.stores.base import (
     Body,
-    DamagedReplyError,
+    DamagedResponseError,
     ObjectTooLargeError,
     StoredObject,
     Version,
@@ -171,6 +171,6 @@ def etag_of(headers: Mapping[str, Any], operation: str, key: str) -> str:
     etag = str(headers.get("ETag", "")).strip().removeprefix("W/").strip('"')
     if not etag:
         # A write that succeeded is not repeated just for its etag.
-        kind = InvalidResponseError if operation == "PutObject" else DamagedReplyError
+        kind = InvalidResponseError if operation == "PutObject" else DamagedResponseError
         raise kind(f"{operation} of {key}: the response has no ETag", operation=operation, key=key)
     return etag

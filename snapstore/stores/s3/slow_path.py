@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from snapstore.stores.base import UNCONFIRMED, DamagedReplyError, StoredObject, Version
+from snapstore.stores.base import UNCONFIRMED, DamagedResponseError, StoredObject, Version
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3.conditions import S3Write
@@ -63,7 +63,9 @@ class SlowPath:
         reply = await self._client.get_object(Key=key, **self._common)
         async with reply["Body"] as body:
             if reply["ResponseMetadata"]["HTTPStatusCode"] == 206:
-                raise DamagedReplyError(f"GetObject of {key}: the response is a part of the object")
+                raise DamagedResponseError(
+                    f"GetObject of {key}: the response is a part of the object"
+                )
             version = _version(reply, "GetObject", key)
             Deadline.current().allow(reply.get("ContentLength", 0))
             length = reply.get("ContentLength")

@@ -124,7 +124,7 @@ class S3ObjectStore:
 
             finding = of_client(self._borrowed, True, self._max_concurrency)
             if finding.status != "ok":
-                logger.warning("the S3 client is %s", finding.words)
+                logger.warning("the S3 client is %s", finding.message)
             return self._borrowed
         failure: StorageError
         require_threads("a client for S3")
@@ -216,7 +216,7 @@ class S3ObjectStore:
         if_match: Version | None = None,
         if_none_match: bool = False,
     ) -> Version | RefusedWrite:
-        """See `RefusingStore.try_put`."""
+        """See `DeferredReadbackStore.try_put`."""
         write = self._new_write(if_match, create=if_none_match)
         return await readback.try_put(self._writes, key, data, write)
 

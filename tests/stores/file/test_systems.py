@@ -428,7 +428,7 @@ async def test_a_conditional_save_that_fails_leaves_no_directory(storage, root):
 
 async def findings(storage):
     report = await storage.check()
-    return {finding.about: finding for finding in report.findings}
+    return {finding.check: finding for finding in report.findings}
 
 
 async def test_a_check_leaves_nothing(storage, root):
@@ -442,7 +442,7 @@ async def test_a_check_finds_locks_that_are_not_kept(storage, monkeypatch):
     found = (await findings(storage))["locks"]
 
     assert found.status == "failed"
-    assert "lose updates" in found.words
+    assert "lose updates" in found.message
 
 
 async def test_a_check_finds_that_there_are_no_locks(storage, root, monkeypatch):
@@ -454,7 +454,7 @@ async def test_a_check_finds_that_there_are_no_locks(storage, root, monkeypatch)
     found = await findings(storage)
 
     assert found["write"].status == "failed"
-    assert os.strerror(errno.ENOLCK) in found["write"].words
+    assert os.strerror(errno.ENOLCK) in found["write"].message
 
 
 async def test_a_check_finds_a_replacement_that_is_not_atomic(storage, monkeypatch):
@@ -471,7 +471,7 @@ async def test_a_check_finds_a_replacement_that_is_not_atomic(storage, monkeypat
     found = (await findings(storage))["replacing"]
 
     assert found.status == "failed"
-    assert os.strerror(errno.ENOENT) in found.words
+    assert os.strerror(errno.ENOENT) in found.message
 
 
 async def test_a_check_finds_directories_that_are_not_synced(storage, monkeypatch):
@@ -480,7 +480,7 @@ async def test_a_check_finds_directories_that_are_not_synced(storage, monkeypatc
     found = (await findings(storage))["durability"]
 
     assert found.status == "warning"
-    assert "after a crash" in found.words
+    assert "after a crash" in found.message
 
 
 async def test_a_check_finds_a_file_system_without_modes(storage, monkeypatch):
@@ -496,7 +496,7 @@ async def test_a_check_finds_a_file_system_without_modes(storage, monkeypatch):
     found = (await findings(storage))["permissions"]
 
     assert found.status == "warning"
-    assert "keeps no modes" in found.words
+    assert "keeps no modes" in found.message
 
 
 async def test_a_check_finds_a_root_that_is_open_to_others(storage, root):
@@ -506,7 +506,7 @@ async def test_a_check_finds_a_root_that_is_open_to_others(storage, root):
     found = (await findings(storage))["permissions"]
 
     assert found.status == "warning"
-    assert f"chmod -R go= {root}" in found.words
+    assert f"chmod -R go= {root}" in found.message
 
 
 MOUNTS = """\
@@ -540,10 +540,10 @@ async def test_a_check_finds_the_type_of_the_file_system(
         found = await findings(storage)
 
     assert found["hosts"].status == hosts
-    assert ("lose updates between hosts" in found["hosts"].words) == (hosts != "ok")
+    assert ("lose updates between hosts" in found["hosts"].message) == (hosts != "ok")
     assert found["durability"].status == durability
     if kind is not None:
-        assert kind in found["hosts"].words
+        assert kind in found["hosts"].message
 
 
 async def test_a_key_that_no_file_can_have_is_an_error_of_ours(tmp_path):

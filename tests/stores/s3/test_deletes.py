@@ -277,7 +277,7 @@ async def test_a_server_that_refuses_batches_is_asked_for_each_key(
         report = await storage.check()
         assert report["delete"].status == "ok"
         assert report["batch delete"].status == "warning"
-        assert code in report["batch delete"].words
+        assert code in report["batch delete"].message
     assert await keys_in(s3_client, bucket, prefix) == []
 
 

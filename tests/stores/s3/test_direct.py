@@ -481,7 +481,7 @@ async def test_it_is_off_where_it_is_not_wanted(bucket, prefix, proxy) -> None:
             await operation(storage)
         assert not any(direct for _, direct in replayed(proxy))
         finding = (await storage.check())["fast path"]
-        assert (finding.status, finding.words) == ("ok", "off: direct=False")
+        assert (finding.status, finding.message) == ("ok", "off: direct=False")
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ async def test_it_is_off_where_what_sends_is_patched(
     async with get_session().create_client("s3", **s3_server.client_options) as client:
         patched_session(client, monkeypatch)
         async with S3Storage(bucket, prefix=prefix, client=client) as storage:
-            assert "patched" in (await storage.check())["fast path"].words
+            assert "patched" in (await storage.check())["fast path"].message
 
 
 async def test_a_stubbed_client_answers_and_nothing_is_sent(
@@ -632,7 +632,7 @@ async def test_it_is_off_for_a_client_of_another_kind(
         await asyncio.gather(load(storage), load(storage), return_exceptions=True)
         finding = (await storage.check())["fast path"]
     assert finding.status == "warning"
-    assert words in finding.words
+    assert words in finding.message
 
 
 async def test_it_is_off_behind_a_proxy(proxy, bucket, prefix) -> None:
@@ -645,7 +645,7 @@ async def test_it_is_off_behind_a_proxy(proxy, bucket, prefix) -> None:
         bucket, prefix=prefix, config=config, endpoint_url="http://s3.example.test"
     ) as storage:
         await save(storage)
-        assert "proxy" in (await storage.check())["fast path"].words
+        assert "proxy" in (await storage.check())["fast path"].message
 
 
 async def test_it_is_off_where_a_request_has_what_is_not_known(
@@ -678,14 +678,14 @@ async def test_fast_path_is_off_without_what_aiobotocore_needs(
     ):
         asking = False
         await save(storage)
-        assert name in (await storage.check())["fast path"].words
+        assert name in (await storage.check())["fast path"].message
 
 
 async def test_with_this_version_of_aiobotocore_it_is_on(storage) -> None:
     async with storage:
         await save(storage)
         finding = (await storage.check())["fast path"]
-        assert finding.status == "ok", finding.words
+        assert finding.status == "ok", finding.message
 
 
 @pytest.mark.ceph

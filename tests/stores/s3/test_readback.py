@@ -278,7 +278,7 @@ async def test_save_over_a_deleted_snapshot_restores_nothing(storages) -> None:
     first = await save(ours, 1)
     await others.delete_session(session_id="s-1")
     for condition in (first, first.etag):
-        with pytest.raises(SessionDeletedError, match="was deleted"):
+        with pytest.raises(SessionDeletedError, match="it was deleted, or never saved"):
             await save(ours, 2, if_match=condition)
     assert await ours.load_snapshot(location=LOCATION) is None
 
