@@ -106,7 +106,7 @@ async def test_a_managed_store_forwards_each_call():
 async def test_a_call_outside_of_a_life_asks_nothing(call):
     inner = FaultyObjectStore(MemoryObjectStore())
     store = ManagedStore(inner)
-    with pytest.raises(StorageClosedError, match="FaultyObjectStore"):
+    with pytest.raises(StorageClosedError, match="ManagedStore of memory"):
         await CALLS[call](store)
     async with store:
         pass
@@ -157,7 +157,7 @@ async def test_opening_ends_by_the_deadline(monkeypatch):
     monkeypatch.setattr("snapstore.stores.lifecycle._LEAST_TO_OPEN", 0.05)
     inner = Stuck("open")
     store = ManagedStore(inner, timeout=0.05)
-    with pytest.raises(StorageTimeoutError, match="open of Stuck"):
+    with pytest.raises(StorageTimeoutError, match="open of ManagedStore"):
         await store.open()
     with pytest.raises(StorageClosedError):
         await store.get("a/1", max_bytes=100)
@@ -170,7 +170,7 @@ async def test_opening_ends_by_the_deadline(monkeypatch):
 async def test_closing_ends_by_the_deadline():
     store = ManagedStore(Stuck("aclose"), timeout=0.05)
     await store.open()
-    with pytest.raises(StorageTimeoutError, match="close of Stuck"):
+    with pytest.raises(StorageTimeoutError, match="close of ManagedStore"):
         await store.aclose()
     with pytest.raises(StorageClosedError):
         await store.get("a/1", max_bytes=100)
