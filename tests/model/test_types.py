@@ -206,7 +206,8 @@ def test_a_struct_documents_each_of_its_fields(instance):
 def test_every_public_struct_is_tested_here():
     public = {
         value
-        for value in (getattr(snapstore, name) for name in snapstore.__all__)
+        for package in (snapstore, snapstore.stores)
+        for value in (getattr(package, name) for name in package.__all__)
         if isinstance(value, type) and issubclass(value, msgspec.Struct)
     }
 

@@ -170,7 +170,7 @@ FRAMEWORKS = pytest.mark.parametrize(
     ("options", "mark", "fixture"),
     [
         pytest.param(STRICT, "pytest.mark.asyncio", "pytest_asyncio.fixture", id="strict asyncio"),
-        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio", marks=pytest.mark.full),
+        pytest.param(AUTO, "", "pytest.fixture", id="auto asyncio"),
         pytest.param(ANYIO, "pytest.mark.anyio", "pytest.fixture", id="anyio"),
     ],
 )
@@ -667,7 +667,7 @@ class TakesTheVersionOfAnotherLocation(BrokenStorage):
 
 
 class ADeletedSessionIsAnotherWriter(BrokenStorage):
-    caught_by = ("test_if_match_of_a_snapshot_that_is_gone_is_a_conflict_that_writes_nothing",)
+    caught_by = ("test_if_match_of_a_deleted_snapshot_is_a_conflict",)
 
     async def save_snapshot(self, **what):
         try:
@@ -678,8 +678,8 @@ class ADeletedSessionIsAnotherWriter(BrokenStorage):
 
 class DoesNotKnowWhatBecameOfAConflict(BrokenStorage):
     caught_by = (
-        "test_if_match_of_an_older_version_is_a_conflict_that_changes_nothing",
-        "test_a_checkpoint_over_an_older_version_stays_in_history_only",
+        "test_if_match_of_an_older_version_is_a_conflict",
+        "test_checkpoint_over_an_older_version_is_in_history_only",
     )
 
     async def save_snapshot(self, **what):

@@ -66,7 +66,10 @@ class ShoeboxStore:
         else:
             statement = "INSERT OR REPLACE INTO objects VALUES (:key, :body)"
         if await self._count(statement, **values) == 0:
-            raise PreconditionFailedError(f"{key} is not as expected", key=key)
+            found = await self._rows("SELECT 1 FROM objects WHERE key = :key", key=key)
+            raise PreconditionFailedError(
+                f"{key} is not as expected", key=key, is_missing=not found
+            )
         return Version(etag(data))
 
     async def scan(self, prefix, *, start_after=None, page_size=1000):
