@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 import warnings
@@ -18,10 +19,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from snapstore.errors import LifecycleError, StorageClosedError
+from snapstore.errors import LifecycleError, StorageClosedError, shown
 from snapstore.stores.threads import require_threads
 
 __all__ = ["Portal", "Resource"]
+
+logger: Final = logging.getLogger("snapstore")
 
 T = TypeVar("T")
 
@@ -57,6 +60,9 @@ class Portal(Generic[R]):
         make: Makes the resource, without I/O. It is called at once, so that it can raise for wrong
             arguments, and once more for each forked child and each copy that uses the portal.
 
+    Attributes:
+        name: As the argument.
+
     Example:
         ::
 
@@ -69,7 +75,7 @@ class Portal(Generic[R]):
     _host: _Host[R] | None = None
 
     def __init__(self, name: str, thread_name: str, make: Callable[[], R]) -> None:
-        self._name = name
+        self.name = name
         self._thread_name = thread_name
         self._make = make
         self._unopened: R | None = make()
@@ -78,11 +84,11 @@ class Portal(Generic[R]):
         _portals.add(self)
 
     def __reduce__(self) -> tuple[type[Portal[R]], tuple[str, str, Callable[[], R]]]:
-        return Portal, (self._name, self._thread_name, self._make)
+        return Portal, (self.name, self._thread_name, self._make)
 
     def __deepcopy__(self, memo: object) -> Portal[R]:
         # What the resource is made of, such as a session, need not be copied.
-        return Portal(self._name, self._thread_name, self._make)
+        return Portal(self.name, self._thread_name, self._make)
 
     async def run(self, work: Callable[[R], Awaitable[T]], *, shield: bool = False) -> T:
         """Run work with the resource on its loop, and await it on this one.
@@ -110,7 +116,7 @@ class Portal(Generic[R]):
                 the portal's own thread, which would wait for itself.
         """
         if self._host is not None and self._host.is_current_thread():
-            raise LifecycleError(f"{self._name} can't wait for its own thread: use 'await'")
+            raise LifecycleError(f"{self.name} can't wait for its own thread: use 'await'")
         future = self._submit(work)
         try:
             return future.result()
@@ -138,9 +144,9 @@ class Portal(Generic[R]):
     def _submit(self, work: Callable[[R], Awaitable[T]]) -> Future[T]:
         with self._lock:
             if self._closed:
-                raise StorageClosedError(f"{self._name} is closed")
+                raise StorageClosedError(f"{self.name} is closed")
             if self._host is None:
-                require_threads(self._name)
+                require_threads(self.name)
                 resource = self._make() if self._unopened is None else self._unopened
                 self._host, self._unopened = _Host(self._thread_name, resource), None
             return self._host.submit(work)
@@ -157,7 +163,7 @@ class Portal(Generic[R]):
         if self._host is not None and not self._closed:
             self._host.close()  # first, since the warning may be an error
             warnings.warn(
-                f"{self._name} was never closed; use 'with' or call close()",
+                f"{self.name} was never closed; use 'with' or call close()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
@@ -251,7 +257,10 @@ _of_parents: Final[list[_Host[Any]]] = []
 
 def _close_all() -> None:
     for portal in list(_portals):
-        portal.close()
+        try:
+            portal.close()
+        except Exception as error:  # noqa: BLE001 -- the others are to be closed, too
+            logger.warning("%s was not closed at exit: %s", portal.name, shown(str(error)))
 
 
 def _abandon_all() -> None:

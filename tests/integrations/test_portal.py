@@ -5,6 +5,8 @@ import copy
 import gc
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -300,3 +302,38 @@ def test_a_forked_child_opens_a_resource_of_its_own(is_open):
     assert len(made) == 1
     assert portal.call(read("b")) is None
     portal.close()
+
+
+AT_EXIT = """
+import logging
+from snapstore.integrations.portal import Portal
+
+logging.basicConfig(format="%(message)s")
+
+class Resource:
+    def __init__(self, name):
+        self.name = name
+
+    async def open(self):
+        pass
+
+    async def aclose(self):
+        print("closing", self.name, flush=True)
+        raise OSError("no luck")
+
+async def use(resource):
+    return resource.name
+
+portals = [Portal(name, name, lambda name=name: Resource(name)) for name in ("one", "two", "three")]
+for portal in portals:
+    portal.call(use)
+"""
+
+
+def test_portals_close_at_exit_also_where_one_fails():
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=60, check=True
+    )
+    closed = sorted(line.removeprefix("closing ") for line in done.stdout.splitlines())
+    assert closed == ["one", "three", "two"]
+    assert done.stderr.count("was not closed at exit: no luck") == 3
