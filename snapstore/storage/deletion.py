@@ -37,6 +37,9 @@ class SessionDeletion:
         self._objects = objects
         self._prefix = prefix
         self._has_begun = False
+        # Whether the object that is deleted last has come in no page: it may be another writer's,
+        # who saved it when the listing had passed its place.
+        self._is_uncounted = False
         self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
@@ -54,6 +57,8 @@ class SessionDeletion:
         try:
             async with aclosing(self._objects.scan(self._prefix)) as pages:
                 await self._delete_pages(pages)
+            if self._is_uncounted:
+                self._deleted += 1
             self._log_kept()
             # If only objects of the layout have failed, they show that there is a session.
             if all(map(self._is_own, self._failed)):
@@ -62,7 +67,7 @@ class SessionDeletion:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
         except StorageError as error:
             if not self._failed:
-                error.outcome = "unknown" if self._has_begun else "not applied"
+                error.outcome = error.outcome or ("unknown" if self._has_begun else "not applied")
                 raise
             # What the earlier requests could not delete must be reported all the same.
             self._failed |= dict.fromkeys([*self._unconfirmed, *self._held_back], UNCONFIRMED)
@@ -86,7 +91,10 @@ class SessionDeletion:
                 is_last = following.done() and (following.exception() or following.result()) is None
                 if page and is_first:
                     is_first = False
-                    self._held_back = self._first_own(page) or await self._find_own()
+                    self._held_back = self._first_own(page)
+                    if not self._held_back:
+                        self._held_back = await self._find_own()
+                        self._is_uncounted = bool(self._held_back)
                 await self._delete_page(page, is_last=is_last)
                 page = await following
             finally:
@@ -99,6 +107,7 @@ class SessionDeletion:
             keys = []
         self._kept += len(page) - len(keys)
         self._deleted += len(keys)
+        self._is_uncounted = self._is_uncounted and self._held_back[0] not in keys
         keys = [key for key in keys if key not in self._held_back]
         if is_last and all(map(self._is_own, [*keys, *self._failed])):
             keys, self._held_back = keys + self._held_back, []

@@ -263,3 +263,17 @@ async def test_a_foreign_key_on_a_later_page_loses_no_report() -> None:
             await delete(storage)
     assert isinstance(caught.value.__cause__, InvalidResponseError)
     assert caught.value.failed == {OWN[1]: "AccessDenied", OWN[0]: "Unconfirmed"}
+
+
+async def test_delete_counts_what_is_saved_behind_its_listing() -> None:
+    """Another writer saves the session when the page with its place has been read already."""
+    inner = MemoryObjectStore()
+    inner.objects = dict.fromkeys(NESTED, b"{}")
+
+    async def save_once(call):
+        if call.operation == "scan" and OWN[0] not in inner.objects:
+            await inner.put(OWN[0], b"{}")
+
+    async with storage_on(FaultyObjectStore(inner, save_once)) as storage:
+        assert await delete(storage) == DeletedSession(1, len(NESTED))
+    assert sorted(inner.objects) == sorted(NESTED)
