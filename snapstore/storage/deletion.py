@@ -36,6 +36,7 @@ class SessionDeletion:
     def __init__(self, objects: ManagedStore, prefix: str) -> None:
         self._objects = objects
         self._prefix = prefix
+        self._has_begun = False
         self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
@@ -61,6 +62,7 @@ class SessionDeletion:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
         except StorageError as error:
             if not self._failed:
+                error.outcome = "unknown" if self._has_begun else "not applied"
                 raise
             # What the earlier requests could not delete must be reported all the same.
             self._failed |= dict.fromkeys([*self._unconfirmed, *self._held_back], UNCONFIRMED)
@@ -110,7 +112,7 @@ class SessionDeletion:
         self._unconfirmed = []
 
     async def _delete_batch(self, keys: list[str]) -> Mapping[str, str]:
-        store = self._objects.store
+        store, self._has_begun = self._objects.store, True
         return await self._objects.run(
             "delete", self._prefix, lambda: store.delete(keys), writes=True
         )
@@ -149,6 +151,8 @@ class SessionDeletion:
             f"{len(self._failed)} of {self._deleted} objects under {self._prefix} in "
             f"{self._objects.name} were not deleted, {key} ({code}) among them{end}",
             failed=self._failed,
+            outcome="unknown",
+            retryable=True,
             operation="delete",
             bucket=self._objects.name,
             key=self._prefix,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from snapstore.encoding.envelope import (
     decode_raw_snapshot,
@@ -35,12 +36,8 @@ class SnapshotReader:
     def __init__(self, store: ObjectStore, max_bytes: int) -> None:
         self._store = store
         self._max_bytes = max_bytes
-        self._decoding: asyncio.Lock
-
-    def open(self) -> None:
-        """Get ready for the running event loop."""
-        # Two that take turns would both end late, and hold the memory of both until then.
-        self._decoding = asyncio.Lock()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
+        self._locks = WeakKeyDictionary()
 
     async def get(self, key: str) -> StoredObject | None:
         """Read an object that is not larger than a snapshot may be.
@@ -80,11 +77,18 @@ class SnapshotReader:
         if len(stored.data) <= _LARGE:
             snapshot = decode_snapshot(stored.data, key=key)
         else:
-            async with self._decoding:
+            async with self._turn():
                 snapshot = await decode_snapshot_in_slices(stored.data, key=key)
         etag, lineage = stored.version
         origin = Layout.snapshot_id_of(key) or stored.metadata.get(ORIGIN)
         return VersionedSnapshot(snapshot, etag, lineage, key, snapshot_id=origin)
+
+    def _turn(self) -> asyncio.Lock:
+        """Decode one large snapshot at a time.
+
+        Two that take turns would both end late, and hold the memory of both until then.
+        """
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def load_raw(self, key: str) -> RawSnapshot | None:
         """Read a snapshot as its JSON, checked, without its padding; errors as `load`."""
@@ -94,5 +98,5 @@ class SnapshotReader:
         document = strip_padding(stored.data)
         if len(document) <= _LARGE:
             return decode_raw_snapshot(document, key=key)
-        async with self._decoding:
+        async with self._turn():
             return await decode_raw_snapshot_in_slices(document, key=key)

@@ -104,7 +104,6 @@ class ObjectSnapshotStorage:
             StorageError: The store can't be opened.
         """
         if not self._is_view:
-            self._reader.open()
             await self.objects.open()
 
     async def aclose(self) -> None:

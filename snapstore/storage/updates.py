@@ -9,7 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from snapstore.encoding.envelope import decode_snapshot
-from snapstore.errors import SnapshotConflictError, StorageError
+from snapstore.errors import (
+    OutcomeUnknownError,
+    SnapshotConflictError,
+    SnapshotDecodeError,
+    StorageError,
+)
 from snapstore.model.snapshot import SavedSnapshot, Snapshot
 from snapstore.storage.reading import SnapshotReader
 from snapstore.storage.writes import put_latest, run_write, try_latest
@@ -109,12 +114,25 @@ class LatestUpdate:
 
     async def _read(self) -> StoredObject | None:
         """Read the object, also to tell what became of a refused write."""
+        is_in_doubt = self._refused is not None
         try:
             return await self._objects.run("get", self._key, lambda: self._reader.get(self._key))
         except StorageError as error:
-            if self._refused is not None:
-                error.outcome, error.retryable = "unknown", False
+            error.outcome = "unknown" if is_in_doubt else "not applied"
+            error.retryable = error.retryable and not is_in_doubt
             raise
+        except SnapshotDecodeError as error:
+            if not is_in_doubt:
+                raise
+            problem = str(error)
+        raise OutcomeUnknownError(
+            f"{self._key}: the write before may have been applied, and can't be read back: "
+            f"{problem}",
+            operation="put",
+            bucket=self._objects.name,
+            key=self._key,
+            outcome="unknown",
+        )
 
     def _resolved(self, found: Version | None) -> Version | None:
         """The version that the refused write has made after all, if it was applied."""

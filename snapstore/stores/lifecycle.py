@@ -11,7 +11,7 @@ import asyncio
 import enum
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -39,6 +39,29 @@ class _State(enum.Enum):
     OPENING = "being opened"
     OPEN = "open"
     CLOSING = "being closed"
+
+
+class _Life:
+    """One life of a resource, from opening to closing."""
+
+    def __init__(self, resource: object, loop: asyncio.AbstractEventLoop) -> None:
+        self.resource = resource
+        self.loop = loop
+        self.held: AsyncGenerator[None, None] | None = None
+        self.closing = asyncio.Lock()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.uses = 0
+
+    def begin(self) -> None:
+        self.uses += 1
+        self.idle.clear()
+
+    def end(self) -> None:
+        self.uses -= 1
+        # Uses may be collected, and so ended, when their loop is closed, and nobody waits any more.
+        if not self.uses and not self.loop.is_closed():
+            self.idle.set()
 
 
 class Lifecycle:
@@ -73,11 +96,9 @@ class Lifecycle:
         self._acquire = acquire
         self._release = release
         self._timeout = timeout
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._held: AsyncGenerator[None, None] | None = None
-        self._uses = 0
-        self._idle = asyncio.Event()
-        self._closing = asyncio.Lock()
+        # What its lives have in common. They don't refer to it, so it is collected at once.
+        self._resource = object()
+        self._life: _Life | None = None
 
     async def open(self) -> None:
         """Acquire the resource for the running loop.
@@ -89,18 +110,16 @@ class Lifecycle:
         if not self._is_closed():
             raise LifecycleError(f"{self.name} is already {self._state.value}")
         loop = _running_loop(self.name)
-        self._loop, self._state = loop, _State.OPENING
+        last, self._life = self._life, _Life(self._resource, loop)
+        life, self._state = self._life, _State.OPENING
         try:
-            await self._drop()
-            self._held = _hold(self._acquire, self._release)
+            await self._drop(last)
+            life.held = _hold(self._acquire, self._release)
             seconds = None if self._timeout is None else max(self._timeout, _LEAST_TO_OPEN)
-            await self._in_time(anext(self._held), "open", seconds)
+            await self._in_time(anext(life.held), "open", seconds)
         except BaseException:
-            self._set_closed(loop)
+            self._set_closed(life)
             raise
-        self._uses = 0
-        self._idle, self._closing = asyncio.Event(), asyncio.Lock()
-        self._idle.set()
         self._state = _State.OPEN
 
     async def aclose(self) -> None:
@@ -111,75 +130,71 @@ class Lifecycle:
 
         Raises:
             WrongEventLoopError: It was opened on another loop, and that is not closed.
-            LifecycleError: It is still being opened, or this is called inside of a use.
+            LifecycleError: It is still being opened, or this is called inside of a use, or in a
+                task that a use has started.
             StorageTimeoutError: It could not be released in time.
         """
-        if self._is_closed():
-            await self._drop()
+        life = self._life
+        if self._is_closed() or life is None:
+            await self._drop(life)
             return
         if self._state is _State.OPENING:
             raise LifecycleError(f"{self.name} is still being opened")
-        self._check_loop()
-        use = _current.get()
-        if use is not None and use.is_of(self) and use.task is asyncio.current_task():
+        self._check_loop(life)
+        if any(use.life is life for use in _uses_under_way()):
             raise LifecycleError(
                 f"{self.name} can't be closed inside one of its own operations, which closing "
                 "waits for"
             )
         self._state = _State.CLOSING
-        async with self._closing:
-            if self._state is not _State.CLOSING:
+        async with life.closing:
+            if self._life is not life or self._state is not _State.CLOSING:
                 return  # another task has closed it meanwhile
-            await self._wait_until_idle()
-            loop, held, self._held = self._loop, self._held, None
+            await self._wait_until_idle(life)
+            held, life.held = life.held, None
             try:
                 if held is not None:
                     await self._in_time(held.aclose(), "close", self._timeout)
             finally:
-                self._set_closed(loop)
+                self._set_closed(life)
 
     def use(self) -> Use:
         """A use of the resource, as a context manager. Inside of one, others may begin.
 
         Raises:
-            StorageClosedError: On entering: it is not open.
+            StorageClosedError: On entering: it is not open, or it was closed while the operation
+                that this is a part of was under way.
             WrongEventLoopError: On entering: it was opened on another loop.
         """
         return Use(self)
 
-    def begin(self, *, is_inner: bool) -> None:
-        """Count a use that begins.
-
-        Args:
-            is_inner: Whether it begins inside of another one, which closing waits for.
-        """
+    def begin(self) -> _Life:
+        """Begin a use, and count it."""
+        lives = [use.life for use in _uses_under_way()]
+        lives = [life for life in lives if life and life.resource is self._resource]
+        # Closing waits for the operation that this use is a part of.
+        is_inner = self._life in lives
         is_open = self._state is _State.OPEN or (is_inner and self._state is _State.CLOSING)
-        if not is_open or self._is_closed():
+        life = self._life
+        if life is None or self._is_closed() or not is_open or (lives and not is_inner):
+            state = self._state.value if not is_open else "closed"
             raise StorageClosedError(
-                f"{self.name} is {self._state.value}; open it first, with 'async with' or "
+                f"{self.name} is {state}; open it first, with 'async with' or "
                 "'await ….open()' (for a namespace, open the storage that it came from)"
             )
-        self._check_loop()
-        self._uses += 1
-        self._idle.clear()
+        self._check_loop(life)
+        life.begin()
+        return life
 
-    def end(self) -> None:
-        """Count a use that ends."""
-        # Of a loop that was closed in the middle of them, uses end when they are collected: not
-        # counted any more, they must not make closing wait for ever.
-        self._uses = max(self._uses - 1, 0)
-        if not self._uses:
-            self._idle.set()
-
-    async def _wait_until_idle(self) -> None:
+    async def _wait_until_idle(self, life: _Life) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._idle.wait()
+                await life.idle.wait()
         except TimeoutError:
             logger.warning(
                 "%s is closed while %d operations have not ended after %g s",
                 self.name,
-                self._uses,
+                life.uses,
                 self._timeout,
             )
 
@@ -198,11 +213,11 @@ class Lifecycle:
             operation=operation,
         )
 
-    async def _drop(self) -> None:
+    async def _drop(self, life: _Life | None) -> None:
         """Release what is left of a life that ended with its loop, and not by `aclose`."""
-        held, self._held = self._held, None
-        if held is None:
+        if life is None or life.held is None:
             return
+        held, life.held = life.held, None
         try:
             async with asyncio.timeout(_DROP_TIMEOUT):
                 await held.aclose()
@@ -210,17 +225,17 @@ class Lifecycle:
             logger.debug("%s was left open by a loop: %s", self.name, type(error).__name__)
 
     def _is_closed(self) -> bool:
-        if self._loop is not None and self._loop.is_closed():
+        if self._life is not None and self._life.loop.is_closed():
             self._state = _State.CLOSED
         return self._state is _State.CLOSED
 
-    def _set_closed(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _set_closed(self, life: _Life) -> None:
         # A coroutine of an earlier loop may be collected, and so ended, at any time later.
-        if self._loop is loop:
+        if self._life is life:
             self._state = _State.CLOSED
 
-    def _check_loop(self) -> None:
-        if _running_loop(self.name) is not self._loop:
+    def _check_loop(self, life: _Life) -> None:
+        if _running_loop(self.name) is not life.loop:
             raise WrongEventLoopError(
                 f"{self.name} is used from another event loop than the one it was opened on; "
                 "await it on that one (in a web app, from an 'async def' endpoint), or "
@@ -238,32 +253,29 @@ class Lifecycle:
 
 
 class Use:
-    """A use of a resource, from entering it to leaving it.
+    """A use of a resource, from entering it to leaving it, once.
 
     Args:
         lifecycle: The resource's.
 
     Attributes:
-        task: The task that uses it.
+        life: The life of the resource that it is a use of; `None` before and after.
+        outer: The use inside of which it was entered; `None` where there is none.
     """
 
-    __slots__ = ("_ended", "_lifecycle", "_token", "task")
+    __slots__ = ("_lifecycle", "_token", "life", "outer")
 
     def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-        self._ended = True
-        self._token: Token[Use | None]
-        self.task: asyncio.Task[object] | None = None
-
-    def is_of(self, lifecycle: Lifecycle) -> bool:
-        """Whether it is a use of this resource, and has not ended."""
-        return self._lifecycle is lifecycle and not self._ended
+        self._lifecycle: Lifecycle | None = lifecycle
+        self._token: Token[Use | None] | None = None
+        self.life: _Life | None = None
+        self.outer: Use | None = None
 
     def __enter__(self) -> None:
-        outer = _current.get()
-        self._lifecycle.begin(is_inner=outer is not None and outer.is_of(self._lifecycle))
-        self._ended = False
-        self.task = asyncio.current_task()
+        if self._lifecycle is None or self.life is not None:
+            raise LifecycleError("a use of a store is entered only once; call use() for each")
+        self.life = self._lifecycle.begin()
+        self.outer = _current.get()
         self._token = _current.set(self)
 
     def __exit__(
@@ -272,15 +284,28 @@ class Use:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended = True
-        self._lifecycle.end()
-        # A coroutine whose loop has ended is closed in another context, which has none of this.
-        with suppress(ValueError):
-            _current.reset(self._token)
+        life, token = self.life, self._token
+        # A connection keeps the context of the task that made it, and so this use. What it refers
+        # to must not live as long.
+        self._lifecycle = self._token = self.life = self.outer = None
+        if life is not None:
+            life.end()
+        if token is not None:
+            # A coroutine whose loop has ended is closed in another context, which has none of this.
+            with suppress(ValueError):
+                _current.reset(token)
 
 
 _current: ContextVar[Use | None] = ContextVar("snapstore_use", default=None)
-"""The use under way. The tasks that it starts have it, too."""
+"""The innermost use under way. The tasks that it starts have it, too."""
+
+
+def _uses_under_way() -> Iterator[Use]:
+    """The uses that the running task is in, or was started in, the innermost first."""
+    use = _current.get()
+    while use is not None:
+        yield use
+        use = use.outer
 
 
 async def _hold(

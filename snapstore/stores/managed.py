@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from snapstore.errors import InvalidResponseError
-from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.base import (
+    PAGE_SIZE,
+    MetadataStore,
+    ObjectStore,
+    StoredObject,
+    Version,
+    capability,
+)
 from snapstore.stores.deadline import in_time
 from snapstore.stores.lifecycle import Lifecycle, Use
 
 __all__ = ["ManagedStore"]
 
 T = TypeVar("T")
+Kind = TypeVar("Kind")
 
 
 class ManagedStore:
@@ -27,8 +35,8 @@ class ManagedStore:
     Args:
         store: Where the bytes go.
         timeout: Seconds that a call may take, its retries included: a get, a put, a page of a scan,
-            a batch of deletes. Opening may take as long, and at least 15 seconds; closing waits so
-            long for the calls under way. `None` for no deadline.
+            a batch of deletes. Opening may take as long, and at least 15 seconds. Closing waits so
+            long for the calls under way, and then so long for the release. `None` for no deadline.
         name: What messages call it.
 
     Attributes:
@@ -152,6 +160,38 @@ class ManagedStore:
             "put",
             key,
             lambda: self.store.put(key, data, if_match=if_match, if_none_match=if_none_match),
+            writes=True,
+        )
+
+    def capability(self, kind: Callable[..., Kind]) -> Kind | None:
+        """See `snapstore.stores.capability`: what the store that is managed can do."""
+        found = capability(self.store, kind)
+        is_own = found is not None and kind is MetadataStore
+        return cast("Kind", self) if is_own else found
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes | Callable[[], bytes],
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """Write an object with metadata: see `MetadataStore`.
+
+        Raises:
+            TypeError: The store keeps none.
+        """
+        store = capability(self.store, MetadataStore)
+        if store is None:
+            raise TypeError(f"{type(self.store).__name__} keeps no metadata")
+        return await self.run(
+            "put",
+            key,
+            lambda: store.put_with_metadata(
+                key, data, metadata, if_match=if_match, if_none_match=if_none_match
+            ),
             writes=True,
         )
 

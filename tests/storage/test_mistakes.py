@@ -800,6 +800,9 @@ async def test_a_root_that_is_a_file(tmp_path, below):
     async with FileStorage(root) as storage:
         for operation in OPERATIONS.values():
             await complaint(operation(storage), StorageError, root, "is not a directory", "another")
+        with pytest.raises(StorageError) as caught:
+            await OPERATIONS["save"](storage)
+        assert caught.value.outcome == "not applied"
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -561,7 +561,7 @@ def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
             store = SmallPages()
             return StorageMachine(runner, lambda: store, hasty=True)
 
-        run_machine(machine, 400, steps=40)
+        run_machine(machine, 200, steps=40)
 
 
 @pytest.mark.properties

@@ -21,7 +21,13 @@ from snapstore import (
     StorageTimeoutError,
     WrongEventLoopError,
 )
-from snapstore.stores import ManagedStore, MemoryObjectStore, PreconditionFailedError
+from snapstore.stores import (
+    ManagedStore,
+    MemoryObjectStore,
+    MetadataStore,
+    PreconditionFailedError,
+    capability,
+)
 from snapstore.testing import FaultyObjectStore, StoreFault
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
@@ -106,7 +112,7 @@ async def test_a_managed_store_forwards_each_call():
 async def test_a_call_outside_of_a_life_asks_nothing(call):
     inner = FaultyObjectStore(MemoryObjectStore())
     store = ManagedStore(inner)
-    with pytest.raises(StorageClosedError, match="ManagedStore of memory"):
+    with pytest.raises(StorageClosedError, match="ManagedStore of"):
         await CALLS[call](store)
     async with store:
         pass
@@ -157,7 +163,7 @@ async def test_opening_ends_by_the_deadline(monkeypatch):
     monkeypatch.setattr("snapstore.stores.lifecycle._LEAST_TO_OPEN", 0.05)
     inner = Stuck("open")
     store = ManagedStore(inner, timeout=0.05)
-    with pytest.raises(StorageTimeoutError, match="open of ManagedStore"):
+    with pytest.raises(StorageTimeoutError, match="open of ManagedStore of"):
         await store.open()
     with pytest.raises(StorageClosedError):
         await store.get("a/1", max_bytes=100)
@@ -170,7 +176,7 @@ async def test_opening_ends_by_the_deadline(monkeypatch):
 async def test_closing_ends_by_the_deadline():
     store = ManagedStore(Stuck("aclose"), timeout=0.05)
     await store.open()
-    with pytest.raises(StorageTimeoutError, match="close of ManagedStore"):
+    with pytest.raises(StorageTimeoutError, match="close of ManagedStore of"):
         await store.aclose()
     with pytest.raises(StorageClosedError):
         await store.get("a/1", max_bytes=100)
@@ -199,48 +205,146 @@ async def test_close_waits_for_an_operation_until_its_deadline(caplog):
         assert await storage.load_snapshot(location=LOCATION) is None
 
 
+@pytest.mark.parametrize(
+    "close",
+    [
+        lambda storage: storage.aclose(),
+        lambda storage: asyncio.wait_for(storage.aclose(), LONG),
+        lambda storage: asyncio.gather(storage.aclose()),
+        lambda storage: asyncio.create_task(storage.aclose()),
+    ],
+    ids=["await", "wait_for", "gather", "task"],
+)
 @pytest.mark.parametrize("timeout", [None, 60.0])
-async def test_a_storage_is_not_closed_inside_its_own_operation(timeout):
-    async with ObjectSnapshotStorage(MemoryObjectStore(), timeout=timeout) as storage:
+async def test_close_inside_an_operation_is_an_error(timeout, close):
+    async with (
+        ObjectSnapshotStorage(MemoryObjectStore(), timeout=timeout) as storage,
+        MemoryStorage() as other,
+    ):
 
         async def update(_):
             with pytest.raises(LifecycleError, match="inside one of its own operations"):
-                await storage.aclose()
+                await close(storage)
             return snapshot()
 
-        await asyncio.wait_for(storage.update_latest(location=LOCATION, update=update), LONG)
+        async def update_inside(_):
+            await storage.update_latest(location=LOCATION, update=update)
+            return snapshot()
+
+        for work in (
+            storage.update_latest(location=LOCATION, update=update),
+            other.update_latest(location=LOCATION, update=update_inside),
+        ):
+            await asyncio.wait_for(work, LONG)
         assert await storage.load_snapshot(location=LOCATION) == snapshot()
 
 
-async def test_close_by_another_task_while_an_update_waits_for_it():
-    """What an operation has started is not the operation, once it goes on by itself."""
+async def test_close_by_a_task_of_an_operation_that_has_ended():
     async with MemoryStorage() as storage:
-        closing = []
+        go_on, closing = asyncio.Event(), []
+
+        async def close_later():
+            await go_on.wait()
+            await storage.aclose()
 
         def update(_):
-            closing.append(asyncio.ensure_future(storage.aclose()))
+            closing.append(asyncio.create_task(close_later()))
             return snapshot()
 
         await storage.update_latest(location=LOCATION, update=update)
+        go_on.set()
         await asyncio.wait_for(closing[0], LONG)
         with pytest.raises(StorageClosedError):
             await storage.load_snapshot(location=LOCATION)
 
 
 async def test_operation_inside_another_goes_on_while_a_close_waits():
-    async with MemoryStorage() as storage:
-        closing = []
+    async with MemoryStorage() as storage, MemoryStorage() as other:
+        reached, gate = asyncio.Event(), asyncio.Event()
 
         async def update(_):
-            closing.append(asyncio.ensure_future(storage.aclose()))
-            await asyncio.sleep(0)
+            reached.set()
+            await gate.wait()
             await storage.save_snapshot(location=LOCATION, snapshot=snapshot(), is_latest=False)
             return snapshot()
 
-        await storage.update_latest(location=LOCATION, update=update)
-        await asyncio.wait_for(closing[0], LONG)
+        async def copy(_):
+            await other.update_latest(location=LOCATION, update=update)
+            return snapshot()
+
+        copying = asyncio.create_task(storage.update_latest(location=LOCATION, update=copy))
+        await asyncio.wait_for(reached.wait(), LONG)
+        closing = asyncio.create_task(storage.aclose())
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.wait_for(copying, LONG)
+        await asyncio.wait_for(closing, LONG)
     async with storage:
         assert len(await storage.list_snapshot_ids(location=LOCATION)) == 1
+
+
+async def test_operation_that_outlives_its_close_ends_there():
+    """Also where the storage was opened again meanwhile, whose own operations it leaves alone."""
+    storage = ObjectSnapshotStorage(MemoryObjectStore(), timeout=0.05)
+    gates = [asyncio.Event(), asyncio.Event()]
+    reached = [asyncio.Event(), asyncio.Event()]
+
+    def begin(number):
+        async def update(_):
+            reached[number].set()
+            await gates[number].wait()
+            return snapshot()
+
+        return asyncio.create_task(storage.update_latest(location=LOCATION, update=update))
+
+    await storage.open()
+    first = begin(0)
+    await asyncio.wait_for(reached[0].wait(), LONG)
+    await storage.aclose()
+
+    await storage.open()
+    second = begin(1)
+    await asyncio.wait_for(reached[1].wait(), LONG)
+    gates[0].set()
+    with pytest.raises(StorageClosedError):
+        await asyncio.wait_for(first, LONG)
+    assert await storage.load_snapshot(location=LOCATION) is None
+    gates[1].set()
+    await asyncio.wait_for(second, LONG)
+    assert await storage.load_snapshot(location=LOCATION) == snapshot()
+    await storage.aclose()
+
+
+async def test_use_is_entered_only_once():
+    async with ManagedStore(MemoryObjectStore()) as store:
+        use = store.use()
+        with use, pytest.raises(LifecycleError, match="only once"):
+            use.__enter__()
+        with pytest.raises(LifecycleError, match="only once"):
+            use.__enter__()
+
+
+async def test_managed_store_has_the_metadata_of_its_store():
+    async with ManagedStore(MemoryObjectStore()) as store:
+        assert capability(store, MetadataStore) is store
+        await store.put_with_metadata("a/1", b"one", {"kind": "note"})
+        assert (await store.get("a/1", max_bytes=100)).metadata == {"kind": "note"}
+
+    async with ObjectSnapshotStorage(ManagedStore(MemoryObjectStore())) as storage:
+        saved = await storage.checkpoint(location=LOCATION, snapshot=snapshot())
+        read = await storage.load_versioned(location=LOCATION)
+        assert read.snapshot_id == saved.snapshot_id
+
+
+async def test_managed_store_without_metadata_says_so():
+    class Plain(Stuck):
+        def capability(self, kind):
+            return None
+
+    async with ManagedStore(Plain()) as store:
+        assert capability(store, MetadataStore) is None
+        with pytest.raises(TypeError, match="Plain keeps no metadata"):
+            await store.put_with_metadata("a/1", b"one", {})
 
 
 async def test_other_operations_are_refused_while_closing_waits():

@@ -78,9 +78,11 @@ class FileTree:
         """
         try:
             return work()
+        except StorageError as error:
+            if operation == "put" and error.outcome is None:  # what stands in the way of it
+                error.outcome = "not applied"
+            raise
         except OSError as error:
-            if isinstance(error, StorageError):
-                raise
             raise self._error(error, operation, key) from error
 
     def get(self, key: str, max_bytes: int) -> StoredObject | None:

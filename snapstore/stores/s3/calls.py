@@ -71,6 +71,9 @@ class Call:
             yield
         finally:
             _call.reset(token)
+            # A connection keeps the context of the task that made it, and so this call. The body
+            # and the signature must not live as long.
+            self.requests.clear()
 
     def sent(self) -> None:
         """Note that a request is being sent."""

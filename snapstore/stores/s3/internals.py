@@ -103,6 +103,8 @@ class Internals:
             raise FastPathUnsupportedError(
                 f"its HTTP session is a {type(self._http_session).__name__}"
             )
+        if (client.meta.config.retries or {}).get("mode") == "adaptive":
+            raise FastPathUnsupportedError("the retry mode 'adaptive' limits the client's requests")
         if self._credentials is None:
             raise FastPathUnsupportedError("the client has no credentials")
         for function in (self._call, AioEndpoint.make_request, type(self._http_session).send):

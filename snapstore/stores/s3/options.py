@@ -44,7 +44,8 @@ class S3OwnClientOptions(TypedDict, total=False):
     """Options of a store that makes its own client. All may be left out."""
 
     region: str | None
-    """The bucket's region. By default (`None`) botocore finds it (`AWS_REGION`, the profile)."""
+    """The bucket's region. By default (`None`) botocore finds it (`AWS_DEFAULT_REGION`, the
+    profile)."""
 
     endpoint_url: str | None
     """The URL of the server, for an S3 that is not Amazon's. By default (`None`) botocore finds it

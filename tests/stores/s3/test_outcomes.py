@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioRefreshableCredentials
+from aiobotocore.retries.bucket import AsyncTokenBucket
 from aiobotocore.session import get_session
 from aiohttp import web
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -558,3 +559,62 @@ async def test_tries_are_at_most_those_of_the_clients_config(storage_at, limit, 
             with pytest.raises(StorageUnavailableError):
                 await storage.load_snapshot(location=LOCATION)
             assert len(arrived) == limit
+
+
+async def test_rate_limit_of_adaptive_mode_is_asked_for_each_request(
+    storage_at, monkeypatch
+) -> None:
+    asked = []
+
+    async def count(*arguments, **options):
+        asked.append(arguments)  # and it does not wait
+
+    monkeypatch.setattr(AsyncTokenBucket, "acquire", count)
+    replies = iter([429])
+
+    async def handle(request):
+        await request.read()
+        status = next(replies, 404)
+        return web.Response(status=status, text="<Error><Code>SlowDown</Code></Error>")
+
+    config = AioConfig(retries={"mode": "adaptive"})
+    async with serving(handle) as url, storage_at(url, config=config) as storage:
+        for _ in range(5):
+            with suppress(StorageError):
+                await storage.load_snapshot(location=LOCATION)
+    assert len(asked) >= 5
+
+
+@pytest.mark.parametrize("status", [403, 503])
+async def test_delete_that_fails_says_whether_it_had_begun(storage_at, status) -> None:
+    page = (
+        "<ListBucketResult><IsTruncated>false</IsTruncated>"
+        "<Contents><Key>s-1/scopes/agent/counter/snapshots/snapshot_latest.json</Key></Contents>"
+        "</ListBucketResult>"
+    )
+    failing = set()
+
+    async def handle(request):
+        await request.read()
+        if request.method in failing:
+            return web.Response(status=status, text="<Error><Code>Refused</Code></Error>")
+        return web.Response(text=page)
+
+    config = AioConfig(retries={"total_max_attempts": 1})
+    async with serving(handle) as url, storage_at(url, config=config) as storage:
+        for methods, outcome in (({"GET"}, "not applied"), ({"POST", "DELETE"}, "unknown")):
+            failing.clear()
+            failing.update(methods)
+            with pytest.raises(StorageError) as caught:
+                await storage.delete_session(session_id="s-1")
+            assert caught.value.outcome == outcome
+
+
+async def test_update_that_can_not_read_has_applied_nothing(storage_at) -> None:
+    async def handle(request):
+        return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
+
+    async with serving(handle) as url, storage_at(url) as storage:
+        with pytest.raises(StorageError) as caught:
+            await storage.update_latest(location=LOCATION, update=add_one)
+    assert (caught.value.outcome, caught.value.retryable) == ("not applied", False)
