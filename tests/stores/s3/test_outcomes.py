@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -570,18 +570,18 @@ async def test_rate_limit_of_adaptive_mode_is_asked_for_each_request(
         asked.append(arguments)  # and it does not wait
 
     monkeypatch.setattr(AsyncTokenBucket, "acquire", count)
-    replies = iter([429])
+    replies = iter([(429, "SlowDown")])
 
     async def handle(request):
         await request.read()
-        status = next(replies, 404)
-        return web.Response(status=status, text="<Error><Code>SlowDown</Code></Error>")
+        status, code = next(replies, (404, "NoSuchKey"))
+        return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
 
     config = AioConfig(retries={"mode": "adaptive"})
     async with serving(handle) as url, storage_at(url, config=config) as storage:
         for _ in range(5):
-            with suppress(StorageError):
-                await storage.load_snapshot(location=LOCATION)
+            assert await storage.load_snapshot(location=LOCATION) is None
+    # The limit applies from the first response that throttles.
     assert len(asked) >= 5
 
 
