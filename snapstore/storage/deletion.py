@@ -57,7 +57,8 @@ class SessionDeletion:
             self._log_kept()
             # If only objects of the layout have failed, they show that there is a session.
             if all(map(self._is_own, self._failed)):
-                await self._delete_keys(self._held_back)
+                keys, self._held_back = self._held_back, []
+                await self._delete_keys(keys)
             else:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
         except StorageError as error:
@@ -98,13 +99,13 @@ class SessionDeletion:
         if not self._held_back:
             keys = []
         self._kept += len(page) - len(keys)
-        self._deleted += len(keys)
         keys = [key for key in keys if key not in self._held_back]
         if is_last and all(map(self._is_own, [*keys, *self._failed])):
             keys, self._held_back = keys + self._held_back, []
         await self._delete_keys(keys)
 
     async def _delete_keys(self, keys: Sequence[str]) -> None:
+        self._deleted += len(keys)
         # Not every server keeps to the size of a page that it was asked for.
         for start in range(0, len(keys), PAGE_SIZE):
             self._unconfirmed = list(keys[start:])
@@ -140,15 +141,17 @@ class SessionDeletion:
 
     def _log_kept(self) -> None:
         if self._kept:
-            why = "of another store nested there" if self._deleted else "since there is no session"
+            is_session = self._deleted or self._held_back
+            why = "of another store nested there" if is_session else "since there is no session"
             logger.warning(
                 "delete_session kept %d objects under %s %s", self._kept, shown(self._prefix), why
             )
 
     def _partial(self, end: str) -> PartialDeleteError:
         key, code = next(iter(self._failed.items()))
+        found = self._deleted + len(self._held_back)
         return PartialDeleteError(
-            f"{len(self._failed)} of {self._deleted} objects under {self._prefix} in "
+            f"{len(self._failed)} of {found} objects under {self._prefix} in "
             f"{self._objects.name} were not deleted, {key} ({code}) among them{end}",
             failed=self._failed,
             outcome="unknown",

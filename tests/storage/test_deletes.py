@@ -263,3 +263,16 @@ async def test_a_foreign_key_on_a_later_page_loses_no_report() -> None:
             await delete(storage)
     assert isinstance(caught.value.__cause__, InvalidResponseError)
     assert caught.value.failed == {OWN[1]: "AccessDenied", OWN[0]: "Unconfirmed"}
+
+
+async def test_delete_counts_an_object_saved_after_its_page_was_listed() -> None:
+    store = PagedStore(NESTED[:1])
+
+    async def save_meanwhile(call):
+        if call.keys == ("s-1/",):
+            store.objects[OWN[3]] = b"{}"
+
+    async with storage_on(FaultyObjectStore(store, save_meanwhile)) as storage:
+        deleted = await storage.delete_session(session_id="s-1")
+    assert deleted == DeletedSession(1, 1)
+    assert sorted(store.objects) == NESTED[:1]
