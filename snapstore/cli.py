@@ -118,7 +118,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
 def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     # Imported only now, so that --help and wrong arguments are answered at once.
     from snapstore import S3Storage, SnapstoreError
-    from snapstore.demo.show import DemoError, run
+    from snapstore.demo.runner import DemoError, run
 
     if arguments.bucket is None and (arguments.endpoint_url or arguments.region):
         parser.error("--endpoint-url and --region need --bucket: the demo creates none of yours")

@@ -17,10 +17,10 @@ from snapstore import (
     SnapshotLocation,
     snapshot_time,
 )
-from snapstore.demo.place import DemoError, Place, present, verify
-from snapstore.demo.screen import Step, say
+from snapstore.demo.lister import IndependentLister
+from snapstore.demo.output import Step, say
 from snapstore.demo.session import messages_of, original
-from snapstore.demo.witness import Witness
+from snapstore.demo.target import DemoError, Target, present, verify
 from snapstore.demo.worker import Worker, running_worker
 
 __all__ = ["Demo"]
@@ -35,16 +35,16 @@ class Demo:
     """The seven steps.
 
     Args:
-        place: Where the session is.
+        target: Where the session is.
         storage: An open storage there.
-        witness: Lists what is there.
+        lister: Lists what is there.
     """
 
-    def __init__(self, place: Place, storage: S3Storage, witness: Witness) -> None:
-        self.place = place
-        self.location: SnapshotLocation = place.location
+    def __init__(self, target: Target, storage: S3Storage, lister: IndependentLister) -> None:
+        self.target = target
+        self.location: SnapshotLocation = target.location
         self.storage = storage
-        self.witness = witness
+        self.lister = lister
         self.original: Snapshot = original()
         self.turns: int = len(messages_of(self.original))
         self.ids: list[str] = []
@@ -62,7 +62,7 @@ class Demo:
     async def save_and_kill(self, workers: AsyncExitStack) -> None:
         """Steps 1 and 2: a worker saves every turn until it is killed."""
         step = Step("1. Save every turn")
-        worker = await workers.enter_async_context(running_worker(self.place))
+        worker = await workers.enter_async_context(running_worker(self.target))
         found = await worker.report()
         verify(found.turn == 0, "a new session has a snapshot already")
         say(f"  worker process {worker.pid} calls checkpoint: history first, then …/{_LATEST}")
@@ -77,7 +77,7 @@ class Demo:
     async def resume(self, workers: AsyncExitStack) -> None:
         """Step 3: another worker plays the turns that are left."""
         step = Step("3. Resume in another process")
-        worker = await workers.enter_async_context(running_worker(self.place))
+        worker = await workers.enter_async_context(running_worker(self.target))
         found = await worker.report()
         verify(
             found.turn == _KILLED_AFTER,
@@ -187,13 +187,13 @@ class Demo:
         """Step 7: of the deleted session nothing is left."""
         step = Step("7. Delete the session, and prove it")
         paths = [f"immutable_history/snapshot_{snapshot_id}.json" for snapshot_id in self.ids]
-        expected = sorted(self.place.snapshots + path for path in [*paths, _LATEST])
-        before = await asyncio.to_thread(self.witness.keys)
+        expected = sorted(self.target.snapshots + path for path in [*paths, _LATEST])
+        before = await asyncio.to_thread(self.lister.keys)
         verify(sorted(before) == expected, f"the bucket has other keys than were saved: {before}")
         say(f"  plain botocore lists {len(before)} keys under …/")
 
         started = perf_counter()
-        deleted = await self.storage.delete_session(session_id=self.place.session_id)
+        deleted = await self.storage.delete_session(session_id=self.target.session_id)
         verify(deleted.objects == len(before), f"{deleted.objects} objects were deleted")
         say(f"  delete_session deletes and confirms {deleted.objects} objects", started)
 
@@ -201,7 +201,7 @@ class Demo:
         latest = await self.storage.load_snapshot(location=self.location)
         verify(latest is None, "the deleted session can still be loaded")
         say("  load_snapshot gives None", started)
-        after = await asyncio.to_thread(self.witness.keys)
+        after = await asyncio.to_thread(self.lister.keys)
         verify(not after, f"the deleted session has keys: {after}")
         step.proved("plain botocore lists no key of this session any more")
 

@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from snapstore import Snapshot, SnapstoreError
-from snapstore.demo.place import DemoError, Place, present
-from snapstore.demo.screen import since
+from snapstore.demo.output import since
 from snapstore.demo.session import messages_of, original, shown
+from snapstore.demo.target import DemoError, Target, present
 
 __all__ = ["Report", "Worker", "running_worker"]
 
@@ -76,7 +76,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def running_worker(place: Place) -> AsyncIterator[Worker]:
+async def running_worker(target: Target) -> AsyncIterator[Worker]:
     """Start a worker process. It finds its credentials in the environment, as we do."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -87,7 +87,7 @@ async def running_worker(place: Place) -> AsyncIterator[Worker]:
     )
     worker = Worker(process)
     try:
-        worker.tell(msgspec.json.encode(place))
+        worker.tell(msgspec.json.encode(target))
         yield worker
     finally:
         if process.returncode is None:
@@ -99,12 +99,12 @@ async def running_worker(place: Place) -> AsyncIterator[Worker]:
                 await worker.kill()
 
 
-async def _work(place: Place) -> None:
+async def _work(target: Target) -> None:
     """Resume the session where it is, and play one turn for each line of input."""
     whole = original()
-    async with place.storage() as storage:
+    async with target.storage() as storage:
         started = perf_counter()
-        found = await storage.load_snapshot(location=place.location)
+        found = await storage.load_snapshot(location=target.location)
         data = {**whole.data, "messages": []} if found is None else found.data
         turn = len(data["messages"])
         last = shown(data["messages"][-1]) if turn else ""
@@ -115,7 +115,7 @@ async def _work(place: Place) -> None:
             turn += 1
             snapshot = Snapshot.new(data, app_data=whole.app_data)
             started = perf_counter()
-            saved = await storage.checkpoint(location=place.location, snapshot=snapshot)
+            saved = await storage.checkpoint(location=target.location, snapshot=snapshot)
             _tell(Report(turn, shown(message), saved.snapshot_id, since(started)))
 
 
@@ -126,9 +126,9 @@ def _tell(report: Report) -> None:
 
 
 def _be_worker() -> int:
-    place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
+    target = msgspec.json.decode(sys.stdin.buffer.readline(), type=Target)
     try:
-        asyncio.run(_work(place))
+        asyncio.run(_work(target))
     except SnapstoreError as error:
         _tell(Report(error=str(error)))
         return 1

@@ -37,9 +37,6 @@ class SessionDeletion:
         self._objects = objects
         self._prefix = prefix
         self._has_begun = False
-        # Whether the object that is deleted last has come in no page: it may be another writer's,
-        # who saved it when the listing had passed its place.
-        self._is_uncounted = False
         self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
@@ -57,12 +54,11 @@ class SessionDeletion:
         try:
             async with aclosing(self._objects.scan(self._prefix)) as pages:
                 await self._delete_pages(pages)
-            if self._is_uncounted:
-                self._deleted += 1
             self._log_kept()
             # If only objects of the layout have failed, they show that there is a session.
             if all(map(self._is_own, self._failed)):
-                await self._delete_keys(self._held_back)
+                keys, self._held_back = self._held_back, []
+                await self._delete_keys(keys)
             else:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
         except StorageError as error:
@@ -91,10 +87,7 @@ class SessionDeletion:
                 is_last = following.done() and (following.exception() or following.result()) is None
                 if page and is_first:
                     is_first = False
-                    self._held_back = self._first_own(page)
-                    if not self._held_back:
-                        self._held_back = await self._find_own()
-                        self._is_uncounted = bool(self._held_back)
+                    self._held_back = self._first_own(page) or await self._find_own()
                 await self._delete_page(page, is_last=is_last)
                 page = await following
             finally:
@@ -106,14 +99,13 @@ class SessionDeletion:
         if not self._held_back:
             keys = []
         self._kept += len(page) - len(keys)
-        self._deleted += len(keys)
-        self._is_uncounted = self._is_uncounted and self._held_back[0] not in keys
         keys = [key for key in keys if key not in self._held_back]
         if is_last and all(map(self._is_own, [*keys, *self._failed])):
             keys, self._held_back = keys + self._held_back, []
         await self._delete_keys(keys)
 
     async def _delete_keys(self, keys: Sequence[str]) -> None:
+        self._deleted += len(keys)
         # Not every server keeps to the size of a page that it was asked for.
         for start in range(0, len(keys), PAGE_SIZE):
             self._unconfirmed = list(keys[start:])
@@ -141,6 +133,10 @@ class SessionDeletion:
                     return found
         return []
 
+    def _all_own(self) -> int:
+        """How many objects there were to delete, as far as they were listed."""
+        return self._deleted + len(self._held_back)
+
     def _first_own(self, page: Sequence[str]) -> list[str]:
         return [key for key in page if self._is_own(key)][:1]
 
@@ -149,15 +145,17 @@ class SessionDeletion:
 
     def _log_kept(self) -> None:
         if self._kept:
-            why = "of another store nested there" if self._deleted else "since there is no session"
+            is_session = self._deleted or self._held_back
+            why = "of another store nested there" if is_session else "since there is no session"
             logger.warning(
                 "delete_session kept %d objects under %s %s", self._kept, shown(self._prefix), why
             )
 
     def _partial(self, end: str) -> PartialDeleteError:
         key, code = next(iter(self._failed.items()))
+        found = self._deleted + len(self._held_back)
         return PartialDeleteError(
-            f"{len(self._failed)} of {self._deleted} objects under {self._prefix} in "
+            f"{len(self._failed)} of {found} objects under {self._prefix} in "
             f"{self._objects.name} were not deleted, {key} ({code}) among them{end}",
             failed=self._failed,
             outcome="unknown",

@@ -265,15 +265,14 @@ async def test_a_foreign_key_on_a_later_page_loses_no_report() -> None:
     assert caught.value.failed == {OWN[1]: "AccessDenied", OWN[0]: "Unconfirmed"}
 
 
-async def test_delete_counts_what_is_saved_behind_its_listing() -> None:
-    """Another writer saves the session when the page with its place has been read already."""
-    inner = MemoryObjectStore()
-    inner.objects = dict.fromkeys(NESTED, b"{}")
+async def test_delete_counts_an_object_saved_after_its_page_was_listed() -> None:
+    store = PagedStore(NESTED[:1])
 
-    async def save_once(call):
-        if call.operation == "scan" and OWN[0] not in inner.objects:
-            await inner.put(OWN[0], b"{}")
+    async def save_meanwhile(call):
+        if call.keys == ("s-1/",):
+            store.objects[OWN[3]] = b"{}"
 
-    async with storage_on(FaultyObjectStore(inner, save_once)) as storage:
-        assert await delete(storage) == DeletedSession(1, len(NESTED))
-    assert sorted(inner.objects) == sorted(NESTED)
+    async with storage_on(FaultyObjectStore(store, save_meanwhile)) as storage:
+        deleted = await storage.delete_session(session_id="s-1")
+    assert deleted == DeletedSession(1, 1)
+    assert sorted(store.objects) == NESTED[:1]

@@ -343,14 +343,15 @@ class StorageMachine(RuleBasedStateMachine):
         session_id = location.session_id
 
         async def act():
-            failed = {}
+            failed, cause = {}, None
             try:
                 deleted = await self.storage.delete_session(session_id=session_id)
             except PartialDeleteError as error:
-                failed = error.failed
+                failed, cause = error.failed, error.__cause__
                 raise
             finally:
-                if failed:
+                # Where a listing failed as well, nobody knows what is on its later pages.
+                if failed and cause is None:
                     rivals = {latest_at(location).key(self.base)} if self.rivalled else set()
                     prefix = f"{self.base}{session_id}/"
                     left = {key for key in await self.keys() if key.startswith(prefix)}
@@ -561,7 +562,7 @@ def test_a_storage_in_memory_does_what_a_dictionary_would(quiet):
             store = SmallPages()
             return StorageMachine(runner, lambda: store, hasty=True)
 
-        run_machine(machine, 400, steps=40)
+        run_machine(machine, 200, steps=40)
 
 
 @pytest.mark.properties

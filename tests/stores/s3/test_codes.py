@@ -7,6 +7,7 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
+from sampling import product, sample
 from snapstore import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -125,8 +126,16 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("case", CODES, ids=lambda case: f"{case[0]} {case[1]}".strip())
+@pytest.mark.parametrize(
+    ("case", "operation"),
+    sample(
+        product(
+            case={f"{status} {code}".strip(): (status, code) for status, code in CODES},
+            operation={name: name for name in OPERATIONS},
+        ),
+        one_in=3,
+    ),
+)
 async def test_a_code_is_told_by_what_it_is_and_no_permission_is_named(
     case, operation, replying
 ) -> None:
@@ -173,9 +182,17 @@ async def test_error_names_the_permission_that_the_server_names(operation, reply
 NASTY = ["A\nFATAL: b", "A\x1b[31m", "A\u2028b", "A\u202eb", "A" * 200_000, "&#10;A", "<x>A</x>"]
 
 
-@pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("nasty", NASTY, ids=range(len(NASTY)))
+@pytest.mark.parametrize(
+    ("nasty", "operation", "direct"),
+    sample(
+        product(
+            nasty=dict(enumerate(NASTY)),
+            operation={name: name for name in OPERATIONS},
+            direct={"fast path": True, "slow path": False},
+        ),
+        one_in=3,
+    ),
+)
 async def test_whatever_a_server_says_is_one_short_line(nasty, operation, direct, replying) -> None:
     for status in (400, 403, 412):
         body = f"<Error><Code>{nasty}</Code><Message>{nasty}</Message></Error>"

@@ -9,6 +9,7 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
+from sampling import product, sample
 from scripted import Answer, serving_bytes
 from snapstore import S3Storage, Snapshot, SnapshotLocation, SnapstoreError
 
@@ -197,15 +198,10 @@ async def end_of(operation, storage):
     return getattr(result, "etag", result)
 
 
-def cases():
-    """Each response to each operation; without `--full`, every fifth of them."""
-    every = ((operation, name) for operation in OPERATIONS for name in RESPONSES)
-    for number, (operation, name) in enumerate(every):
-        marks = [pytest.mark.full] if number % 5 else []
-        yield pytest.param(operation, RESPONSES[name], id=f"{operation}, {name}", marks=marks)
-
-
-@pytest.mark.parametrize(("operation", "given"), list(cases()))
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    sample(product(operation={name: name for name in OPERATIONS}, given=RESPONSES), one_in=5),
+)
 async def test_each_response_ends_alike_on_both_paths(operation, given, server) -> None:
     """With one try, so that the number of requests is the same, too."""
     method = {"load": "GET", "list": "GET", "delete": "POST"}.get(operation, "PUT")

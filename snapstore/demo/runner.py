@@ -12,10 +12,10 @@ from time import perf_counter
 from typing import Final
 
 from snapstore import S3Storage, SnapstoreError, __version__
-from snapstore.demo.place import DemoError, Place, verify
-from snapstore.demo.screen import say
+from snapstore.demo.lister import IndependentLister
+from snapstore.demo.output import say
 from snapstore.demo.steps import Demo
-from snapstore.demo.witness import Witness
+from snapstore.demo.target import DemoError, Target, verify
 
 __all__ = ["DemoError", "run"]
 
@@ -39,7 +39,7 @@ def run(
         SnapstoreError: A request failed.
     """
     token = secrets.token_hex(4)
-    place = Place(
+    target = Target(
         bucket=_BUCKET if bucket is None else bucket,
         prefix=f"snapstore-demo-{token}" if prefix is None else prefix,
         session_id=f"session-{token}",
@@ -49,7 +49,7 @@ def run(
     say(f"snapstore {__version__}: the life of one agent session in S3")
     started = perf_counter()
     if bucket is not None:
-        asyncio.run(_demonstrate(place, "yours", started))
+        asyncio.run(_demonstrate(target, "yours", started))
         return
 
     from snapstore.testing.server import ServerUnavailableError, create_bucket, running_server
@@ -57,25 +57,25 @@ def run(
     try:
         with running_server() as server, _environment(server.environment()):
             create_bucket(server, _BUCKET)
-            asyncio.run(_demonstrate(place, "SeaweedFS, started for this demo", started))
+            asyncio.run(_demonstrate(target, "SeaweedFS, started for this demo", started))
     except ServerUnavailableError as error:
         raise DemoError(str(error)) from error
 
 
-async def _demonstrate(place: Place, server: str, started: float) -> None:
-    async with place.storage() as storage:
+async def _demonstrate(target: Target, server: str, started: float) -> None:
+    async with target.storage() as storage:
         # The first request finds out whether the server and the bucket are there at all.
-        await storage.list_snapshot_ids(location=place.location, limit=1)
-        with closing(await asyncio.to_thread(Witness, place)) as witness:
+        await storage.list_snapshot_ids(location=target.location, limit=1)
+        with closing(await asyncio.to_thread(IndependentLister, target)) as lister:
             # Before anything is saved, since whatever is there will be deleted.
-            verify(not await asyncio.to_thread(witness.keys), "the new session has objects")
-            say(f"  server   {witness.endpoint_url} ({server})", started)
+            verify(not await asyncio.to_thread(lister.keys), "the new session has objects")
+            say(f"  server   {lister.endpoint_url} ({server})", started)
             say("  session  as the Strands TypeScript SDK wrote it: text, a tool call, an image")
-            say(f"  …/ is    s3://{place.bucket}/{place.snapshots}")
+            say(f"  …/ is    s3://{target.bucket}/{target.snapshots}")
             try:
-                await Demo(place, storage, witness).run()
+                await Demo(target, storage, lister).run()
             except BaseException:
-                await _delete_leftovers(place, storage)
+                await _delete_leftovers(target, storage)
                 raise
     say()
     seconds = perf_counter() - started
@@ -83,11 +83,11 @@ async def _demonstrate(place: Place, server: str, started: float) -> None:
     say("overwritten by another writer, and of the deleted session nothing is left.")
 
 
-async def _delete_leftovers(place: Place, storage: S3Storage) -> None:
+async def _delete_leftovers(target: Target, storage: S3Storage) -> None:
     try:
-        await storage.delete_session(session_id=place.session_id)
+        await storage.delete_session(session_id=target.session_id)
     except SnapstoreError as error:
-        left = f"s3://{place.bucket}/{place.session}"
+        left = f"s3://{target.bucket}/{target.session}"
         print(f"snapstore demo: {left} may not be empty: {error}", file=sys.stderr)
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapstore.demo.place import DemoError, Place, verify
+from snapstore.demo.target import DemoError, Target, verify
 
-__all__ = ["Witness"]
+__all__ = ["IndependentLister"]
 
 
-class Witness:
+class IndependentLister:
     """Lists what is in the bucket with plain botocore, without any code of snapstore.
 
     It blocks: it is for a thread.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, target: Target) -> None:
         from botocore.session import get_session
 
-        self._place = place
+        self._target = target
         self._client: Any = get_session().create_client(
-            "s3", region_name=place.region, endpoint_url=place.endpoint_url
+            "s3", region_name=target.region, endpoint_url=target.endpoint_url
         )
         self.endpoint_url: str = self._client.meta.endpoint_url
 
@@ -28,7 +28,7 @@ class Witness:
         """The keys of the session."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        bucket, prefix = self._place.bucket, self._place.session
+        bucket, prefix = self._target.bucket, self._target.session
         try:
             page = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
         except (BotoCoreError, ClientError) as error:

@@ -9,6 +9,7 @@ import asyncio
 import pytest
 from aiobotocore.session import get_session
 
+from sampling import product, sample
 from snapstore import (
     MemoryStorage,
     ObjectSnapshotStorage,
@@ -65,13 +66,21 @@ def assert_silent(error, *secrets):
         assert not any(secret in text for secret in (CANARY, TOKEN, *secrets)), text
 
 
-@pytest.mark.parametrize("kind", ["fast path", "slow path", "borrowed"])
 @pytest.mark.parametrize(
-    "fault",
-    [Fault(stall=NEVER), Fault(drip=NEVER), Fault(delay=NEVER)],
-    ids=["stalled", "dripping", "delayed"],
+    ("operation", "fault", "kind"),
+    sample(
+        product(
+            operation=dict(enumerate(OPERATIONS)),
+            fault={
+                "stalled": Fault(stall=NEVER),
+                "dripping": Fault(drip=NEVER),
+                "delayed": Fault(delay=NEVER),
+            },
+            kind={name: name for name in ("fast path", "slow path", "borrowed")},
+        ),
+        one_in=4,
+    ),
 )
-@pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_cancelled_operation_shows_nothing(
     operation, fault, kind, s3_server, bucket, prefix
 ) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from snapstore import S3Storage, SnapshotLocation
 
-__all__ = ["DemoError", "Place", "present", "verify"]
+__all__ = ["DemoError", "Target", "present", "verify"]
 
 T = TypeVar("T")
 
@@ -17,8 +17,8 @@ class DemoError(Exception):
     """What the demo says is not so, or it could not get that far."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where the demo works: in a session of its own."""
+class Target(msgspec.Struct, frozen=True):
+    """Where the demo works: a bucket, and a session of its own."""
 
     bucket: str
     prefix: str
@@ -42,7 +42,7 @@ class Place(msgspec.Struct, frozen=True):
         return f"{self.session}scopes/agent/weather/snapshots/"
 
     def storage(self) -> S3Storage:
-        """A storage in this place, not open yet."""
+        """A storage on this target, not open yet."""
         return S3Storage(
             self.bucket,
             prefix=self.prefix,
