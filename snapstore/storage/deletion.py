@@ -133,10 +133,6 @@ class SessionDeletion:
                     return found
         return []
 
-    def _all_own(self) -> int:
-        """How many objects there were to delete, as far as they were listed."""
-        return self._deleted + len(self._held_back)
-
     def _first_own(self, page: Sequence[str]) -> list[str]:
         return [key for key in page if self._is_own(key)][:1]
 
