@@ -19,20 +19,20 @@ import msgspec
 
 from snapstore.encoding.exact import copy_at_once, encode_at_once
 from snapstore.encoding.frames import drop_frames
-from snapstore.encoding.validation import MAX_DEPTH, is_too_deep, refuse_inexact
+from snapstore.encoding.validation import MAX_DEPTH, is_too_deep, validate_exact
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
 
 __all__ = [
     "ESCAPED_SURROGATE",
     "UTF8_BOM",
     "NotJSONError",
+    "check_size",
     "decode_document",
     "decode_json",
     "decode_value",
     "encode_document",
     "encode_json",
-    "refuse",
-    "refuse_large",
+    "raise_decode_error",
 ]
 
 _encode_json = msgspec.json.Encoder().encode
@@ -61,7 +61,7 @@ def encode_json(content: Any) -> bytes:
     """Write any content as compact JSON, by the rules for what is in a snapshot.
 
     Raises:
-        SnapshotEncodeError: As `refuse_inexact`.
+        SnapshotEncodeError: As `validate_exact`.
     """
     # A document is an object: what is around the content is taken off again.
     return encode_document({"content": content}, sys.maxsize)[len('{"content":') : -1]
@@ -81,12 +81,12 @@ def encode_document(
         labels: What fields are called in errors, where that is not their name.
 
     Raises:
-        SnapshotEncodeError: As `refuse_inexact`, or it is larger than `max_bytes`.
+        SnapshotEncodeError: As `validate_exact`, or it is larger than `max_bytes`.
     """
     data = encode_at_once(document, max_bytes)
     if data is None:
         data = _encode_copy(document, max_bytes, labels)
-    return refuse_large(data, max_bytes)
+    return check_size(data, max_bytes)
 
 
 def _encode_copy(document: dict[str, Any], max_bytes: int, labels: Mapping[str, str]) -> bytes:
@@ -94,9 +94,9 @@ def _encode_copy(document: dict[str, Any], max_bytes: int, labels: Mapping[str, 
     copy = copy_at_once(document)
     if copy is None:
         with suppress(RuntimeError):  # a dict that changes while it is looked at
-            refuse_inexact(document, max_bytes, labels)
+            validate_exact(document, max_bytes, labels)
         raise SnapshotEncodeError("it was changed by another thread while it was being saved")
-    refuse_inexact(copy, max_bytes, labels)
+    validate_exact(copy, max_bytes, labels)
     data = None
     # A UnicodeEncodeError holds the text, and must not be in the chain of what is raised next.
     with suppress(UnicodeEncodeError):
@@ -104,7 +104,7 @@ def _encode_copy(document: dict[str, Any], max_bytes: int, labels: Mapping[str, 
     return _encode_with_surrogates(copy) if data is None else data
 
 
-def refuse_large(data: bytes, max_bytes: int) -> bytes:
+def check_size(data: bytes, max_bytes: int) -> bytes:
     """Hand back a document's bytes, if there are no more of them than allowed.
 
     Raises:
@@ -130,18 +130,18 @@ def decode_document(data: bytes, key: str, what: str) -> dict[str, Any]:
         SnapshotDecodeError: They are not a JSON object in UTF-8, or it is too deep.
     """
     if not data:
-        refuse(key, what, "the object is empty")
+        raise_decode_error(key, what, "the object is empty")
     document, problem = None, ""
     try:
         document = decode_value(data.removeprefix(UTF8_BOM))
     except NotJSONError as error:
         problem = str(error)
     if problem:
-        refuse(key, what, problem)
+        raise_decode_error(key, what, problem)
     if type(document) is not dict:
-        refuse(key, what, "it is not a JSON object")
+        raise_decode_error(key, what, "it is not a JSON object")
     if is_too_deep(document):
-        refuse(key, what, _TOO_DEEP)
+        raise_decode_error(key, what, _TOO_DEEP)
     return cast("dict[str, Any]", document)
 
 
@@ -167,11 +167,11 @@ def decode_value(text: bytes) -> Any:
         problem = _TOO_DEEP
     if again:
         with suppress(ValueError, RecursionError):
-            return json.loads(text.decode(), parse_float=_finite, parse_constant=_refuse_constant)
+            return json.loads(text.decode(), parse_float=_finite, parse_constant=_reject_constant)
     raise NotJSONError(problem)
 
 
-def refuse(key: str, what: str, why: str) -> NoReturn:
+def raise_decode_error(key: str, what: str, why: str) -> NoReturn:
     """Raise the error for bytes that are not what they should be.
 
     Args:
@@ -198,7 +198,7 @@ def _problem_of(error: msgspec.MsgspecError, text: bytes) -> str:
     return f"it is not valid JSON ({error})"
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise NotJSONError(f"it is not valid JSON: it has {name}")
 
 
@@ -216,10 +216,10 @@ def _encode_with_surrogates(document: Any) -> bytes:
     """
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    json.loads(joined, object_pairs_hook=_refuse_equal_keys)
+    json.loads(joined, object_pairs_hook=_reject_equal_keys)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", joined).encode()
 
 
-def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> None:
+def _reject_equal_keys(pairs: list[tuple[str, Any]]) -> None:
     if len(dict(pairs)) < len(pairs):
         raise SnapshotEncodeError("two keys become one where a surrogate pair is joined")

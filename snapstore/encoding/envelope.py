@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 
 from snapstore.encoding.documents import (
     UTF8_BOM,
+    check_size,
     decode_document,
     encode_document,
-    refuse,
-    refuse_large,
+    raise_decode_error,
 )
 from snapstore.encoding.frames import drop_frames, drop_frames_of_coroutine
 from snapstore.encoding.slices import decode_document_in_slices
@@ -90,7 +90,7 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
     if snapshot.scope not in SCOPES:
         raise SnapshotEncodeError("scope: neither 'agent' nor 'multiAgent'")
     envelope = _ENVELOPES[snapshot.dialect]
-    _refuse_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
+    _validate_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
     return encode_document(document | snapshot.extra, max_bytes, _LABELS)
 
@@ -100,11 +100,11 @@ def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:
     if not isinstance(snapshot.document, bytes):
         raise SnapshotEncodeError("document: not bytes")
     if _validated.get(id(snapshot)) is snapshot:
-        return refuse_large(snapshot.document, max_bytes)
+        return check_size(snapshot.document, max_bytes)
     problem = "document: its envelope is not that of the RawSnapshot"
     try:
         if decode_raw_snapshot(snapshot.document, key="document") == snapshot:
-            return refuse_large(snapshot.document, max_bytes)
+            return check_size(snapshot.document, max_bytes)
     except SnapshotDecodeError as error:
         problem = str(error)
     raise SnapshotEncodeError(problem)
@@ -174,7 +174,7 @@ def _raw_snapshot_of(document: dict[str, Any], data: bytes, key: str) -> RawSnap
 def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
     if not document.keys().isdisjoint(_ONLY_TYPESCRIPT):
         if not document.keys().isdisjoint(_ONLY_PYTHON):
-            refuse(key, "snapshot", "its envelope mixes the spellings of two SDKs")
+            raise_decode_error(key, "snapshot", "its envelope mixes the spellings of two SDKs")
         dialect: Dialect = "typescript"
     elif not document.keys().isdisjoint(_ONLY_PYTHON):
         dialect = "python"
@@ -182,13 +182,13 @@ def _snapshot_of(document: dict[str, Any], key: str) -> Snapshot:
         document.setdefault("scope", "agent")
         document.setdefault("app_data", {})
     else:
-        refuse(key, "snapshot", "it has no envelope")
+        raise_decode_error(key, "snapshot", "it has no envelope")
     fields = {
         ours: _take(document, theirs, _KINDS[ours], key, "snapshot")
         for theirs, ours in _ENVELOPES[dialect].items()
     }
     if fields["scope"] not in SCOPES:
-        refuse(key, "snapshot", "its scope is neither 'agent' nor 'multiAgent'")
+        raise_decode_error(key, "snapshot", "its scope is neither 'agent' nor 'multiAgent'")
     return Snapshot(**fields, dialect=dialect, extra=document)
 
 
@@ -205,7 +205,7 @@ def encode_manifest(manifest: SnapshotManifest, *, max_bytes: int) -> bytes:
     for name, value in document.items():
         if type(value) is not str:
             raise SnapshotEncodeError(f"{name}: not a str")
-    _refuse_fields(manifest.extra, document.keys())
+    _validate_fields(manifest.extra, document.keys())
     return encode_document(document | manifest.extra, max_bytes)
 
 
@@ -227,14 +227,16 @@ def decode_manifest(data: bytes, *, key: str) -> SnapshotManifest:
 def _take(document: dict[str, Any], name: str, kind: type, key: str, what: str) -> Any:
     """Move a field out of the document, so that what stays behind is what nobody knows."""
     if name not in document:
-        refuse(key, what, f"it has no {name}")
+        raise_decode_error(key, what, f"it has no {name}")
     value = document.pop(name)
     if type(value) is not kind:
-        refuse(key, what, f"its {name} is not {'an object' if kind is dict else 'a string'}")
+        raise_decode_error(
+            key, what, f"its {name} is not {'an object' if kind is dict else 'a string'}"
+        )
     return value
 
 
-def _refuse_fields(extra: object, known: Iterable[str]) -> None:
+def _validate_fields(extra: object, known: Iterable[str]) -> None:
     if type(extra) is not dict:
         raise SnapshotEncodeError("extra: not a dict")
     for name in known:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from snapstore.errors import SnapshotEncodeError
 
-__all__ = ["MAX_DEPTH", "is_too_deep", "refuse_inexact"]
+__all__ = ["MAX_DEPTH", "is_too_deep", "validate_exact"]
 
 MAX_DEPTH: Final = 200
 """How many objects and lists may lie in each other, the envelope included."""
@@ -35,7 +35,7 @@ _MANY: Final = 2**16
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 
 
-def refuse_inexact(
+def validate_exact(
     document: dict[str, Any], max_members: int, labels: Mapping[str, str] = MappingProxyType({})
 ) -> None:
     """Refuse a document that would not load as it is saved.

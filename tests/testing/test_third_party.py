@@ -133,6 +133,26 @@ MISTAKES = {
         "f'\"{hashlib.sha256(body).hexdigest()}\"'",
         ["test_another_content_has_another_etag_without_quotes"],
     ),
+    "a missing object is another writer's": (
+        "is_missing=not found",
+        "is_missing=False",
+        [
+            "test_if_match_fails_where_there_is_no_object",
+            "test_if_match_of_a_deleted_snapshot_is_a_conflict",
+        ],
+    ),
+    "a refused write keeps what it was to write": (
+        "if await self._count(statement, **values) == 0:",
+        (
+            "if await self._count(statement, **values) == 0:\n"
+            "            written = 'UPDATE objects SET body = :body WHERE key = :key'\n"
+            "            await self._count(written, key=key, body=data)"
+        ),
+        [
+            "test_if_match_writes_only_over_the_version_it_names",
+            "test_if_match_of_an_older_version_is_a_conflict",
+        ],
+    ),
     "a delete takes what begins alike": (
         "WHERE key IN ({named})",
         "WHERE EXISTS (SELECT 1 FROM ({named}) WHERE instr(key, value) = 1)",

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
-from snapstore.encoding.validation import refuse_inexact
+from snapstore.encoding.validation import validate_exact
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
 from snapstore.integrations.strands.interrupts import (
     interrupts_to_python,
@@ -159,7 +159,7 @@ def _validate_exact(document: bytes) -> None:
     except (ValueError, RecursionError):
         return
     if type(found) is dict and "created_at" in found:
-        refuse_inexact(found, sys.maxsize)
+        validate_exact(found, sys.maxsize)
 
 
 def _is_in(dialect: Dialect, document: bytes) -> bool:
