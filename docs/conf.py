@@ -34,14 +34,16 @@ nitpick_ignore_regex = [
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
     # Type variables, and types that nobody needs to name.
-    ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T)"),
+    ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T|WriteT|WriteT_contra)"),
     ("py:class", r"snapstore\.stores\.lifecycle\.Use"),
 ]
 
 PUBLIC = (
     "snapstore",
     "snapstore.stores",
+    "snapstore.stores.readback",
     "snapstore.testing",
+    "snapstore.testing.proxy",
     "snapstore.testing.server",
     "snapstore.integrations.fastapi",
     "snapstore.integrations.strands",

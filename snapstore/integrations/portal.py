@@ -75,7 +75,7 @@ class Portal(Generic[R]):
     _host: _Host[R] | None = None
 
     def __init__(self, name: str, thread_name: str, make: Callable[[], R]) -> None:
-        self.name = name
+        self.name: str = name
         self._thread_name = thread_name
         self._make = make
         self._unopened: R | None = make()

@@ -45,13 +45,13 @@ class _Life:
     """One life of a resource, from opening to closing."""
 
     def __init__(self, resource: object, loop: asyncio.AbstractEventLoop) -> None:
-        self.resource = resource
-        self.loop = loop
+        self.resource: object = resource
+        self.loop: asyncio.AbstractEventLoop = loop
         self.held: AsyncGenerator[None, None] | None = None
-        self.closing = asyncio.Lock()
-        self.idle = asyncio.Event()
+        self.closing: asyncio.Lock = asyncio.Lock()
+        self.idle: asyncio.Event = asyncio.Event()
         self.idle.set()
-        self.uses = 0
+        self.uses: int = 0
 
     def begin(self) -> None:
         self.uses += 1
@@ -91,7 +91,7 @@ class Lifecycle:
         *,
         timeout: float | None,
     ) -> None:
-        self.name = name
+        self.name: str = name
         self._state = _State.CLOSED
         self._acquire = acquire
         self._release = release

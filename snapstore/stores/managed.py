@@ -58,8 +58,8 @@ class ManagedStore:
     ) -> None:
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be more than 0 seconds, or None")
-        self.store = store
-        self.timeout = timeout
+        self.store: ObjectStore = store
+        self.timeout: float | None = timeout
         self._lifecycle = Lifecycle(
             name or f"ManagedStore of {store.name}", store.open, store.aclose, timeout=timeout
         )

@@ -39,7 +39,7 @@ from snapstore.stores.readback.lineage import (
     metadata_of_caller,
     version_of,
 )
-from snapstore.stores.readback.resolve import WriteBackend, put, try_put
+from snapstore.stores.readback.resolve import RefusedPut, WriteBackend, put, try_put
 from snapstore.stores.readback.write import AttemptOutcome, Classification, Write
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "WRITE_ID",
     "AttemptOutcome",
     "Classification",
+    "RefusedPut",
     "Write",
     "WriteBackend",
     "metadata_of_caller",

@@ -80,8 +80,12 @@ _THROTTLED: Final = frozenset(
 )
 """Codes of services for credentials that throttle, beside those that say so."""
 
-_UNTRUSTED: Final = aiohttp.ClientConnectorCertificateError
-"""Not retryable: no other attempt changes it."""
+
+def _is_permanent(cause: object) -> bool:
+    """Whether a failure to connect is one that no other attempt changes."""
+    is_untrusted = isinstance(cause, aiohttp.ClientConnectorCertificateError)
+    # To resolve a name takes a thread, and none is started any more.
+    return is_untrusted or (isinstance(cause, RuntimeError) and is_exiting())
 
 
 def _is_expired(error: Exception) -> bool:
@@ -114,7 +118,7 @@ def translate(
     if not sent and issubclass(kind, StorageUnavailableError | StorageTimeoutError):
         # The request was not sent yet, so it is not S3 that was waited for.
         why = f"the credentials could not be obtained: {why.partition(';')[0]}"
-    if isinstance(getattr(error, "kwargs", {}).get("error"), _UNTRUSTED):
+    if _is_permanent(getattr(error, "kwargs", {}).get("error")):
         facts["retryable"] = False
     return kind(f"{where}: {why}", **facts)
 

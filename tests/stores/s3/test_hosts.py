@@ -134,8 +134,7 @@ def test_open_storage_saves_at_interpreter_exit(s3_server, bucket, prefix):
 
 
 def test_name_unresolved_at_interpreter_exit_is_told(s3_server, bucket, prefix):
-    environment = s3_server.environment() | {"AWS_MAX_ATTEMPTS": "2"}
-    said = run(FAR_AT_EXIT, bucket, prefix, **environment)
+    said = run(FAR_AT_EXIT, bucket, prefix, **s3_server.environment())
 
     assert "the server's name can't be resolved while the interpreter exits" in said
 
