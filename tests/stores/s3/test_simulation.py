@@ -514,6 +514,8 @@ def verdicts(schedule):
                     counts["hidden"] += 1
                 elif applied and is_copied(log, applied[0].replaced):
                     counts["foreign"] += 1
+                elif applied and has_come_back(log, applied[0]):
+                    counts["came back"] += 1
                 else:
                     assert not done, f"{this.kind}: {name} is false, since it was applied"
             else:
@@ -545,6 +547,18 @@ def first(log, number):
 def is_copied(log, number):
     """Whether a foreign writer has written the very bytes of a version, before or after it."""
     return any(s.is_foreign and s.body == log[number - 1].body for s in log) if number else False
+
+
+def has_come_back(log, stored):
+    """Whether the version that a write has replaced was written again after it, by its own sender.
+
+    A gateway has sent a write without condition twice. Nothing can tell this from a version that
+    was there all the time; and the write in question is gone.
+    """
+    if not stored.replaced:
+        return False
+    replaced = log[stored.replaced - 1]
+    return any(s.by is replaced.by and s.body == replaced.body for s in log[stored.number :])
 
 
 def has_restored_bytes(log):
