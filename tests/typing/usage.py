@@ -41,6 +41,7 @@ from snapstore import (
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.integrations.opentelemetry import OpenTelemetryHook
 from snapstore.stores import (
     ObjectStore,
     S3Client,
@@ -343,3 +344,4 @@ def on_operation(record: OperationRecord) -> None:
 MemoryStorage(on_operation=on_operation)
 FileStorage("sessions", on_operation=on_operation, on_operation_keys=True)
 S3Storage("my-bucket", on_operation=print, direct=False)
+S3Storage("my-bucket", on_operation=OpenTelemetryHook())
