@@ -46,6 +46,7 @@ PUBLIC = (
     "snapstore.testing.proxy",
     "snapstore.testing.server",
     "snapstore.integrations.fastapi",
+    "snapstore.integrations.opentelemetry",
     "snapstore.integrations.strands",
     "snapstore.pytest_plugin",
 )

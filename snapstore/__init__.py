@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     )
     from snapstore.storage.backends import FileStorage, MemoryStorage, S3Storage
     from snapstore.storage.check import CheckReport
+    from snapstore.storage.observation import OperationHook, OperationRecord
     from snapstore.storage.snapshots import ObjectSnapshotStorage
     from snapstore.stores.base import Finding
+    from snapstore.stores.recording import RequestRecord
 
 __all__ = [
     "AccessDeniedError",
@@ -63,10 +65,13 @@ __all__ = [
     "LifecycleError",
     "MemoryStorage",
     "ObjectSnapshotStorage",
+    "OperationHook",
+    "OperationRecord",
     "Outcome",
     "OutcomeUnknownError",
     "PartialDeleteError",
     "RawSnapshot",
+    "RequestRecord",
     "S3Storage",
     "SavedSnapshot",
     "Scope",
@@ -100,7 +105,9 @@ _MODULES: Final = (
     "model.snapshot",
     "model.protocols",
     "stores.base",
+    "stores.recording",
     "storage.check",
+    "storage.observation",
     "storage.snapshots",
     "storage.backends",
 )

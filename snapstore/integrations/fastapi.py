@@ -34,6 +34,7 @@ from snapstore.errors import (
     StorageUnavailableError,
 )
 from snapstore.storage.backends import S3Storage
+from snapstore.storage.observation import OperationHook
 from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
 from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY
 
@@ -105,15 +106,26 @@ class StorageSettings(BaseSettings):
     kms_key_id: str | None = None
     expected_bucket_owner: str | None = None
 
-    def storage(self) -> S3Storage:
+    def storage(
+        self, *, on_operation: OperationHook | None = None, on_operation_keys: bool = False
+    ) -> S3Storage:
         """Make the storage, closed.
 
+        Args:
+            on_operation: As of `S3Storage`.
+            on_operation_keys: As of `S3Storage`.
+
         Raises:
+            TypeError: `on_operation` is not a plain function.
             ValueError: A value is out of its range.
             InvalidIdentifierError: The prefix can't be part of a key, or is too long.
         """
         # A subclass may have fields of its own.
-        return S3Storage(**self.model_dump(include=set(StorageSettings.model_fields)))
+        return S3Storage(
+            on_operation=on_operation,
+            on_operation_keys=on_operation_keys,
+            **self.model_dump(include=set(StorageSettings.model_fields)),
+        )
 
 
 @asynccontextmanager

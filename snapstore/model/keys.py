@@ -31,6 +31,10 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _HISTORY_OBJECT = re.compile(rf"snapshot_({UUID7})\.json", re.ASCII)
 _OWN_OBJECT = re.compile(r"scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
 _NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
+_LATEST: Final = "snapshot_latest.json"
+_MANIFEST: Final = "manifest.json"
+_HISTORY: Final = "immutable_history/"
+
 _SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
 """Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
 
@@ -96,11 +100,11 @@ class Layout:
 
     def latest(self, location: SnapshotLocation) -> str:
         """The key of the latest snapshot."""
-        return f"{self._snapshots(location)}snapshot_latest.json"
+        return f"{self._snapshots(location)}{_LATEST}"
 
     def manifest(self, location: SnapshotLocation) -> str:
         """The key of the manifest."""
-        return f"{self._snapshots(location)}manifest.json"
+        return f"{self._snapshots(location)}{_MANIFEST}"
 
     def history(self, location: SnapshotLocation, snapshot_id: str) -> str:
         """The key of a snapshot in history; the id is one that has been validated."""
@@ -108,7 +112,7 @@ class Layout:
 
     def history_prefix(self, location: SnapshotLocation) -> str:
         """What the keys of all history of a location begin with."""
-        return f"{self._snapshots(location)}immutable_history/"
+        return f"{self._snapshots(location)}{_HISTORY}"
 
     def session_prefix(self, session_id: str) -> str:
         """What the keys of a session begin with, and those of no sibling (`s-1`, `s-10`).
@@ -117,6 +121,29 @@ class Layout:
             InvalidIdentifierError: The session id is not valid.
         """
         return f"{self._base}{validate_identifier(session_id, 'session_id')}/"
+
+    def pattern(self, key: str) -> str:
+        """Where a key of this layout, or the prefix of a listing, lies: without any id.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The key without this layout's prefix, and with names instead of ids:
+            `<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json`. What is not of
+            the layout ends with `…`.
+        """
+        rest = key.removeprefix(self._base).partition("/")[2]
+        found = _OWN_OBJECT.match(rest)
+        if found is None:
+            return f"<session_id>/{'' if not rest else '…'}"
+        name = rest[found.end() :]
+        if _HISTORY_OBJECT.fullmatch(name.removeprefix(_HISTORY)):
+            name = f"{_HISTORY}snapshot_<snapshot_id>.json"
+        elif name not in ("", _LATEST, _MANIFEST, _HISTORY):
+            name = "…"
+        scope = rest.split("/", 2)[1]
+        return f"<session_id>/scopes/{scope}/<scope_id>/snapshots/{name}"
 
     @staticmethod
     def snapshot_ids(keys: Iterable[str], history_prefix: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Unpack
 
+from snapstore.storage.observation import OperationHook
 from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
@@ -24,11 +25,13 @@ class S3Storage(ObjectSnapshotStorage):
             included, each page of a listing, each batch of a delete, and each attempt of
             `update_latest` without the time that `update` takes; `None` for no deadline.
         max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
+        on_operation: Called with a record of each operation: see `ObjectSnapshotStorage`.
+        on_operation_keys: Whether records have keys.
         options: The options of the client and of its requests: see `S3Options`.
 
     Raises:
         TypeError: There is no such option, or `client` is not an entered aiobotocore client, or it
-            comes with options for making one.
+            comes with options for making one; or `on_operation` is not a plain function.
         ValueError: An argument is out of its range.
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
 
@@ -47,11 +50,18 @@ class S3Storage(ObjectSnapshotStorage):
         prefix: str = "",
         timeout: float | None = 60.0,
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        on_operation: OperationHook | None = None,
+        on_operation_keys: bool = False,
         **options: Unpack[S3Options],
     ) -> None:
         store = S3ObjectStore(bucket, timeout=timeout, **options)
         super().__init__(
-            store, prefix=prefix, max_snapshot_bytes=max_snapshot_bytes, timeout=timeout
+            store,
+            prefix=prefix,
+            max_snapshot_bytes=max_snapshot_bytes,
+            timeout=timeout,
+            on_operation=on_operation,
+            on_operation_keys=on_operation_keys,
         )
 
 
@@ -72,10 +82,13 @@ class FileStorage(ObjectSnapshotStorage):
             page of a listing, each batch of a delete, and each attempt of `update_latest` without
             the time that `update` takes; `None` for no deadline.
         max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
+        on_operation: Called with a record of each operation: see `ObjectSnapshotStorage`.
+        on_operation_keys: Whether records have keys.
 
     Raises:
         ValueError: An argument is out of its range.
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
+        TypeError: `on_operation` is not a plain function.
     """
 
     def __init__(
@@ -85,12 +98,16 @@ class FileStorage(ObjectSnapshotStorage):
         prefix: str = "",
         timeout: float | None = 60.0,
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        on_operation: OperationHook | None = None,
+        on_operation_keys: bool = False,
     ) -> None:
         super().__init__(
             FileObjectStore(root),
             prefix=prefix,
             max_snapshot_bytes=max_snapshot_bytes,
             timeout=timeout,
+            on_operation=on_operation,
+            on_operation_keys=on_operation_keys,
         )
 
 
@@ -100,13 +117,27 @@ class MemoryStorage(ObjectSnapshotStorage):
     Args:
         prefix: What all keys begin with, without the closing `/`.
         max_snapshot_bytes: Largest snapshot as JSON, in bytes, for saves and loads.
+        on_operation: Called with a record of each operation: see `ObjectSnapshotStorage`.
+        on_operation_keys: Whether records have keys.
 
     Raises:
         ValueError: `max_snapshot_bytes` is not positive.
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
+        TypeError: `on_operation` is not a plain function.
     """
 
     def __init__(
-        self, *, prefix: str = "", max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES
+        self,
+        *,
+        prefix: str = "",
+        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
+        on_operation: OperationHook | None = None,
+        on_operation_keys: bool = False,
     ) -> None:
-        super().__init__(MemoryObjectStore(), prefix=prefix, max_snapshot_bytes=max_snapshot_bytes)
+        super().__init__(
+            MemoryObjectStore(),
+            prefix=prefix,
+            max_snapshot_bytes=max_snapshot_bytes,
+            on_operation=on_operation,
+            on_operation_keys=on_operation_keys,
+        )

@@ -18,6 +18,7 @@ from snapstore.model.keys import Layout
 from snapstore.model.snapshot import RawSnapshot, VersionedSnapshot
 from snapstore.storage.writes import ORIGIN
 from snapstore.stores.base import ObjectStore, ObjectTooLargeError, StoredObject
+from snapstore.stores.recording import count_read
 
 __all__ = ["SnapshotReader"]
 
@@ -50,7 +51,10 @@ class SnapshotReader:
         except ObjectTooLargeError as error:
             problem = str(error)
         else:
-            if stored is None or len(stored.data) <= self._max_bytes:
+            if stored is None:
+                return None
+            count_read(len(stored.data))
+            if len(stored.data) <= self._max_bytes:
                 return stored
             length = len(strip_padding(stored.data))
             if length <= self._max_bytes:

@@ -34,10 +34,12 @@ from snapstore.storage.check import CheckReport, run_check
 from snapstore.storage.conditions import version_to_match
 from snapstore.storage.deletion import SessionDeletion
 from snapstore.storage.listing import flatten, iter_id_pages
+from snapstore.storage.observation import Observer, OperationHook, Watch, unrecorded
 from snapstore.storage.reading import SnapshotReader
 from snapstore.storage.updates import LatestUpdate
 from snapstore.storage.writes import SnapshotWriter
 from snapstore.stores.base import PAGE_SIZE, ObjectStore
+from snapstore.stores.lifecycle import Use
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
@@ -61,6 +63,10 @@ class ObjectSnapshotStorage:
             of a delete. Of `update_latest` it bounds each attempt, without the time that `update`
             takes. Opening may take as long, and at least 15 seconds; closing waits so long for the
             operations under way.
+        on_operation: Called with an `OperationRecord` when an operation ends, on the event loop,
+            in the context of the operation's caller: a plain function that does not block. What it
+            raises is logged, the first time, and goes no further. Default `None`.
+        on_operation_keys: Whether records have keys, and so the ids in them. Default `False`.
 
     Attributes:
         objects: The store under management, for objects of your own beside the snapshots. It is
@@ -69,6 +75,7 @@ class ObjectSnapshotStorage:
     Raises:
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
         ValueError: `max_snapshot_bytes` or `timeout` is not positive.
+        TypeError: `on_operation` is not a plain function.
 
     Every operation raises, before any request is sent:
 
@@ -87,6 +94,8 @@ class ObjectSnapshotStorage:
         prefix: str = "",
         max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
         timeout: float | None = None,
+        on_operation: OperationHook | None = None,
+        on_operation_keys: bool = False,
     ) -> None:
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
@@ -94,6 +103,9 @@ class ObjectSnapshotStorage:
         self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
         self._reader = SnapshotReader(store, max_snapshot_bytes)
         self._writer = SnapshotWriter(self.objects, max_snapshot_bytes)
+        self._observer = Observer.of(
+            on_operation, with_keys=on_operation_keys, objects=self.objects
+        )
         self._is_view = False
 
     async def open(self) -> None:
@@ -166,7 +178,7 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: The snapshot is of another scope than the location.
             TypeError: A condition was given for history, or both for latest.
         """
-        with self.objects.use():
+        with self._operation("save_snapshot"):
             if is_latest:
                 key = self._layout.latest(location)
                 version = version_to_match(key, if_match, if_none_match)
@@ -213,7 +225,7 @@ class ObjectSnapshotStorage:
             SnapshotEncodeError: JSON can't carry the snapshot exactly, or it is too large.
             ScopeMismatchError: The snapshot is of another scope than the location.
         """
-        with self.objects.use():
+        with self._operation("checkpoint"):
             latest = self._layout.latest(location)
             version = version_to_match(latest, if_match, if_none_match)
             snapshot_id = _new_or_valid(snapshot_id)
@@ -243,8 +255,9 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
         """
-        versioned = await self.load_versioned(location=location, snapshot_id=snapshot_id)
-        return None if versioned is None else versioned.snapshot
+        with self._operation("load_snapshot"):
+            versioned = await self._load(location, snapshot_id)
+            return None if versioned is None else versioned.snapshot
 
     async def load_versioned(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -269,9 +282,8 @@ class ObjectSnapshotStorage:
                     location=location, snapshot=changed, is_latest=True, if_match=read
                 )
         """
-        with self.objects.use():
-            key = self._key(location, snapshot_id)
-            return await self.objects.run("get", key, lambda: self._reader.load(key))
+        with self._operation("load_versioned"):
+            return await self._load(location, snapshot_id)
 
     async def load_raw(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -290,7 +302,7 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
         """
-        with self.objects.use():
+        with self._operation("load_raw"):
             key = self._key(location, snapshot_id)
             return await self.objects.run("get", key, lambda: self._reader.load_raw(key))
 
@@ -325,12 +337,12 @@ class ObjectSnapshotStorage:
         """
         if max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
-        with self.objects.use():
+        with self._operation("update_latest"):
             latest = LatestUpdate(
                 self.objects,
                 self._reader,
                 self._layout.latest(location),
-                update=update,
+                update=update if self._observer is None else unrecorded(update),
                 encode=lambda updated: self._writer.encode(location, updated),
             )
             return await latest.run(max_attempts)
@@ -358,7 +370,7 @@ class ObjectSnapshotStorage:
         """
         ids: list[str] = []
         page_size = PAGE_SIZE if limit is None else min(max(limit, 1), PAGE_SIZE)
-        with self.objects.use():
+        with self._operation("list_snapshot_ids"):
             async with aclosing(self._history(location, start_after, page_size)) as pages:
                 while limit is None or len(ids) < limit:
                     page = await anext(pages, None)
@@ -389,7 +401,10 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        return flatten(self._history(location, start_after, PAGE_SIZE))
+        pages = self._history(location, start_after, PAGE_SIZE)
+        if self._observer is not None:
+            pages = self._observer.watch_pages("iter_snapshot_ids", self._layout, pages)
+        return flatten(pages)
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
         """Delete every object of a session: all scopes, latest, history and manifests.
@@ -415,7 +430,7 @@ class ObjectSnapshotStorage:
                 later request failed as a whole, its error is the cause, and what had not been
                 listed yet is not named.
         """
-        with self.objects.use():
+        with self._operation("delete_session"):
             prefix = self._layout.session_prefix(session_id)
             return await SessionDeletion(self.objects, prefix).run()
 
@@ -428,7 +443,7 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotDecodeError: What is stored is not a manifest.
         """
-        with self.objects.use():
+        with self._operation("load_manifest"):
             key = self._layout.manifest(location)
             stored = await self.objects.run("get", key, lambda: self._reader.get(key))
             if stored is None:
@@ -443,7 +458,7 @@ class ObjectSnapshotStorage:
         Raises:
             SnapshotEncodeError: JSON can't carry it exactly.
         """
-        with self.objects.use():
+        with self._operation("save_manifest"):
             key = self._layout.manifest(location)
             await self._writer.save_manifest(key, manifest)
 
@@ -463,7 +478,7 @@ class ObjectSnapshotStorage:
             `"permissions"` and `"hosts"`. What fails is reported, not raised. Where it is
             cancelled, its session stays: `delete_session` removes it.
         """
-        with self.objects.use():
+        with self._operation("check"):
             session_id = f"snapstore-check-{new_snapshot_id()}"
             prefix = self._layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
             return await run_check(self.objects, prefix)
@@ -492,6 +507,17 @@ class ObjectSnapshotStorage:
         view._layout = self._layout.namespace(name)  # noqa: SLF001 -- it is a copy of this one
         view._is_view = True  # noqa: SLF001
         return view
+
+    def _operation(self, name: str) -> Use | Watch:
+        """A use of the store, reported to the hook if there is one."""
+        use = self.objects.use()
+        return use if self._observer is None else self._observer.watch(name, self._layout, use)
+
+    async def _load(
+        self, location: SnapshotLocation, snapshot_id: str | None
+    ) -> VersionedSnapshot | None:
+        key = self._key(location, snapshot_id)
+        return await self.objects.run("get", key, lambda: self._reader.load(key))
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:

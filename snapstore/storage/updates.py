@@ -20,6 +20,7 @@ from snapstore.storage.reading import SnapshotReader
 from snapstore.storage.writes import put_latest, run_write, try_latest
 from snapstore.stores.base import PreconditionFailedError, RefusedWrite, StoredObject, Version
 from snapstore.stores.managed import ManagedStore
+from snapstore.stores.recording import count_conflict
 from snapstore.stores.retry import full_jitter
 
 __all__ = ["LatestUpdate", "Update"]
@@ -106,6 +107,7 @@ class LatestUpdate:
             if is_last:
                 raise
             self._refused = None
+            count_conflict()
             return None
         if isinstance(result, SavedSnapshot):
             return result
@@ -141,4 +143,5 @@ class LatestUpdate:
         try:
             return self._refused.resolve(found)
         except PreconditionFailedError:
+            count_conflict()
             return None

@@ -35,6 +35,7 @@ from snapstore.stores.base import (
     capability,
 )
 from snapstore.stores.managed import ManagedStore
+from snapstore.stores.recording import count_read, count_written
 
 __all__ = [
     "ORIGIN",
@@ -154,6 +155,7 @@ class SnapshotWriter:
             SnapshotEncodeError: JSON can't carry it exactly.
         """
         data = Body(encode_manifest(manifest, max_bytes=self._max_bytes))
+        count_written(len(data))
         await run_write(self._objects, key, lambda: self._objects.store.put(key, data))
 
 
@@ -179,6 +181,7 @@ async def put_latest(
     Raises:
         SnapshotConflictError: The condition does not hold.
     """
+    count_written(len(document))
     try:
         with_metadata = capability(store, MetadataStore)
         if with_metadata is not None:
@@ -219,6 +222,7 @@ async def try_latest(
         return await put_latest(
             store, key, document, if_match=if_match, if_none_match=if_match is None
         )
+    count_written(len(document))
     result = await refusing.try_put(
         key, pad(document), if_match=if_match, if_none_match=if_match is None
     )
@@ -242,6 +246,7 @@ async def put_history(
         SnapshotExistsError: There is another one.
     """
     failure: PreconditionFailedError | OutcomeUnknownError
+    count_written(len(document))
     try:
         version = await store.put(key, document, if_none_match=True)
     except (PreconditionFailedError, OutcomeUnknownError) as error:
@@ -258,6 +263,8 @@ async def put_history(
     except StorageError:
         if not is_unknown:
             raise
+    if stored is not None:
+        count_read(len(stored.data))
     if stored is not None and stored.data == document:
         return SavedSnapshot(snapshot_id, stored.version.etag, stored.version.lineage, key)
     if is_unknown:

@@ -18,6 +18,7 @@ from snapstore.stores.base import (
 )
 from snapstore.stores.deadline import in_time
 from snapstore.stores.lifecycle import Lifecycle, Use
+from snapstore.stores.recording import current_recording
 
 __all__ = ["ManagedStore"]
 
@@ -132,6 +133,9 @@ class ManagedStore:
         Raises:
             StorageTimeoutError: The deadline passed; the work was cancelled.
         """
+        recording = current_recording()
+        if recording is not None and recording.key is None:
+            recording.key = key
         with self.use():
             return await in_time(
                 work(),

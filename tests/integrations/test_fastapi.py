@@ -622,7 +622,10 @@ def test_settings_match_the_arguments_of_s3storage():
         for name, field in fields.items()
     } == {name: defaults[name] for name in fields}
     # The environment can't hold these, and nobody sets them for a whole app.
-    assert defaults.keys() - fields.keys() == {"session", "config", "client", "direct"}
+    others = defaults.keys() - fields.keys()
+    passed = inspect.signature(StorageSettings.storage).parameters.keys() - {"self"}
+    assert passed == {"on_operation", "on_operation_keys"}
+    assert others - passed == {"session", "config", "client", "direct"}
     types = S3Options.__annotations__
     for name in types.keys() & fields.keys():
         assert fields[name].annotation == eval(types[name].__forward_arg__)
@@ -638,6 +641,19 @@ def test_settings_come_from_the_environment(environment):
     assert settings == StorageSettings(bucket="chats", timeout=2.5)
     assert settings.region is None
     assert isinstance(settings.storage(), S3Storage)
+
+
+async def test_settings_make_a_storage_with_a_hook(s3_server, bucket, prefix, environment):
+    environment(**s3_server.environment(), SNAPSTORE_BUCKET=bucket, SNAPSTORE_PREFIX=prefix)
+    records = []
+    hooked = StorageSettings().storage(on_operation=records.append, on_operation_keys=True)
+    location = SnapshotLocation.agent("s-1", "a-1")
+
+    async with hooked as storage:
+        await storage.load_snapshot(location=location)
+
+    key = f"{prefix}/s-1/scopes/agent/a-1/snapshots/snapshot_latest.json"
+    assert [(record.operation, record.key) for record in records] == [("load_snapshot", key)]
 
 
 def test_settings_have_another_prefix_or_more_fields(environment):

@@ -276,3 +276,47 @@ async def test_deleting_a_session_keeps_a_store_nested_under_its_name(caplog):
     assert len(caplog.records) == 1
     assert caplog.records[0].name == "snapstore"
     assert all(key.startswith("tenant1/s/scopes/agent/a/snapshots/") for key in store.objects)
+
+
+@pytest.mark.parametrize("prefix", ["", "canary", "canary/canary"])
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        ("canary/", "<session_id>/"),
+        ("canary/scopes/", "<session_id>/…"),
+        ("canary/canary", "<session_id>/…"),
+        (
+            "canary/scopes/agent/canary/snapshots/",
+            "<session_id>/scopes/agent/<scope_id>/snapshots/",
+        ),
+        (
+            "canary/scopes/multiAgent/canary/snapshots/manifest.json",
+            "<session_id>/scopes/multiAgent/<scope_id>/snapshots/manifest.json",
+        ),
+        (
+            "canary/scopes/agent/canary/snapshots/snapshot_latest.json",
+            "<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json",
+        ),
+        (
+            "canary/scopes/agent/canary/snapshots/immutable_history/",
+            "<session_id>/scopes/agent/<scope_id>/snapshots/immutable_history/",
+        ),
+        (
+            f"canary/scopes/agent/canary/snapshots/immutable_history/snapshot_{SNAPSHOT_ID}.json",
+            (
+                "<session_id>/scopes/agent/<scope_id>/snapshots/immutable_history/"
+                "snapshot_<snapshot_id>.json"
+            ),
+        ),
+        (
+            "canary/scopes/agent/canary/snapshots/immutable_history/canary.json",
+            "<session_id>/scopes/agent/<scope_id>/snapshots/…",
+        ),
+        (
+            "canary/scopes/agent/canary/snapshots/canary",
+            "<session_id>/scopes/agent/<scope_id>/snapshots/…",
+        ),
+    ],
+)
+def test_the_pattern_of_a_key_has_no_ids(prefix, key, pattern):
+    assert Layout(prefix).pattern(f"{prefix}/{key}" if prefix else key) == pattern

@@ -174,5 +174,12 @@ def test_import_of_a_framework_is_left_to_its_integration():
     assert modules_loaded_by("import snapstore.integrations.fastapi") >= frameworks
 
 
+def test_import_of_opentelemetry_is_left_to_its_integration():
+    assert "opentelemetry" not in modules_loaded_by("import snapstore, snapstore.integrations")
+    loaded = modules_loaded_by("import snapstore.integrations.opentelemetry")
+    assert "opentelemetry" in loaded
+    assert not any(name.startswith("opentelemetry.sdk") for name in loaded)
+
+
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "py.typed").is_file()

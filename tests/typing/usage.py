@@ -22,7 +22,9 @@ from snapstore import (
     Finding,
     MemoryStorage,
     ObjectSnapshotStorage,
+    OperationRecord,
     PartialDeleteError,
+    RequestRecord,
     S3Storage,
     SavedSnapshot,
     Scope,
@@ -39,6 +41,7 @@ from snapstore import (
     snapshot_id_at,
     snapshot_time,
 )
+from snapstore.integrations.opentelemetry import OpenTelemetryHook
 from snapstore.stores import (
     ObjectStore,
     S3Client,
@@ -330,3 +333,15 @@ def server() -> None:
         assert_type(running, S3Server)
         create_bucket(running, "bucket")
         assert_type(running.endpoint_url, str)
+
+
+def on_operation(record: OperationRecord) -> None:
+    assert_type(record.seconds, float)
+    assert_type(record.requests, tuple[RequestRecord, ...])
+    assert_type(record.key, str | None)
+
+
+MemoryStorage(on_operation=on_operation)
+FileStorage("sessions", on_operation=on_operation, on_operation_keys=True)
+S3Storage("my-bucket", on_operation=print, direct=False)
+S3Storage("my-bucket", on_operation=OpenTelemetryHook())

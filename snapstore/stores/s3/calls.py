@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from snapstore.stores.readback import AttemptOutcome, Write
+from snapstore.stores.recording import RequestLog
 from snapstore.stores.s3.signing import signed_host
 
 __all__ = ["Call", "register_hooks", "unregister_hooks"]
@@ -32,8 +33,10 @@ class Call:
         attempts_left: The most attempts; `None` for no limit.
         single_attempt: Whether a slow call makes one attempt, however the client is configured.
         dry_run: Whether its request is prepared and signed, and then not sent.
+        log: Where its requests are noted for the hook of the storage; `None` without one.
 
     Attributes:
+        log: As the argument.
         requests: The requests of a slow call, as they were sent.
         attempts: How often something was sent.
     """
@@ -45,8 +48,10 @@ class Call:
         attempts_left: int | None = None,
         single_attempt: bool = False,
         dry_run: bool = False,
+        log: RequestLog | None = None,
     ) -> None:
         self.write = write
+        self.log: RequestLog | None = log
         self.attempts_left = attempts_left
         self.single_attempt = single_attempt
         self.dry_run = dry_run
@@ -75,9 +80,11 @@ class Call:
             # and the signature must not live as long.
             self.requests.clear()
 
-    def sent(self) -> None:
-        """Note that a request is being sent."""
+    def sent(self, path: Literal["fast", "slow"]) -> None:
+        """Note that a request is being sent, and on which path."""
         self.attempts += 1
+        if self.log is not None:
+            self.log.sent(path)
         if self.write is not None:
             self.write.sent()
 
@@ -126,7 +133,7 @@ def _before_send(request: Any, **_: Any) -> _NotSent | None:
     call.requests.append(request)
     if call.dry_run:
         return _NotSent()
-    call.sent()
+    call.sent("slow")
     return None
 
 
@@ -140,6 +147,8 @@ def _needs_retry(
     from snapstore.stores.s3.attempts import is_wrong_region, outcome_of
 
     if response is not None:
+        if call.log is not None:
+            call.log.answered(response[0].status_code)
         call.ended(outcome_of(response[1]))
     elif caught_exception is not None:
         call.ended(outcome_of(caught_exception))

@@ -105,7 +105,7 @@ class Replay:
             credentials, method, key=key, query=query, headers=headers, body=body
         )
         call = Call.current()
-        call.sent()
+        call.sent("fast")
         found: T | None = None
         failure: Exception | None = None
         try:
@@ -118,6 +118,8 @@ class Replay:
                 allow_redirects=False,
                 timeout=timeout,
             ) as response:
+                if call.log is not None:
+                    call.log.answered(response.status)
                 if 200 <= response.status < 300:
                     found = await read(response)
                 else:

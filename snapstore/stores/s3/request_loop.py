@@ -15,6 +15,7 @@ from snapstore.errors import StorageError, StorageTimeoutError, StorageUnavailab
 from snapstore.stores.base import DamagedResponseError
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import Write
+from snapstore.stores.recording import RequestLog
 from snapstore.stores.retry import retrying
 from snapstore.stores.s3.calls import Call
 
@@ -73,6 +74,7 @@ class RequestLoop:
             A coroutine with the result of the request.
         """
         attempts = 0
+        log = RequestLog.begin(operation, key)
 
         async def once() -> T:
             nonlocal attempts
@@ -80,6 +82,7 @@ class RequestLoop:
                 write=write,
                 attempts_left=None if self._max_attempts is None else self._max_attempts - attempts,
                 single_attempt=self._single_attempts or write is not None,
+                log=log,
             )
             if write is not None:
                 write.begin_attempt()
@@ -94,11 +97,17 @@ class RequestLoop:
                 )
                 if write is not None:
                     write.abandoned()
+                if log is not None:
+                    log.ended(failure)
             else:
                 self._was_reached = True
+                if log is not None:
+                    log.ended(None)
                 return result
             finally:
                 attempts += max(call.attempts, 1)
+                if log is not None:
+                    log.cancelled()
             # Outside of the handler: what was caught must not be in the chain, see errors.py.
             self._was_reached = self._was_reached or failure.status is not None
             raise failure
