@@ -101,6 +101,16 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         """Load a snapshot with its etag."""
         ...
 
+    async def rewind(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Make a snapshot of history the latest one."""
+        ...
+
     async def update_latest(
         self,
         *,

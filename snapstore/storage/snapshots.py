@@ -35,6 +35,7 @@ from snapstore.storage.conditions import version_to_match
 from snapstore.storage.deletion import SessionDeletion
 from snapstore.storage.listing import flatten, iter_id_pages
 from snapstore.storage.reading import SnapshotReader
+from snapstore.storage.rewinding import rewind_latest
 from snapstore.storage.updates import LatestUpdate
 from snapstore.storage.writes import SnapshotWriter
 from snapstore.stores.base import PAGE_SIZE, ObjectStore
@@ -293,6 +294,43 @@ class ObjectSnapshotStorage:
         with self.objects.use():
             key = self._key(location, snapshot_id)
             return await self.objects.run("get", key, lambda: self._reader.load_raw(key))
+
+    async def rewind(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Go back: make a snapshot of history the latest one. Its document is not changed.
+
+        Args:
+            location: Where it belongs.
+            snapshot_id: Its id in history.
+            if_match: Write latest only over this version; `None` writes over any there is.
+
+        Returns:
+            The id, and the etag of latest. `load_versioned` of latest gives the same id, where the
+            store keeps metadata.
+
+        Raises:
+            SnapshotNotFoundError: History has no such snapshot; nothing was changed.
+            SnapshotConflictError: Latest is not as expected, and was not changed.
+            SnapshotDecodeError: What is stored in history is not a good snapshot, or is too large.
+            ScopeMismatchError: It is of another scope than the location.
+        """
+        with self.objects.use():
+            latest = self._layout.latest(location)
+            snapshot_id = validate_snapshot_id(snapshot_id)
+            return await rewind_latest(
+                self.objects,
+                self._reader,
+                history=self._layout.history(location, snapshot_id),
+                latest=latest,
+                snapshot_id=snapshot_id,
+                if_match=version_to_match(latest, if_match),
+                encode=lambda raw: self._writer.encode(location, raw),
+            )
 
     async def update_latest(
         self,

@@ -125,6 +125,11 @@ async def versioned_operations(storage: VersionedSnapshotStorage) -> None:
         SavedSnapshot,
     )
 
+    assert_type(
+        await storage.rewind(location=LOCATION, snapshot_id=new_snapshot_id(), if_match=saved),
+        SavedSnapshot,
+    )
+
     async with aclosing(storage.iter_snapshot_ids(location=LOCATION)) as ids:
         async for snapshot_id in ids:
             assert_type(snapshot_id, str)
