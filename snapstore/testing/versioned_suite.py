@@ -32,6 +32,7 @@ from snapstore.model.snapshot import (
     SnapshotLocation,
     VersionedSnapshot,
 )
+from snapstore.testing.history_suite import HistoryTests
 from snapstore.testing.samples import (
     ENVELOPES,
     HISTORY,
@@ -74,7 +75,7 @@ VERSIONS: Final = pytest.mark.parametrize(
 )
 
 
-class VersionedSnapshotStorageTests(SnapshotStorageTests):
+class VersionedSnapshotStorageTests(HistoryTests, SnapshotStorageTests):
     """Holds a storage to the contract of `VersionedSnapshotStorage`, the six operations included.
 
     Subclass it instead of `SnapshotStorageTests`, with the same fixture `subject`; that class has
