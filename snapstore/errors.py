@@ -16,6 +16,7 @@
         ├── SnapshotConflictError
         │   ├── SnapshotExistsError
         │   └── SessionDeletedError
+        ├── SnapshotNotFoundError (LookupError)
         ├── OutcomeUnknownError
         ├── StorageTimeoutError   (TimeoutError)
         ├── StorageUnavailableError
@@ -47,6 +48,7 @@ __all__ = [
     "SnapshotDecodeError",
     "SnapshotEncodeError",
     "SnapshotExistsError",
+    "SnapshotNotFoundError",
     "SnapstoreError",
     "StorageClosedError",
     "StorageError",
@@ -229,6 +231,10 @@ class SessionDeletedError(SnapshotConflictError):
 
     Nothing was written, so that a retry does not bring back what was deleted.
     """
+
+
+class SnapshotNotFoundError(StorageError, LookupError):
+    """History has no snapshot under the id that an operation needs. Nothing was changed."""
 
 
 class OutcomeUnknownError(StorageError):

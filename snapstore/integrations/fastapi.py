@@ -29,6 +29,7 @@ from snapstore.errors import (
     InvalidIdentifierError,
     OutcomeUnknownError,
     SnapshotConflictError,
+    SnapshotNotFoundError,
     StorageClosedError,
     StorageTimeoutError,
     StorageUnavailableError,
@@ -233,6 +234,7 @@ class _Answer(JSONResponse):
 _ANSWERS: Final[dict[type[Exception], tuple[int, str | None]]] = {
     InvalidIdentifierError: (422, None),
     SnapshotConflictError: (409, "Another writer came first: load again."),
+    SnapshotNotFoundError: (404, "There is no such snapshot."),
     StorageUnavailableError: (503, "The storage is not available: try again later."),
     StorageTimeoutError: (503, "The storage took too long. A change may have been made."),
     OutcomeUnknownError: (503, "It is not known whether the change was made: load to find out."),
@@ -255,6 +257,7 @@ error_handlers: Final[
 """How errors of snapstore are answered, for `FastAPI(exception_handlers=error_handlers)`.
 
 - `SnapshotConflictError`: 409
+- `SnapshotNotFoundError`: 404
 - `InvalidIdentifierError`: 422, with its message
 - `StorageUnavailableError`, `StorageTimeoutError`: 503 with `Retry-After`
 - `OutcomeUnknownError`: 503 without it, since the change might be made twice

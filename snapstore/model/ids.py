@@ -11,10 +11,15 @@ import uuid_utils
 from snapstore.errors import InvalidIdentifierError
 
 __all__ = [
+    "END_OF_IDS",
+    "RANDOM_BITS",
     "SCOPES",
     "UUID7",
     "Scope",
+    "id_from_number",
+    "milliseconds_since_epoch",
     "new_snapshot_id",
+    "number_from_id",
     "snapshot_id_at",
     "snapshot_time",
     "validate_identifier",
@@ -30,6 +35,12 @@ SCOPES: Final = ("agent", "multiAgent")
 # RFC 9562, section 5.7: version 7 in the third group, the variant in the fourth.
 UUID7: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 """The pattern of a snapshot id as it is stored: a UUIDv7 in lower case."""
+
+RANDOM_BITS: Final = 74
+"""Bits of an id below its 48 bits of time, without version and variant."""
+
+END_OF_IDS: Final = 1 << 48 + RANDOM_BITS
+"""One more than the number of the greatest id."""
 
 _IDENTIFIER = re.compile(r"[a-z0-9_-]{1,255}", re.ASCII)
 _SNAPSHOT_ID = re.compile(UUID7, re.ASCII)
@@ -133,13 +144,44 @@ def snapshot_id_at(time: datetime) -> str:
                 location=location, start_after=snapshot_id_at(an_hour_ago)
             )
     """
-    if time.tzinfo is None:
-        raise ValueError("time must be aware of its time zone")
+    return id_from_number(milliseconds_since_epoch(time, "time") << RANDOM_BITS)
+
+
+def milliseconds_since_epoch(time: object, what: str) -> int:
+    """The whole milliseconds from 1970 to a time, as an id has them.
+
+    Args:
+        time: An aware time.
+        what: What it is, for the message (`"since"`).
+
+    Raises:
+        TypeError: It is no datetime.
+        ValueError: It is naive, or before 1970.
+    """
+    if not isinstance(time, datetime):
+        raise TypeError(f"{what} must be a datetime, not a {type(time).__name__}")
+    if time.utcoffset() is None:
+        raise ValueError(f"{what} must be aware of its time zone")
     milliseconds = (time - _EPOCH) // timedelta(milliseconds=1)
     if milliseconds < 0:
-        raise ValueError("time must not be before 1970")
-    digits = f"{milliseconds:012x}"
-    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+        raise ValueError(f"{what} must not be before 1970")
+    return milliseconds
+
+
+def number_from_id(snapshot_id: str) -> int:
+    """The place of a valid snapshot id in the order of all: its bits without version and variant.
+
+    RFC 9562, section 5.7: 48 bits of time, the version, 12 bits, the variant, 62 bits.
+    """
+    bits = int(snapshot_id.replace("-", ""), 16)
+    return bits >> 80 << RANDOM_BITS | (bits >> 64 & 0xFFF) << 62 | bits & (1 << 62) - 1
+
+
+def id_from_number(number: int) -> str:
+    """The snapshot id at a place: the inverse of `number_from_id`."""
+    time, high, low = number >> RANDOM_BITS, number >> 62 & 0xFFF, number & (1 << 62) - 1
+    digits = f"{time << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _shown(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime
 from typing import Protocol
 
 from snapstore.model.snapshot import (
@@ -95,10 +96,30 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         """Save a snapshot in history, then as the latest one."""
         ...
 
+    async def load_snapshot(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
+    ) -> Snapshot | None:
+        """Load a snapshot, also as of a time."""
+        ...
+
     async def load_versioned(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
     ) -> VersionedSnapshot | None:
         """Load a snapshot with its etag."""
+        ...
+
+    async def rewind(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Make a snapshot of history the latest one."""
         ...
 
     async def update_latest(
@@ -111,8 +132,27 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         """Change the latest snapshot, losing no other writer's change."""
         ...
 
+    async def list_snapshot_ids(
+        self,
+        *,
+        location: SnapshotLocation,
+        limit: int | None = None,
+        start_after: str | None = None,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[str]:
+        """List the ids in history between two times, in either direction."""
+        ...
+
     def iter_snapshot_ids(
-        self, *, location: SnapshotLocation, start_after: str | None = None
+        self,
+        *,
+        location: SnapshotLocation,
+        start_after: str | None = None,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Walk the ids in history, oldest first."""
+        """Walk the ids in history between two times, in either direction."""
         ...

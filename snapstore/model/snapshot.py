@@ -213,7 +213,7 @@ class VersionedSnapshot(msgspec.Struct, frozen=True):
         lineage: As in `SavedSnapshot`.
         key: The key that it was read from.
         snapshot_id: Its id in history. Of the latest snapshot, the id of the entry in history
-            that it was saved from by `checkpoint`; `None` where that is not known.
+            that it was saved from by `checkpoint` or `rewind`; `None` where that is not known.
     """
 
     snapshot: Snapshot

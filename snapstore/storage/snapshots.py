@@ -4,7 +4,7 @@ How the parts work together::
 
     save:   location → key (model.keys) → bytes (encoding.envelope) → store.put
     load:   location → key → store.get → None, or snapshot (encoding.envelope)
-    list:   history prefix, start-after key → store.scan → ids → stop at the limit
+    list:   location → history (storage.history) → store.scan → ids → stop at the limit
     delete: session prefix → store.scan → batches → store.delete, overlapped
 """
 
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
 from snapstore.encoding.envelope import decode_manifest
-from snapstore.model.ids import new_snapshot_id, validate_snapshot_id
+from snapstore.model.ids import milliseconds_since_epoch, new_snapshot_id, validate_snapshot_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import (
     SCHEMA_VERSION,
@@ -33,12 +33,14 @@ from snapstore.model.snapshot import (
 from snapstore.storage.check import CheckReport, run_check
 from snapstore.storage.conditions import version_to_match
 from snapstore.storage.deletion import SessionDeletion
-from snapstore.storage.listing import flatten, iter_id_pages
+from snapstore.storage.history import History, Interval
+from snapstore.storage.listing import flatten
 from snapstore.storage.observation import Observer, OperationHook, Watch, unrecorded
 from snapstore.storage.reading import SnapshotReader
+from snapstore.storage.rewinding import rewind_latest
 from snapstore.storage.updates import LatestUpdate
 from snapstore.storage.writes import SnapshotWriter
-from snapstore.stores.base import PAGE_SIZE, ObjectStore
+from snapstore.stores.base import ObjectStore
 from snapstore.stores.lifecycle import Use
 from snapstore.stores.managed import ManagedStore
 
@@ -241,23 +243,43 @@ class ObjectSnapshotStorage:
             )
 
     async def load_snapshot(
-        self, *, location: SnapshotLocation, snapshot_id: str | None = None
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
     ) -> Snapshot | None:
         """Load a snapshot.
 
         Args:
             location: Where it belongs.
             snapshot_id: Its id in history; `None` for the latest.
+            as_of: Load the newest snapshot in history of this time or earlier, in whole
+                milliseconds. What is no longer in history, or was only saved as latest, is not
+                found. It costs the requests of `list_snapshot_ids` for the newest id, and a load.
 
         Returns:
             The snapshot; `None` if there is none, and for no other reason.
 
         Raises:
             SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
+            TypeError: Both an id and a time are given, or the time is no datetime.
+            ValueError: The time is naive or before 1970.
         """
         with self._operation("load_snapshot"):
-            versioned = await self._load(location, snapshot_id)
-            return None if versioned is None else versioned.snapshot
+            if as_of is None:
+                versioned = await self._load(location, snapshot_id)
+                return None if versioned is None else versioned.snapshot
+            milliseconds_since_epoch(as_of, "as_of")
+            if snapshot_id is not None:
+                raise TypeError("snapshot_id and as_of exclude each other")
+            history = History(self.objects, self._layout, location)
+
+            async def load(found: str) -> Snapshot | None:
+                versioned = await self._load(location, found)
+                return None if versioned is None else versioned.snapshot
+
+            return await history.load_as_of(as_of, load)
 
     async def load_versioned(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None
@@ -306,6 +328,43 @@ class ObjectSnapshotStorage:
             key = self._key(location, snapshot_id)
             return await self.objects.run("get", key, lambda: self._reader.load_raw(key))
 
+    async def rewind(
+        self,
+        *,
+        location: SnapshotLocation,
+        snapshot_id: str,
+        if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+    ) -> SavedSnapshot:
+        """Go back: make a snapshot of history the latest one. Its document is not changed.
+
+        Args:
+            location: Where it belongs.
+            snapshot_id: Its id in history.
+            if_match: Write latest only over this version; `None` writes over any there is.
+
+        Returns:
+            The id, and the etag of latest. `load_versioned` of latest gives the same id, where the
+            store keeps metadata.
+
+        Raises:
+            SnapshotNotFoundError: History has no such snapshot; nothing was changed.
+            SnapshotConflictError: Latest is not as expected, and was not changed.
+            SnapshotDecodeError: What is stored in history is not a good snapshot, or is too large.
+            ScopeMismatchError: It is of another scope than the location.
+        """
+        with self._operation("rewind"):
+            latest = self._layout.latest(location)
+            snapshot_id = validate_snapshot_id(snapshot_id)
+            return await rewind_latest(
+                self.objects,
+                self._reader,
+                history=self._layout.history(location, snapshot_id),
+                latest=latest,
+                snapshot_id=snapshot_id,
+                if_match=version_to_match(latest, if_match),
+                encode=lambda raw: self._writer.encode(location, raw),
+            )
+
     async def update_latest(
         self,
         *,
@@ -353,45 +412,64 @@ class ObjectSnapshotStorage:
         location: SnapshotLocation,
         limit: int | None = None,
         start_after: str | None = None,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> list[str]:
-        """List the ids in history, oldest first.
+        """List the ids in history, oldest first or newest first.
 
         Args:
             location: Where the snapshots belong.
             limit: How many at the most; `None` for all. Zero or less is none.
-            start_after: Leave out this id and all before it; it need not exist.
+            start_after: Leave out this id and all that come before it in the direction of the
+                listing: with `newest_first`, all that are newer. It need not exist.
+            newest_first: The direction.
+            since: Only ids of this time or later. Times are compared in whole milliseconds, as ids
+                have them: `snapshot_time`.
+            until: Only ids of this time or earlier.
 
         Returns:
-            The ids, as many as there are up to `limit`. A page of ten costs one request, however
-            long the history is.
+            The ids, as many as there are up to `limit`. The oldest ten cost one request, however
+            long the history is. The newest, up to 1,000, cost one request among up to 1,000 ids,
+            mostly fewer than ten among more, and at most 24 more than listing all.
 
         Raises:
+            TypeError: A time is no datetime.
+            ValueError: A time is naive or before 1970, or `since` is later than `until`.
             InvalidResponseError: The store's listing is broken or out of order.
         """
-        ids: list[str] = []
-        page_size = PAGE_SIZE if limit is None else min(max(limit, 1), PAGE_SIZE)
         with self._operation("list_snapshot_ids"):
-            async with aclosing(self._history(location, start_after, page_size)) as pages:
-                while limit is None or len(ids) < limit:
-                    page = await anext(pages, None)
-                    if page is None:
-                        break
-                    ids += page
-        return ids if limit is None else ids[: max(limit, 0)]
+            history = History(self.objects, self._layout, location)
+            interval = Interval.of(start_after, newest_first=newest_first, since=since, until=until)
+            return await history.list_ids(interval, limit, newest_first=newest_first)
 
     def iter_snapshot_ids(
-        self, *, location: SnapshotLocation, start_after: str | None = None
+        self,
+        *,
+        location: SnapshotLocation,
+        start_after: str | None = None,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Walk the ids in history, oldest first, with one page in memory at a time.
+        """Walk the ids in history, oldest first or newest first, with a page in memory at a time.
+
+        Newest first, it reads all pages before the first id, and then again from the last one. For
+        the newest few, `list_snapshot_ids` with a limit takes fewer requests.
 
         Args:
             location: Where the snapshots belong.
-            start_after: Leave out this id and all before it; it need not exist.
+            start_after: As in `list_snapshot_ids`, as are the others.
+            newest_first: The direction.
+            since: Only ids of this time or later.
+            until: Only ids of this time or earlier.
 
         Returns:
             An async generator. Close it if you leave it early.
 
         Raises:
+            TypeError: A time is no datetime.
+            ValueError: A time is naive or before 1970, or `since` is later than `until`.
             InvalidResponseError: The store's listing is broken or out of order.
 
         Example:
@@ -401,7 +479,9 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        pages = self._history(location, start_after, PAGE_SIZE)
+        history = History(self.objects, self._layout, location)
+        interval = Interval.of(start_after, newest_first=newest_first, since=since, until=until)
+        pages = history.iter_pages(interval, newest_first=newest_first)
         if self._observer is not None:
             pages = self._observer.watch_pages("iter_snapshot_ids", self._layout, pages)
         return flatten(pages)
@@ -523,16 +603,6 @@ class ObjectSnapshotStorage:
         if snapshot_id is None:
             return self._layout.latest(location)
         return self._layout.history(location, validate_snapshot_id(snapshot_id))
-
-    def _history(
-        self, location: SnapshotLocation, start_after: str | None, page_size: int
-    ) -> AsyncGenerator[list[str], None]:
-        prefix, cursor = self._layout.history_prefix(location), None
-        if start_after is not None:
-            start_after = validate_snapshot_id(start_after, "start_after")
-            cursor = self._layout.history(location, start_after)
-        pages = self.objects.scan(prefix, start_after=cursor, page_size=page_size)
-        return iter_id_pages(pages, prefix, start_after=start_after or "")
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:

@@ -73,5 +73,5 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of ours
                 'the conformance suites need pytest: pip install "snapstore[pytest]"'
             ) from error
         # Before the import, or a failing assertion would not show its values.
-        pytest.register_assert_rewrite(*_SUITES.values())
+        pytest.register_assert_rewrite(*_SUITES.values(), "snapstore.testing.history_suite")
         return getattr(import_module(_SUITES[name]), name)

@@ -20,6 +20,7 @@ from snapstore.errors import (
     SnapshotDecodeError,
     SnapshotEncodeError,
     SnapshotExistsError,
+    SnapshotNotFoundError,
 )
 from snapstore.model.ids import validate_snapshot_id
 from snapstore.model.protocols import VersionedSnapshotStorage
@@ -31,6 +32,7 @@ from snapstore.model.snapshot import (
     SnapshotLocation,
     VersionedSnapshot,
 )
+from snapstore.testing.history_suite import HistoryTests
 from snapstore.testing.samples import (
     ENVELOPES,
     HISTORY,
@@ -73,7 +75,7 @@ VERSIONS: Final = pytest.mark.parametrize(
 )
 
 
-class VersionedSnapshotStorageTests(SnapshotStorageTests):
+class VersionedSnapshotStorageTests(HistoryTests, SnapshotStorageTests):
     """Holds a storage to the contract of `VersionedSnapshotStorage`, the six operations included.
 
     Subclass it instead of `SnapshotStorageTests`, with the same fixture `subject`; that class has
@@ -405,6 +407,78 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
                 )
         assert await subject.raw.keys() == []
 
+    # rewind
+
+    @DIALECTS
+    async def test_rewind_writes_the_document_of_history_as_latest(
+        self, subject: Subject, dialect: Dialect
+    ) -> None:
+        [snapshot_id] = snapshot_ids(1)
+        document = json.dumps(ENVELOPES[dialect], indent=1).encode()
+        await subject.raw.put(history_key(snapshot_id), document)
+        await save_latest(subject, FIRST)
+        saved = await subject.storage.rewind(location=LOCATION, snapshot_id=snapshot_id.upper())
+        assert saved.snapshot_id == snapshot_id
+        read = await subject.storage.load_versioned(location=LOCATION)
+        assert read is not None
+        assert (read.snapshot, read.etag) == (make_snapshot(dialect=dialect), saved.etag)
+        assert read.snapshot_id in (snapshot_id, None)
+        assert (await subject.raw.get(LATEST) or b"").rstrip(b" \t") == document
+        assert await subject.raw.get(history_key(snapshot_id)) == document
+        # It is the version that is there: the next write may be made over it.
+        await save_latest(subject, SECOND, if_match=saved)
+
+    async def test_rewind_needs_no_latest_snapshot(self, subject: Subject) -> None:
+        [snapshot_id] = snapshot_ids(1)
+        await save_in_history(subject, FIRST, snapshot_id)
+        await subject.storage.rewind(location=LOCATION, snapshot_id=snapshot_id)
+        assert await load(subject) == FIRST
+
+    @VERSIONS
+    async def test_rewind_over_the_version_it_names_is_written(
+        self, subject: Subject, version_of: Callable[..., Version]
+    ) -> None:
+        [snapshot_id] = snapshot_ids(1)
+        await save_in_history(subject, FIRST, snapshot_id)
+        version = version_of(await save_latest(subject, SECOND), await read_latest(subject))
+        await subject.storage.rewind(location=LOCATION, snapshot_id=snapshot_id, if_match=version)
+        assert await load(subject) == FIRST
+        with pytest.raises(SnapshotConflictError) as raised:
+            await subject.storage.rewind(
+                location=LOCATION, snapshot_id=snapshot_id, if_match=version
+            )
+        assert raised.value.outcome == "not applied"
+        assert raised.value.snapshot_id == snapshot_id
+
+    async def test_rewind_to_a_missing_snapshot_changes_nothing(self, subject: Subject) -> None:
+        saved = await save_latest(subject, FIRST)
+        before = await subject.raw.get(LATEST)
+        [snapshot_id] = snapshot_ids(1)
+        for version in (None, saved):
+            with pytest.raises(SnapshotNotFoundError) as raised:
+                await subject.storage.rewind(
+                    location=LOCATION, snapshot_id=snapshot_id, if_match=version
+                )
+            assert (raised.value.key or "").endswith(history_key(snapshot_id))
+            assert raised.value.outcome == "not applied"
+            assert not raised.value.retryable
+        assert await subject.raw.get(LATEST) == before
+        assert await subject.raw.keys() == [LATEST]
+
+    async def test_rewind_to_a_corrupt_snapshot_changes_nothing(self, subject: Subject) -> None:
+        await save_latest(subject, FIRST)
+        before = await subject.raw.get(LATEST)
+        [snapshot_id] = snapshot_ids(1)
+        other = {**ENVELOPES["typescript"], "scope": "multiAgent"}
+        for body, error in ((b"{}", SnapshotDecodeError), (to_json(other), ScopeMismatchError)):
+            await subject.raw.put(history_key(snapshot_id), body)
+            with pytest.raises(error):
+                await subject.storage.rewind(location=LOCATION, snapshot_id=snapshot_id)
+        for no_id in ("", "latest", "01912a3b-abcd-4def-8abc-0123456789ab"):
+            with pytest.raises(InvalidIdentifierError):
+                await subject.storage.rewind(location=LOCATION, snapshot_id=no_id)
+        assert await subject.raw.get(LATEST) == before
+
     # update_latest
 
     async def test_an_update_begins_with_none_where_there_is_no_snapshot(
@@ -653,6 +727,7 @@ class VersionedSnapshotStorageTests(SnapshotStorageTests):
                 storage.update_latest(location=location, update=counted_up),
                 storage.load_snapshot(location=location),
                 storage.load_versioned(location=location),
+                storage.rewind(location=location, snapshot_id=snapshot_ids(1)[0]),
                 storage.list_snapshot_ids(location=location),
                 storage.load_manifest(location=location),
                 storage.save_manifest(location=location, manifest=manifest),

@@ -388,6 +388,7 @@ ANSWERED = {
     "SessionDeletedError": (409, None),
     "SnapshotConflictError": (409, None),
     "SnapshotExistsError": (409, None),
+    "SnapshotNotFoundError": (404, None),
     "StorageTimeoutError": (503, "1"),
     "StorageUnavailableError": (503, "1"),
 }

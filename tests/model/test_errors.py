@@ -29,6 +29,7 @@ SnapstoreError
     ├── SnapshotConflictError
     │   ├── SnapshotExistsError
     │   └── SessionDeletedError
+    ├── SnapshotNotFoundError (LookupError)
     ├── OutcomeUnknownError
     ├── StorageTimeoutError (TimeoutError)
     ├── StorageUnavailableError

@@ -16,6 +16,7 @@ from snapstore import (
     Snapshot,
     SnapshotLocation,
     SnapshotManifest,
+    SnapshotNotFoundError,
     StorageClosedError,
     StorageError,
     WrongEventLoopError,
@@ -43,6 +44,11 @@ async def walk(storage):
         return [snapshot_id async for snapshot_id in ids]
 
 
+async def rewind(storage):
+    with pytest.raises(SnapshotNotFoundError):
+        await storage.rewind(location=LOCATION, snapshot_id=new_snapshot_id())
+
+
 OPERATIONS = {
     "save_snapshot": lambda storage: storage.save_snapshot(
         location=LOCATION, snapshot=snapshot(), is_latest=True
@@ -58,6 +64,7 @@ OPERATIONS = {
     ),
     "list_snapshot_ids": lambda storage: storage.list_snapshot_ids(location=LOCATION),
     "list none": lambda storage: storage.list_snapshot_ids(location=LOCATION, limit=0),
+    "rewind": rewind,
     "iter_snapshot_ids": walk,
     "delete_session": lambda storage: storage.delete_session(session_id="session-1"),
     "load_manifest": lambda storage: storage.load_manifest(location=LOCATION),

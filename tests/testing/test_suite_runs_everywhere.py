@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -25,6 +26,7 @@ from snapstore import (
     SnapshotManifest,
     VersionedSnapshot,
     new_snapshot_id,
+    snapshot_time,
 )
 from snapstore.encoding.envelope import (
     decode_manifest,
@@ -695,6 +697,93 @@ class DoesNotKnowWhatBecameOfAConflict(BrokenStorage):
         except SnapshotConflictError as error:
             error.snapshot_id = None
             raise
+
+
+class NewestFirstIsIgnored(BrokenStorage):
+    caught_by = ("test_the_newest_come_first_where_that_is_asked_for",)
+
+    async def list_snapshot_ids(self, *, newest_first=False, **where):
+        return await super().list_snapshot_ids(**where)
+
+
+class NewestOfTheOldest(BrokenStorage):
+    caught_by = (
+        "test_the_newest_come_first_where_that_is_asked_for",
+        "test_pages_newest_first_make_up_all_of_a_long_history",
+    )
+
+    async def list_snapshot_ids(self, *, newest_first=False, **where):
+        ids = await super().list_snapshot_ids(**where)
+        return ids[::-1] if newest_first else ids
+
+
+class CursorMeansAfterInBothDirections(BrokenStorage):
+    caught_by = (
+        "test_newest_first_a_cursor_means_before",
+        "test_pages_newest_first_make_up_all_of_a_long_history",
+    )
+
+    async def list_snapshot_ids(self, *, limit=None, newest_first=False, **where):
+        if not newest_first:
+            return await super().list_snapshot_ids(limit=limit, **where)
+        ids = await super().list_snapshot_ids(**where)
+        return ids[::-1][: None if limit is None else max(limit, 0)]
+
+
+class UntilIsExclusive(BrokenStorage):
+    caught_by = ("test_ids_between_two_times_are_listed",)
+
+    async def list_snapshot_ids(self, *, until=None, **where):
+        ids = await super().list_snapshot_ids(until=until, **where)
+        return [found for found in ids if until is None or snapshot_time(found) < until]
+
+
+class AsOfIsTheNextOne(BrokenStorage):
+    caught_by = ("test_a_snapshot_is_loaded_as_of_a_time",)
+
+    async def load_snapshot(self, *, location, snapshot_id=None, as_of=None):
+        if as_of is None:
+            return await super().load_snapshot(location=location, snapshot_id=snapshot_id)
+        ids = await self.list_snapshot_ids(location=location, since=as_of, limit=1)
+        return await super().load_snapshot(location=location, snapshot_id=ids[0]) if ids else None
+
+
+class NaiveTimesAreTakenForUTC(BrokenStorage):
+    caught_by = ("test_a_time_that_is_naive_or_none_is_refused",)
+
+    async def list_snapshot_ids(self, *, since=None, **where):
+        if isinstance(since, datetime) and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return await super().list_snapshot_ids(since=since, **where)
+
+
+class RewindRewrites(BrokenStorage):
+    caught_by = ("test_rewind_writes_the_document_of_history_as_latest",)
+
+    async def rewind(self, *, location, snapshot_id, if_match=None):
+        snapshot = await self.load_snapshot(location=location, snapshot_id=snapshot_id)
+        if snapshot is None:
+            return await super().rewind(location=location, snapshot_id=snapshot_id)
+        saved = await self.save_snapshot(
+            location=location, snapshot=snapshot, is_latest=True, if_match=if_match
+        )
+        return msgspec.structs.replace(saved, snapshot_id=snapshot_id.lower())
+
+
+class RewindIgnoresItsCondition(BrokenStorage):
+    caught_by = ("test_rewind_over_the_version_it_names_is_written",)
+
+    async def rewind(self, *, location, snapshot_id, if_match=None):
+        return await super().rewind(location=location, snapshot_id=snapshot_id)
+
+
+class RewindToNothingDeletes(BrokenStorage):
+    caught_by = ("test_rewind_to_a_missing_snapshot_changes_nothing",)
+
+    async def rewind(self, *, location, snapshot_id, if_match=None):
+        if await self.load_snapshot(location=location, snapshot_id=snapshot_id) is None:
+            await self.objects.delete([LAYOUT.latest(location)])
+        return await super().rewind(location=location, snapshot_id=snapshot_id, if_match=if_match)
 
 
 class BrokenStore(MemoryObjectStore):

@@ -128,7 +128,19 @@ async def versioned_operations(storage: VersionedSnapshotStorage) -> None:
         SavedSnapshot,
     )
 
-    async with aclosing(storage.iter_snapshot_ids(location=LOCATION)) as ids:
+    assert_type(
+        await storage.rewind(location=LOCATION, snapshot_id=new_snapshot_id(), if_match=saved),
+        SavedSnapshot,
+    )
+
+    now = datetime.now(UTC)
+    assert_type(
+        await storage.list_snapshot_ids(location=LOCATION, newest_first=True, limit=10, until=now),
+        list[str],
+    )
+    assert_type(await storage.load_snapshot(location=LOCATION, as_of=now), Snapshot | None)
+
+    async with aclosing(storage.iter_snapshot_ids(location=LOCATION, since=now)) as ids:
         async for snapshot_id in ids:
             assert_type(snapshot_id, str)
 

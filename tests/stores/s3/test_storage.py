@@ -66,6 +66,18 @@ async def test_a_save_and_a_load_are_one_request_each(recorded) -> None:
     assert proxy.operations == ["PutObject", "PutObject", "GetObject", "GetObject"]
 
 
+async def test_a_rewind_is_one_get_and_one_put(recorded) -> None:
+    storage, proxy = recorded
+    saved = await storage.checkpoint(location=LOCATION, snapshot=SNAPSHOT)
+    later = await storage.checkpoint(location=LOCATION, snapshot=Snapshot.new({"n": 2}))
+    proxy.requests.clear()
+    await storage.rewind(location=LOCATION, snapshot_id=saved.snapshot_id, if_match=later)
+    assert proxy.operations == ["GetObject", "PutObject"]
+    assert "if-match" in proxy.requests[1].headers
+    read = await storage.load_versioned(location=LOCATION)
+    assert (read.snapshot, read.snapshot_id) == (SNAPSHOT, saved.snapshot_id)
+
+
 async def test_delete_of_2500_is_three_lists_and_three_deletes(
     recorded, s3_server, bucket, prefix
 ) -> None:
