@@ -5,6 +5,7 @@ import functools
 import logging
 from contextlib import aclosing
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 import pytest
 
@@ -76,6 +77,9 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ids = await storage.list_snapshot_ids(location=LOCATION)
         assert [i async for i in storage.iter_snapshot_ids(location=LOCATION)] == ids
         await storage.load_snapshot(location=LOCATION, snapshot_id=ids[0])
+        await storage.load_snapshot(location=LOCATION, as_of=datetime.now(UTC))
+        await storage.list_snapshot_ids(location=LOCATION, newest_first=True, limit=1)
+        await storage.rewind(location=LOCATION, snapshot_id=ids[0])
         manifest = SnapshotManifest("1.0", "2026-11-22T11:13:20.395Z")
         await storage.save_manifest(location=LOCATION, manifest=manifest)
         await storage.load_manifest(location=LOCATION)
@@ -94,6 +98,9 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("list_snapshot_ids", HISTORY),
         ("iter_snapshot_ids", HISTORY),
         ("load_snapshot", f"{HISTORY}snapshot_<snapshot_id>.json"),
+        ("load_snapshot", HISTORY),
+        ("list_snapshot_ids", HISTORY),
+        ("rewind", LATEST),
         ("save_manifest", f"{SNAPSHOTS}manifest.json"),
         ("load_manifest", f"{SNAPSHOTS}manifest.json"),
         ("delete_session", "<session_id>/"),
