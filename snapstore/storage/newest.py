@@ -89,6 +89,7 @@ class _Search:
         self._held = 0
         self._guesses = 0
         self._is_first = True
+        self._tried_millisecond = False
         self._to_middle = True
 
     def rise(self, page: list[int]) -> None:
@@ -124,8 +125,9 @@ class _Search:
         self._guesses += 1
         millisecond = ((self.low >> RANDOM_BITS) + 1 << RANDOM_BITS) - 1
         dense = self.short[-_SAMPLE] >> RANDOM_BITS == self.low >> RANDOM_BITS
-        if dense and millisecond < self.known - 2:
-            # All of one millisecond, as an import makes them: most likely nothing follows it.
+        if dense and not self._tried_millisecond and millisecond < self.known - 2:
+            self._tried_millisecond = True
+            # All of one millisecond, as an import makes them: perhaps nothing follows it.
             start = millisecond
             self._is_first = True
         elif self._is_first:

@@ -66,6 +66,10 @@ def spread(kind, count, rng):
             moment -= rng.random() * 120 * DAY
     elif kind == "all in one millisecond":
         times = [now - rng.random() * 100 * DAY] * count
+    elif kind == "imports of one millisecond each":
+        times = []
+        while len(times) < count:
+            times += [now - 7 - (len(times) // 2_000) * 3 * DAY] * rng.randint(1, 4_000)
     elif kind == "part in the future":
         future = rng.choice([count // 2, count // 100, 5])
         times = around(now + 100 * DAY, 100 * DAY, future) + around(now, 100 * DAY, count)
@@ -87,6 +91,7 @@ SPREADS = (
     "even",
     "bursts, months apart",
     "all in one millisecond",
+    "imports of one millisecond each",
     "part in the future",
     "dense now",
     "sparse now",

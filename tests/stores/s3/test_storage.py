@@ -78,7 +78,7 @@ async def test_a_rewind_is_one_get_and_one_put(recorded) -> None:
     assert (read.snapshot, read.snapshot_id) == (SNAPSHOT, saved.snapshot_id)
 
 
-async def test_delete_of_2500_is_three_lists_and_three_deletes(
+async def test_listings_and_deletes_of_2500_cost_a_request_for_each_1000(
     recorded, s3_server, bucket, prefix
 ) -> None:
     storage, proxy = recorded
@@ -110,6 +110,19 @@ async def test_delete_of_2500_is_three_lists_and_three_deletes(
     async with aclosing(storage.iter_snapshot_ids(location=LOCATION)) as walk:
         assert await anext(walk) == ids[0]
     assert proxy.operations == ["ListObjectsV2"]
+
+    every = [f"01912a3b-0000-7000-8000-{number:012x}" for number in range(2500)]
+    proxy.requests.clear()
+    newest = await storage.list_snapshot_ids(location=LOCATION, newest_first=True, limit=10)
+    assert newest == every[:-11:-1]
+    assert set(proxy.operations) == {"ListObjectsV2"}
+    assert len(proxy.operations) <= 3 + 24
+
+    proxy.requests.clear()
+    walk = storage.iter_snapshot_ids(location=LOCATION, newest_first=True)
+    async with aclosing(walk) as backwards:
+        assert [snapshot_id async for snapshot_id in backwards] == every[::-1]
+    assert proxy.operations == ["ListObjectsV2"] * 5
 
     proxy.requests.clear()
     deleted = await storage.delete_session(session_id="s-1")
