@@ -189,6 +189,22 @@ async def test_an_update_that_loses_races_is_one_record(make_storage, records):
     assert sent in ([], ["GetObject", "PutObject"] * 4)
 
 
+async def test_what_update_does_with_another_storage_is_no_part_of_it(make_storage, records):
+    async with make_storage(on_operation=records.append) as storage, MemoryStorage() as other:
+
+        async def change(_):
+            await save(other)
+            await other.load_snapshot(location=LOCATION)
+            return snapshot(10)
+
+        await storage.update_latest(location=LOCATION, update=change)
+        await storage.save_snapshot(location=LOCATION, snapshot=snapshot(10), is_latest=True)
+
+    updated, saved = records
+    assert updated.bytes_read == 0
+    assert updated.bytes_written == saved.bytes_written
+
+
 async def test_a_walk_is_reported_when_it_ends_or_is_left(make_storage, records):
     ids = sorted(new_snapshot_id() for _ in range(3))
     async with make_storage(on_operation=records.append) as storage:
