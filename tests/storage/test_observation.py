@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import logging
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -99,6 +100,13 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("delete_session", "<session_id>/"),
         ("check", HISTORY),
     ]
+    operations = {
+        name
+        for name, method in vars(ObjectSnapshotStorage).items()
+        if not name.startswith("_") and inspect.iscoroutinefunction(method)
+    }
+    walks = {"iter_snapshot_ids"}
+    assert {record.operation for record in records} == (operations | walks) - {"open", "aclose"}
     assert {record.outcome for record in records} == {"ok"}
     assert {record.place for record in records} == {storage.objects.name}
     assert all(isinstance(record, OperationRecord) for record in records)
