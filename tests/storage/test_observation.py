@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import logging
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -106,6 +107,13 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("delete_session", "<session_id>/"),
         ("check", HISTORY),
     ]
+    operations = {
+        name
+        for name, method in vars(ObjectSnapshotStorage).items()
+        if not name.startswith("_") and inspect.iscoroutinefunction(method)
+    }
+    walks = {"iter_snapshot_ids"}
+    assert {record.operation for record in records} == (operations | walks) - {"open", "aclose"}
     assert {record.outcome for record in records} == {"ok"}
     assert {record.place for record in records} == {storage.objects.name}
     assert all(isinstance(record, OperationRecord) for record in records)
@@ -194,6 +202,22 @@ async def test_an_update_that_loses_races_is_one_record(make_storage, records):
     # Those that `update` has made are not among its requests: a load and a write each time.
     sent = [request.operation for request in records[-1].requests]
     assert sent in ([], ["GetObject", "PutObject"] * 4)
+
+
+async def test_what_update_does_with_another_storage_is_no_part_of_it(make_storage, records):
+    async with make_storage(on_operation=records.append) as storage, MemoryStorage() as other:
+
+        async def change(_):
+            await save(other)
+            await other.load_snapshot(location=LOCATION)
+            return snapshot(10)
+
+        await storage.update_latest(location=LOCATION, update=change)
+        await storage.save_snapshot(location=LOCATION, snapshot=snapshot(10), is_latest=True)
+
+    updated, saved = records
+    assert updated.bytes_read == 0
+    assert updated.bytes_written == saved.bytes_written
 
 
 async def test_a_walk_is_reported_when_it_ends_or_is_left(make_storage, records):
