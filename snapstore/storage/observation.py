@@ -51,7 +51,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
             an operation that failed with a `SnapshotConflictError`.
         key_pattern: Where the object lies in the layout, with names instead of ids, and without
             the prefix: `"<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json"`. Of
-            a checkpoint it is that of latest, of a listing what the keys begin with. `None` if it
+            a checkpoint it is that of latest, of a rewind that of the snapshot in history, of a
+            listing what the keys begin with. `None` if it
             ended before it came to that.
         key: The full key if the storage was asked for keys (`on_operation_keys=True`); otherwise
             `None`.

@@ -101,7 +101,7 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("load_snapshot", f"{HISTORY}snapshot_<snapshot_id>.json"),
         ("load_snapshot", HISTORY),
         ("list_snapshot_ids", HISTORY),
-        ("rewind", LATEST),
+        ("rewind", f"{HISTORY}snapshot_<snapshot_id>.json"),
         ("save_manifest", f"{SNAPSHOTS}manifest.json"),
         ("load_manifest", f"{SNAPSHOTS}manifest.json"),
         ("delete_session", "<session_id>/"),
