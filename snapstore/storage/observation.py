@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -81,7 +81,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
         return sum(request.attempt > 1 for request in self.requests)
 
 
-OperationHook: TypeAlias = Callable[[OperationRecord], object]
+OperationHook = Callable[[OperationRecord], object]
 """Called with the record of each operation; a plain function, not a coroutine function."""
 
 

@@ -15,7 +15,9 @@ from snapstore import (
     DeletedSession,
     Finding,
     InvalidIdentifierError,
+    OperationRecord,
     RawSnapshot,
+    RequestRecord,
     SavedSnapshot,
     Snapshot,
     SnapshotLocation,
@@ -41,6 +43,9 @@ def snapshot(**changes):
     )
 
 
+REQUEST = RequestRecord(
+    operation="GetObject", path="fast", attempt=1, started=0.1, seconds=0.2, status=200
+)
 INSTANCES = [
     SnapshotLocation.agent("session-1", "weather"),
     snapshot(),
@@ -51,6 +56,15 @@ INSTANCES = [
     DeletedSession(3, 1),
     CheckReport((Finding("read", "ok", "objects can be read"),)),
     StoredObject(b"{}", Version("etag")),
+    REQUEST,
+    OperationRecord(
+        operation="load_snapshot",
+        place="my-bucket",
+        outcome="ok",
+        started_at=1.0,
+        seconds=0.3,
+        requests=(REQUEST,),
+    ),
 ]
 EACH = pytest.mark.parametrize("instance", INSTANCES, ids=lambda each: type(each).__name__)
 
