@@ -12,13 +12,16 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from snapstore.errors import LifecycleError
 
 __all__ = ["is_exiting", "require_threads", "run_in_daemon_thread"]
 
 T = TypeVar("T")
+
+_CANCEL_TIMEOUT: Final = 5.0
+"""Seconds that cancelled work may take to end."""
 
 
 def require_threads(what: str) -> None:
@@ -52,27 +55,24 @@ def is_exiting() -> bool:
 async def run_in_daemon_thread(begin: Callable[[], Awaitable[T]]) -> T:
     """Do in a thread what blocks and then waits, on an event loop of the thread's own.
 
-    Where this is cancelled, what is waited for is cancelled, too. The exit of the interpreter does
-    not wait for the thread, unlike for asyncio's own.
+    Where this is cancelled, what is waited for is cancelled, too, and given 5 seconds to end. The
+    exit of the interpreter does not wait for the thread, unlike for asyncio's own.
 
     Args:
         begin: What blocks; it returns what is to be waited for.
     """
     caller = asyncio.get_running_loop()
     result: asyncio.Future[T] = caller.create_future()
+    is_cancelled = threading.Event()
     waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
     async def wait_for(work: Awaitable[T]) -> T:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- for type checkers
         waiting.append((asyncio.get_running_loop(), task))
-        if result.done():  # cancelled while `begin` was blocking
+        if is_cancelled.is_set():  # while `begin` was blocking
             task.cancel()
         return await work
-
-    def end(setter: Callable[[Any], None], value: object) -> None:
-        if not result.done():
-            setter(value)
 
     def run() -> None:
         try:
@@ -80,16 +80,22 @@ async def run_in_daemon_thread(begin: Callable[[], Awaitable[T]]) -> T:
         except BaseException as error:  # noqa: BLE001 -- it is raised where it is waited for
             ended = result.set_exception, error
         with suppress(RuntimeError):  # the caller's loop is closed
-            caller.call_soon_threadsafe(end, *ended)
+            caller.call_soon_threadsafe(*ended)
 
     run_here = contextvars.copy_context().run
     threading.Thread(target=run_here, args=(run,), name="snapstore-open", daemon=True).start()
     try:
-        return await result
-    finally:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        is_cancelled.set()
         for loop, task in waiting:
             with suppress(RuntimeError):  # that loop is closed: its work has ended
                 loop.call_soon_threadsafe(task.cancel)
+        # A thread that imports while the interpreter exits can spoil the exit status.
+        ended, _ = await asyncio.wait([result], timeout=_CANCEL_TIMEOUT)
+        for future in ended:
+            future.exception()  # it was asked for, so asyncio says nothing of it
+        raise
 
 
 def _replaced_by() -> str | None:
