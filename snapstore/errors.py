@@ -66,7 +66,7 @@ _MAX_NOTE: Final = 32
 def shown(text: str, limit: int = 1_024) -> str:
     """Prepare text of a server or a caller for a message or a log record.
 
-    A line break in it could forge a line of a log, and its length is up to whoever wrote it.
+    A line break in it could forge a line of a log, and its length is up to its author.
 
     Args:
         text: The text: a key, a code, a region.

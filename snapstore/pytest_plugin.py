@@ -1,4 +1,4 @@
-"""Fixtures for the tests of whoever uses snapstore. pytest finds them by itself.
+"""Fixtures for tests of code that uses snapstore. pytest finds them by itself.
 
 A test gets a storage on a real S3 server, SeaweedFS, which is started when the first test asks for
 it::

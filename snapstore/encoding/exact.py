@@ -109,7 +109,7 @@ def encode_at_once(document: dict[str, Any], max_bytes: int) -> bytes | None:
         and for some that it can: long integers, lone surrogates, 50 objects and lists in each
         other, lists in lists, more than `max_bytes`.
     """
-    # Whatever fails, whoever checks the document next says why.
+    # If this fails, the check of the document that comes next says why.
     with suppress(Exception):
         if _IS_ONE_STEP:
             return _encode(document, max_bytes)

@@ -52,8 +52,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
         key_pattern: Where the object lies in the layout, with names instead of ids, and without
             the prefix: `"<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json"`. Of
             a checkpoint it is that of latest, of a rewind that of the snapshot in history, of a
-            listing what the keys begin with. `None` if it
-            ended before it came to that.
+            listing what the keys begin with. `None` if it ended before it came to that.
         key: The full key if the storage was asked for keys (`on_operation_keys=True`); otherwise
             `None`.
         requests: Its HTTP requests, in the order in which they ended. Only S3 makes any. Those of

@@ -1,4 +1,4 @@
-"""Deadlines: how long an operation may take, and what is left of it for its next try.
+"""Deadlines: how long an operation may take, and what is left of it for the next attempt.
 
 The deadline of the operation under way is a context variable, so that an object store can fill the
 time with retries without being handed it through every call.
@@ -18,10 +18,10 @@ __all__ = ["Deadline", "in_time"]
 
 T = TypeVar("T")
 
-_SHARE_OF_A_TRY: Final = 4
-"""A try may take this part of the time in all, so that there is time for others."""
+_SHARE_OF_AN_ATTEMPT: Final = 4
+"""An attempt may take this part of the whole time, so that there is time for others."""
 
-_LEAST_OF_A_TRY: Final = 5.0
+_LEAST_OF_AN_ATTEMPT: Final = 5.0
 _LEAST_BYTES_PER_SECOND: Final = 256 * 1024
 """A large body may take longer: as long as it takes at this rate, and these seconds more."""
 
@@ -73,23 +73,23 @@ class Deadline:
             with suppress(ValueError):
                 _current.reset(token)
 
-    def one_try(self) -> asyncio.Timeout:
-        """Bound one try of several, which a dead connection must not keep for the whole time.
+    def one_attempt(self) -> asyncio.Timeout:
+        """Bound one attempt of several, so that a dead connection does not take the whole time.
 
         Returns:
-            A context manager that raises `TimeoutError` when the try has taken its part.
+            A context manager that raises `TimeoutError` when the attempt has taken its part.
         """
         self._try = asyncio.timeout(None if self._ends is None else self._part_for(0))
         return self._try
 
     def allow(self, size: int) -> None:
-        """Give the try under way the time to send or to receive a body of this many bytes."""
+        """Give the attempt under way the time to send or to receive a body of this many bytes."""
         if self._try is not None and self._ends is not None:
             self._try.reschedule(asyncio.get_running_loop().time() + self._part_for(size))
 
     def _part_for(self, size: int) -> float:
-        part = (self._seconds or 0.0) / _SHARE_OF_A_TRY
-        return max(part, _LEAST_OF_A_TRY + size / _LEAST_BYTES_PER_SECOND)
+        part = (self._seconds or 0.0) / _SHARE_OF_AN_ATTEMPT
+        return max(part, _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND)
 
 
 async def in_time(

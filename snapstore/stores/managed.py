@@ -27,7 +27,7 @@ Kind = TypeVar("Kind")
 
 
 class ManagedStore:
-    """An object store as whoever keeps objects in it wants to use it.
+    """An object store with a life cycle and deadlines, for code that keeps objects in it.
 
     It is opened once, and used on the event loop it was opened on. Closing waits for the calls
     under way. Each call has a deadline, and one that is misused raises before any request is sent:

@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServerUnavailableError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    except Exception as error:  # noqa: BLE001 -- whoever runs a program wants no traceback
+    except Exception as error:  # noqa: BLE001 -- users of a program want no traceback
         words = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"{parser.prog}: {shown(words)}\n")
         return 1

@@ -39,7 +39,7 @@ def convert_interrupt_id(interrupt_id: str, name: str, *, to: Dialect) -> str:
     """Translate the id of an interrupt, to answer in one SDK what the other has asked.
 
     An agent that is restored in the other language knows its interrupts by the ids of that
-    language; whoever kept the id from the first agent's result translates it before answering.
+    language. Code that kept the id from the first agent's result translates it before answering.
 
     Args:
         interrupt_id: The id, of either SDK.

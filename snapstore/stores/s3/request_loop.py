@@ -89,7 +89,7 @@ class RequestLoop:
             try:
                 with call.active():
                     # Released while the next attempt is waited for.
-                    async with self.slots, Deadline.current().one_try():
+                    async with self.slots, Deadline.current().one_attempt():
                         result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = translate(

@@ -486,8 +486,8 @@ async def test_what_waits_for_its_next_try_keeps_nobody_from_a_request(storage_a
 
 
 async def test_connection_without_an_answer_leaves_time_for_others(storage_at, monkeypatch) -> None:
-    monkeypatch.setattr("snapstore.stores.deadline._LEAST_OF_A_TRY", 0.2)
-    monkeypatch.setattr("snapstore.stores.deadline._SHARE_OF_A_TRY", 100)
+    monkeypatch.setattr("snapstore.stores.deadline._LEAST_OF_AN_ATTEMPT", 0.2)
+    monkeypatch.setattr("snapstore.stores.deadline._SHARE_OF_AN_ATTEMPT", 100)
     server, stuck = ScriptedS3(), 2
 
     async def handle(request):

@@ -1,4 +1,4 @@
-"""A session that was deleted: whoever had a part in it does not bring it back by trying again."""
+"""A session that was deleted: no agent that took part in it brings it back by trying again."""
 
 import asyncio
 
