@@ -223,12 +223,18 @@ async def try_latest(
             store, key, document, if_match=if_match, if_none_match=if_match is None
         )
     count_written(len(document))
-    result = await refusing.try_put(
-        key, pad(document), if_match=if_match, if_none_match=if_match is None
-    )
-    if isinstance(result, Version):
-        return SavedSnapshot(None, result.etag, result.lineage, key)
-    return result
+    try:
+        result = await refusing.try_put(
+            key, pad(document), if_match=if_match, if_none_match=if_match is None
+        )
+    except PreconditionFailedError as error:  # its outcome was in doubt, and was read back
+        refusal = error
+    else:
+        if isinstance(result, Version):
+            return SavedSnapshot(None, result.etag, result.lineage, key)
+        return result
+    # Outside of the handler: one error is enough.
+    raise conflict(key, refusal)
 
 
 async def put_history(

@@ -46,6 +46,7 @@ from snapstore import (
     StorageError,
     new_snapshot_id,
 )
+from snapstore.stores import PreconditionFailedError
 from snapstore.stores.s3.client import HTTPSession
 
 LOCATION = SnapshotLocation.agent("s-1", "a")
@@ -505,6 +506,7 @@ def verdicts(schedule):
             counts["applied"] += 1
             assert report.key in this.history, "a false success in history"
         assert type(report) is not StorageError, f"{report}"
+        assert not isinstance(report, PreconditionFailedError), "an error of the object tier"
         if isinstance(report, StorageError) and report.outcome is not None:
             name = type(report).__name__
             counts[f"{report.outcome}: {name}"] += 1
