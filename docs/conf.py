@@ -33,6 +33,7 @@ nitpick_ignore_regex = [
     ("py:class", "AioConfig|AioSession|BidiAgentSaveLatestStrategy|LocalAgent|MultiAgentBase"),
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
+    ("py:class", "datetime"),  # in a NamedTuple its module is not told
     # Type variables, and types that nobody needs to name.
     ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T|WriteT|WriteT_contra)"),
     ("py:class", r"snapstore\.stores\.lifecycle\.Use"),

@@ -21,13 +21,8 @@ from snapstore.errors import (
     UnsupportedOperationError,
     shown,
 )
-from snapstore.stores.base import (
-    Finding,
-    InspectableStore,
-    PreconditionFailedError,
-    Version,
-    capability,
-)
+from snapstore.stores.base import Finding, PreconditionFailedError, Version
+from snapstore.stores.capabilities import InspectableStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["CheckReport", "run_check"]

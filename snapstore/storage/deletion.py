@@ -17,7 +17,8 @@ from typing import Final
 from snapstore.errors import PartialDeleteError, StorageError, shown
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import DeletedSession
-from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, SweepableStore, capability
+from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED
+from snapstore.stores.capabilities import SweepableStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["SessionDeletion"]

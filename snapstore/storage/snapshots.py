@@ -73,6 +73,7 @@ class ObjectSnapshotStorage:
     Attributes:
         objects: The store under management, for objects of your own beside the snapshots. It is
             opened and closed with the storage.
+        layout: Where each object lies in it.
 
     Raises:
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.
@@ -101,7 +102,7 @@ class ObjectSnapshotStorage:
     ) -> None:
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
-        self._layout = Layout(prefix)
+        self.layout: Layout = Layout(prefix)
         self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
         self._reader = SnapshotReader(store, max_snapshot_bytes)
         self._writer = SnapshotWriter(self.objects, max_snapshot_bytes)
@@ -182,7 +183,7 @@ class ObjectSnapshotStorage:
         """
         with self._operation("save_snapshot"):
             if is_latest:
-                key = self._layout.latest(location)
+                key = self.layout.latest(location)
                 version = version_to_match(key, if_match, if_none_match)
                 data = self._writer.encode(location, snapshot)
                 return await self._writer.save_latest(key, data, version, if_none_match)
@@ -192,7 +193,7 @@ class ObjectSnapshotStorage:
                     "if_match and if_none_match are for latest: history is never overwritten"
                 )
             snapshot_id = _new_or_valid(snapshot_id)
-            key = self._layout.history(location, snapshot_id)
+            key = self.layout.history(location, snapshot_id)
             data = self._writer.encode(location, snapshot)
             return await self._writer.save_history(key, data, snapshot_id)
 
@@ -228,10 +229,10 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: The snapshot is of another scope than the location.
         """
         with self._operation("checkpoint"):
-            latest = self._layout.latest(location)
+            latest = self.layout.latest(location)
             version = version_to_match(latest, if_match, if_none_match)
             snapshot_id = _new_or_valid(snapshot_id)
-            history = self._layout.history(location, snapshot_id)
+            history = self.layout.history(location, snapshot_id)
             data = self._writer.encode(location, snapshot)
             return await self._writer.save_both(
                 history=history,
@@ -273,7 +274,7 @@ class ObjectSnapshotStorage:
             milliseconds_since_epoch(as_of, "as_of")
             if snapshot_id is not None:
                 raise TypeError("snapshot_id and as_of exclude each other")
-            history = History(self.objects, self._layout, location)
+            history = History(self.objects, self.layout, location)
 
             async def load(found: str) -> Snapshot | None:
                 versioned = await self._load(location, found)
@@ -353,12 +354,12 @@ class ObjectSnapshotStorage:
             ScopeMismatchError: It is of another scope than the location.
         """
         with self._operation("rewind"):
-            latest = self._layout.latest(location)
+            latest = self.layout.latest(location)
             snapshot_id = validate_snapshot_id(snapshot_id)
             return await rewind_latest(
                 self.objects,
                 self._reader,
-                history=self._layout.history(location, snapshot_id),
+                history=self.layout.history(location, snapshot_id),
                 latest=latest,
                 snapshot_id=snapshot_id,
                 if_match=version_to_match(latest, if_match),
@@ -400,7 +401,7 @@ class ObjectSnapshotStorage:
             latest = LatestUpdate(
                 self.objects,
                 self._reader,
-                self._layout.latest(location),
+                self.layout.latest(location),
                 update=update if self._observer is None else unrecorded(update),
                 encode=lambda updated: self._writer.encode(location, updated),
             )
@@ -439,7 +440,7 @@ class ObjectSnapshotStorage:
             InvalidResponseError: The store's listing is broken or out of order.
         """
         with self._operation("list_snapshot_ids"):
-            history = History(self.objects, self._layout, location)
+            history = History(self.objects, self.layout, location)
             interval = Interval.of(start_after, newest_first=newest_first, since=since, until=until)
             return await history.list_ids(interval, limit, newest_first=newest_first)
 
@@ -479,11 +480,11 @@ class ObjectSnapshotStorage:
                     async for snapshot_id in ids:
                         ...
         """
-        history = History(self.objects, self._layout, location)
+        history = History(self.objects, self.layout, location)
         interval = Interval.of(start_after, newest_first=newest_first, since=since, until=until)
         pages = history.iter_pages(interval, newest_first=newest_first)
         if self._observer is not None:
-            pages = self._observer.watch_pages("iter_snapshot_ids", self._layout, pages)
+            pages = self._observer.watch_pages("iter_snapshot_ids", self.layout, pages)
         return flatten(pages)
 
     async def delete_session(self, *, session_id: str) -> DeletedSession:
@@ -511,7 +512,7 @@ class ObjectSnapshotStorage:
                 listed yet is not named.
         """
         with self._operation("delete_session"):
-            prefix = self._layout.session_prefix(session_id)
+            prefix = self.layout.session_prefix(session_id)
             return await SessionDeletion(self.objects, prefix).run()
 
     async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
@@ -524,7 +525,7 @@ class ObjectSnapshotStorage:
             SnapshotDecodeError: What is stored is not a manifest.
         """
         with self._operation("load_manifest"):
-            key = self._layout.manifest(location)
+            key = self.layout.manifest(location)
             stored = await self.objects.run("get", key, lambda: self._reader.get(key))
             if stored is None:
                 return SnapshotManifest(SCHEMA_VERSION, now())
@@ -539,7 +540,7 @@ class ObjectSnapshotStorage:
             SnapshotEncodeError: JSON can't carry it exactly.
         """
         with self._operation("save_manifest"):
-            key = self._layout.manifest(location)
+            key = self.layout.manifest(location)
             await self._writer.save_manifest(key, manifest)
 
     async def check(self) -> CheckReport:
@@ -560,7 +561,7 @@ class ObjectSnapshotStorage:
         """
         with self._operation("check"):
             session_id = f"snapstore-check-{new_snapshot_id()}"
-            prefix = self._layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
+            prefix = self.layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
             return await run_check(self.objects, prefix)
 
     def namespace(self, name: str) -> Self:
@@ -584,14 +585,14 @@ class ObjectSnapshotStorage:
                 await tenant.delete_session(session_id="session-1")
         """
         view = copy.copy(self)
-        view._layout = self._layout.namespace(name)  # noqa: SLF001 -- it is a copy of this one
-        view._is_view = True  # noqa: SLF001
+        view.layout = self.layout.namespace(name)
+        view._is_view = True  # noqa: SLF001 -- it is a copy of this one
         return view
 
     def _operation(self, name: str) -> Use | Watch:
         """A use of the store, reported to the hook if there is one."""
         use = self.objects.use()
-        return use if self._observer is None else self._observer.watch(name, self._layout, use)
+        return use if self._observer is None else self._observer.watch(name, self.layout, use)
 
     async def _load(
         self, location: SnapshotLocation, snapshot_id: str | None
@@ -601,8 +602,8 @@ class ObjectSnapshotStorage:
 
     def _key(self, location: SnapshotLocation, snapshot_id: str | None) -> str:
         if snapshot_id is None:
-            return self._layout.latest(location)
-        return self._layout.history(location, validate_snapshot_id(snapshot_id))
+            return self.layout.latest(location)
+        return self.layout.history(location, validate_snapshot_id(snapshot_id))
 
 
 def _new_or_valid(snapshot_id: str | None) -> str:

@@ -18,7 +18,8 @@ from snapstore.errors import (
 from snapstore.model.snapshot import SavedSnapshot, Snapshot
 from snapstore.storage.reading import SnapshotReader
 from snapstore.storage.writes import put_latest, run_write, try_latest
-from snapstore.stores.base import PreconditionFailedError, RefusedWrite, StoredObject, Version
+from snapstore.stores.base import PreconditionFailedError, StoredObject, Version
+from snapstore.stores.capabilities import RefusedWrite
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.recording import count_conflict
 from snapstore.stores.retry import full_jitter

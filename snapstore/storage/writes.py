@@ -25,13 +25,15 @@ from snapstore.model.snapshot import (
 )
 from snapstore.stores.base import (
     Body,
-    DeferredReadbackStore,
-    MetadataStore,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
-    RefusedWrite,
     Version,
+)
+from snapstore.stores.capabilities import (
+    DeferredReadbackStore,
+    MetadataStore,
+    RefusedWrite,
     capability,
 )
 from snapstore.stores.managed import ManagedStore

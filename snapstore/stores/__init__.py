@@ -22,19 +22,28 @@ if TYPE_CHECKING:
         UNCONFIRMED,
         Body,
         DamagedResponseError,
-        DeferredReadbackStore,
         Finding,
-        InspectableStore,
-        MetadataStore,
         ObjectStore,
         ObjectTooLargeError,
         PreconditionFailedError,
-        RefusedWrite,
         StoredObject,
-        SweepableStore,
         Version,
-        capability,
         content_version,
+    )
+    from snapstore.stores.capabilities import (
+        ConditionalDeleteStore,
+        CopyingStore,
+        DeferredReadbackStore,
+        DelimiterStore,
+        DetailedListingStore,
+        InspectableStore,
+        MetadataStore,
+        ObjectDetails,
+        ObjectVersion,
+        RefusedWrite,
+        SweepableStore,
+        VersionedStore,
+        capability,
     )
     from snapstore.stores.file.store import FileObjectStore
     from snapstore.stores.managed import ManagedStore
@@ -47,8 +56,12 @@ __all__ = [
     "PAGE_SIZE",
     "UNCONFIRMED",
     "Body",
+    "ConditionalDeleteStore",
+    "CopyingStore",
     "DamagedResponseError",
     "DeferredReadbackStore",
+    "DelimiterStore",
+    "DetailedListingStore",
     "FileObjectStore",
     "Finding",
     "HTTPSession",
@@ -56,8 +69,10 @@ __all__ = [
     "ManagedStore",
     "MemoryObjectStore",
     "MetadataStore",
+    "ObjectDetails",
     "ObjectStore",
     "ObjectTooLargeError",
+    "ObjectVersion",
     "PreconditionFailedError",
     "RefusedWrite",
     "S3Client",
@@ -67,11 +82,20 @@ __all__ = [
     "StoredObject",
     "SweepableStore",
     "Version",
+    "VersionedStore",
     "capability",
     "content_version",
 ]
 
-_MODULES: Final = ("base", "memory", "managed", "file.store", "s3.options", "s3.store")
+_MODULES: Final = (
+    "base",
+    "capabilities",
+    "memory",
+    "managed",
+    "file.store",
+    "s3.options",
+    "s3.store",
+)
 """Where the names come from, lowest first: none is imported for a name that lies below it."""
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of ours

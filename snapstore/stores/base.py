@@ -1,14 +1,15 @@
 """What an object store is: bytes under keys, conditional writes, pages of keys.
 
 `ObjectStore` is all a backend has to be; `snapstore.ObjectSnapshotStorage` makes a snapshot
-storage of it, and `snapstore.testing.ObjectStoreTests` tells whether it is one.
+storage of it, and `snapstore.testing.ObjectStoreTests` tells whether it is one. What some stores
+can do beside that is in `snapstore.stores.capabilities`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,22 +20,14 @@ __all__ = [
     "UNCONFIRMED",
     "Body",
     "DamagedResponseError",
-    "DeferredReadbackStore",
     "Finding",
-    "InspectableStore",
-    "MetadataStore",
     "ObjectStore",
     "ObjectTooLargeError",
     "PreconditionFailedError",
-    "RefusedWrite",
     "StoredObject",
-    "SweepableStore",
     "Version",
-    "capability",
     "content_version",
 ]
-
-Kind = TypeVar("Kind")
 
 PAGE_SIZE: Final = 1000
 """Keys in a page, and keys deleted in one request, at the most (Amazon S3 API Reference,
@@ -230,130 +223,6 @@ class ObjectStore(Protocol):
 
         Returns:
             The keys that were not deleted, each with the server's code, or `UNCONFIRMED`.
-        """
-        ...
-
-
-def capability(store: ObjectStore, kind: Callable[..., Kind]) -> Kind | None:
-    """The store as one that can do more than `ObjectStore` says, if it can.
-
-    A store has a capability if it has its methods. A store that wraps another one, or whose server
-    may lack something, has a method `capability(kind)` that answers instead.
-
-    Args:
-        store: The store.
-        kind: The capability: `MetadataStore`, `DeferredReadbackStore`, `InspectableStore` or
-            `SweepableStore`.
-
-    Returns:
-        The store, or what it wraps, typed as `kind`; `None` if it lacks the capability.
-
-    Example:
-        ::
-
-            sweepable = capability(store, SweepableStore)
-            if sweepable is not None:
-                await sweepable.sweep("session-1/")
-    """
-    answer = getattr(store, "capability", None)
-    if answer is not None:
-        return cast("Kind | None", answer(kind))
-    # Type checkers take no Protocol for a `type[Kind]`.
-    return cast("Kind", store) if isinstance(store, cast("type", kind)) else None
-
-
-@runtime_checkable
-class MetadataStore(Protocol):
-    """Optional capability: short texts that are kept beside an object."""
-
-    async def put_with_metadata(
-        self,
-        key: str,
-        data: bytes | Callable[[], bytes],
-        metadata: Mapping[str, str],
-        *,
-        if_match: Version | None = None,
-        if_none_match: bool = False,
-    ) -> Version:
-        """Write as `ObjectStore.put` does.
-
-        Args:
-            key: Its full key.
-            data: The body; or a function that makes it for each try, so that no two tries have
-                equal bytes.
-            metadata: ASCII texts by name, in lower case, with which the object is read:
-                `StoredObject.metadata`.
-            if_match: As in `ObjectStore.put`.
-            if_none_match: As in `ObjectStore.put`.
-        """
-        ...
-
-
-class RefusedWrite(Protocol):
-    """A conditional write that the server has refused.
-
-    It may have been refused by its own first try, which the object as it is now tells.
-    """
-
-    def resolve(self, found: Version | None) -> Version:
-        """Tell what became of it.
-
-        Args:
-            found: The version of the object, read after the refusal; `None` if there is none.
-
-        Returns:
-            The version that it wrote after all.
-
-        Raises:
-            PreconditionFailedError: It was not applied.
-            OutcomeUnknownError: Nothing can tell.
-        """
-        ...
-
-
-@runtime_checkable
-class DeferredReadbackStore(Protocol):
-    """Optional capability: a conditional write that is refused is left to its caller.
-
-    For a caller who reads the object next anyway: it saves a request.
-    """
-
-    async def try_put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        if_match: Version | None = None,
-        if_none_match: bool = False,
-    ) -> Version | RefusedWrite:
-        """Write as `ObjectStore.put` does, but return a refused write instead of resolving it."""
-        ...
-
-
-@runtime_checkable
-class InspectableStore(Protocol):
-    """Optional capability: a store that can report on its server and client."""
-
-    async def inspect(self, key: str) -> list[Finding]:
-        """Find out what `snapstore.ObjectSnapshotStorage.check` can't.
-
-        Args:
-            key: Where there is no object: one may be written here, and is removed again.
-        """
-        ...
-
-
-@runtime_checkable
-class SweepableStore(Protocol):
-    """Optional capability: a store in which interrupted writes leave what is no object."""
-
-    async def sweep(self, prefix: str) -> None:
-        """Remove what interrupted writes have left: unfinished objects, empty directories.
-
-        What a writer is at work on stays.
-
-        Args:
-            prefix: Remove leftovers of writes to keys under this prefix, which ends with `/`.
         """
         ...
 

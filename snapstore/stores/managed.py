@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from snapstore.errors import InvalidResponseError
-from snapstore.stores.base import (
-    PAGE_SIZE,
+from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.capabilities import (
+    ConditionalDeleteStore,
+    CopyingStore,
+    DelimiterStore,
+    DetailedListingStore,
     MetadataStore,
-    ObjectStore,
-    StoredObject,
-    Version,
+    ObjectDetails,
+    ObjectVersion,
+    VersionedStore,
     capability,
 )
 from snapstore.stores.deadline import in_time
 from snapstore.stores.lifecycle import Lifecycle, Use
+from snapstore.stores.pace import Pace
 from snapstore.stores.recording import current_recording
 
 __all__ = ["ManagedStore"]
@@ -64,6 +70,7 @@ class ManagedStore:
         self._lifecycle = Lifecycle(
             name or f"ManagedStore of {store.name}", store.open, store.aclose, timeout=timeout
         )
+        self._pace: Pace | None = None
 
     @property
     def name(self) -> str:
@@ -136,6 +143,8 @@ class ManagedStore:
         recording = current_recording()
         if recording is not None and recording.key is None:
             recording.key = key
+        if self._pace is not None:
+            await self._pace.turn()
         with self.use():
             return await in_time(
                 work(),
@@ -167,11 +176,30 @@ class ManagedStore:
             writes=True,
         )
 
+    def paced(self, max_requests_per_second: float) -> Self:
+        """A view of this store that makes at most so many calls a second, evenly spread.
+
+        It shares everything else with this store, its life included.
+
+        Args:
+            max_requests_per_second: More than 0. Calls of all views from one call of this method
+                count together.
+        """
+        view = copy.copy(self)
+        view._pace = Pace(max_requests_per_second)  # noqa: SLF001 -- it is a copy of this one
+        return view
+
     def capability(self, kind: Callable[..., Kind]) -> Kind | None:
         """See `snapstore.stores.capability`: what the store that is managed can do."""
         found = capability(self.store, kind)
-        is_own = found is not None and kind is MetadataStore
+        is_own = found is not None and isinstance(self, cast("type", kind))
         return cast("Kind", self) if is_own else found
+
+    def _inner(self, kind: Callable[..., Kind], lacking: str) -> Kind:
+        store = capability(self.store, kind)
+        if store is None:
+            raise TypeError(f"{type(self.store).__name__} {lacking}")
+        return store
 
     async def put_with_metadata(
         self,
@@ -187,9 +215,7 @@ class ManagedStore:
         Raises:
             TypeError: The store keeps none.
         """
-        store = capability(self.store, MetadataStore)
-        if store is None:
-            raise TypeError(f"{type(self.store).__name__} keeps no metadata")
+        store = self._inner(MetadataStore, "keeps no metadata")
         return await self.run(
             "put",
             key,
@@ -211,10 +237,68 @@ class ManagedStore:
             InvalidResponseError: A key is not under the prefix.
         """
         pages = self.store.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(self._pages(prefix, pages, str)) as checked:
+            async for page in checked:
+                yield page
+
+    async def scan_details(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectDetails], None]:
+        """List objects: see `DetailedListingStore`, and `scan` for deadlines and errors.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(DetailedListingStore, "lists keys only")
+        pages = store.scan_details(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(self._pages(prefix, pages, _key)) as checked:
+            async for page in checked:
+                yield page
+
+    async def scan_prefixes(
+        self,
+        prefix: str,
+        *,
+        delimiter: str,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[list[str], None]:
+        """List what keys begin with: see `DelimiterStore`, and `scan` for deadlines and errors.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(DelimiterStore, "knows no delimiters")
+        pages = store.scan_prefixes(
+            prefix, delimiter=delimiter, start_after=start_after, page_size=page_size
+        )
+        async with aclosing(self._pages(prefix, pages, str)) as checked:
+            async for page in checked:
+                yield page
+
+    async def scan_versions(
+        self, prefix: str, *, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectVersion], None]:
+        """List versions: see `VersionedStore`, and `scan` for deadlines and errors.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        pages = self._inner(VersionedStore, "keeps no versions").scan_versions(
+            prefix, page_size=page_size
+        )
+        async with aclosing(self._pages(prefix, pages, _key)) as checked:
+            async for page in checked:
+                yield page
+
+    async def _pages(
+        self, prefix: str, pages: AsyncGenerator[list[T], None], key_of: Callable[[T], str]
+    ) -> AsyncGenerator[list[T], None]:
         async with aclosing(pages):
             while (page := await self.run("scan", prefix, lambda: anext(pages, None))) is not None:
                 # If the least and the greatest key have the prefix, all have.
-                if page and not (min(page).startswith(prefix) and max(page).startswith(prefix)):
+                keys = [key_of(item) for item in page]
+                if keys and not (min(keys).startswith(prefix) and max(keys).startswith(prefix)):
                     raise InvalidResponseError(
                         f"the listing of {prefix} has a key that is not under it",
                         operation="scan",
@@ -227,3 +311,53 @@ class ManagedStore:
         if not keys:
             return {}
         return await self.run("delete", keys[0], lambda: self.store.delete(keys), writes=True)
+
+    async def copy(
+        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+    ) -> Version | None:
+        """Copy an object: see `CopyingStore`.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(CopyingStore, "copies no objects by itself")
+        return await self.run(
+            "copy", key, lambda: store.copy(source, key, metadata=metadata), writes=True
+        )
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], str]:
+        """Delete versions for good: see `VersionedStore`.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(VersionedStore, "keeps no versions")
+        if not versions:
+            return {}
+        return await self.run(
+            "delete", versions[0][0], lambda: store.delete_versions(versions), writes=True
+        )
+
+    async def has_conditional_deletes(self, scratch_key: str) -> bool:
+        """Find out whether conditions of deletes are kept: see `ConditionalDeleteStore`."""
+        store = capability(self.store, ConditionalDeleteStore)
+        if store is None:
+            return False
+        return await self.run(
+            "delete", scratch_key, lambda: store.has_conditional_deletes(scratch_key), writes=True
+        )
+
+    async def delete_if_match(self, key: str, version: Version) -> None:
+        """Delete an object at a version: see `ConditionalDeleteStore`.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(ConditionalDeleteStore, "has no conditional deletes")
+        await self.run("delete", key, lambda: store.delete_if_match(key, version), writes=True)
+
+
+def _key(found: ObjectDetails | ObjectVersion) -> str:
+    return found.key

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Final
 
 from snapstore.stores.base import (
     PAGE_SIZE,
@@ -13,8 +16,12 @@ from snapstore.stores.base import (
     Version,
     content_version,
 )
+from snapstore.stores.capabilities import ObjectDetails
 
 __all__ = ["MemoryObjectStore"]
+
+_LAST: Final = "\U0010ffff"
+"""The last character: no key under a prefix comes after the prefix and this."""
 
 
 class MemoryObjectStore:
@@ -30,6 +37,9 @@ class MemoryObjectStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self._metadata: dict[str, dict[str, str]] = {}
+        # What was put into `objects` directly has the time at which the store was made.
+        self._made = datetime.now(UTC)
+        self._modified: dict[str, datetime] = {}
 
     async def open(self) -> None:
         """Do nothing."""
@@ -70,6 +80,7 @@ class MemoryObjectStore:
                 key=key,
             )
         self.objects[key] = data
+        self._modified[key] = datetime.now(UTC)
         self._metadata.pop(key, None)
         return content_version(data)
 
@@ -106,12 +117,83 @@ class MemoryObjectStore:
                 return
             after = keys[page_size - 1]
 
+    async def scan_details(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectDetails], None]:
+        """See `DetailedListingStore`."""
+        pages = self.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(pages):
+            async for page in pages:
+                yield [
+                    ObjectDetails(
+                        key,
+                        len(data),
+                        self._modified.get(key, self._made),
+                        content_version(data).etag,
+                    )
+                    for key in page
+                    if (data := self.objects.get(key)) is not None
+                ]
+
+    async def scan_prefixes(
+        self,
+        prefix: str,
+        *,
+        delimiter: str,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[list[str], None]:
+        """See `DelimiterStore`."""
+        after = start_after
+        while True:
+            found = sorted(
+                {
+                    beginning
+                    for key in self.objects
+                    if key.startswith(prefix)
+                    and (beginning := _beginning(key, prefix, delimiter)) is not None
+                    and (after is None or (key > after and not after.startswith(beginning)))
+                }
+            )
+            if not found:
+                return
+            yield found[:page_size]
+            if len(found) <= page_size:
+                return
+            after = f"{found[page_size - 1]}{_LAST}"
+
+    async def copy(
+        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+    ) -> Version | None:
+        """See `CopyingStore`."""
+        data = self._body(source)
+        return None if data is None else await self.put_with_metadata(key, data, metadata)
+
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`."""
-        for key in keys:
-            self.objects.pop(key, None)
-            self._metadata.pop(key, None)
+        self._remove(keys)
         return {}
+
+    async def has_conditional_deletes(self, scratch_key: str) -> bool:  # noqa: ARG002
+        """See `ConditionalDeleteStore`."""
+        return True
+
+    async def delete_if_match(self, key: str, version: Version) -> None:
+        """See `ConditionalDeleteStore`."""
+        stored = self._body(key)
+        if not _is_at(stored, version):
+            raise PreconditionFailedError(
+                f"{key} is not at the version expected",
+                is_missing=stored is None,
+                operation="delete",
+                key=key,
+            )
+        self._remove([key])
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            for kept in (self.objects, self._modified, self._metadata):
+                kept.pop(key, None)
 
     def _body(self, key: str) -> Body | None:
         data = self.objects.get(key)
@@ -120,3 +202,9 @@ class MemoryObjectStore:
 
 def _is_at(stored: bytes | None, version: Version) -> bool:
     return stored is not None and content_version(stored).etag == version.etag
+
+
+def _beginning(key: str, prefix: str, delimiter: str) -> str | None:
+    """What a key begins with, up to the first delimiter after the prefix; `None` without one."""
+    before, found, _ = key[len(prefix) :].partition(delimiter)
+    return f"{prefix}{before}{found}" if found else None

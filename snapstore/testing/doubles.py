@@ -11,14 +11,17 @@ from contextlib import aclosing, suppress
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from snapstore.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
-from snapstore.stores.base import (
-    PAGE_SIZE,
-    InspectableStore,
+from snapstore.stores.base import PAGE_SIZE, ObjectStore, StoredObject, Version
+from snapstore.stores.capabilities import (
+    ConditionalDeleteStore,
+    CopyingStore,
+    DeferredReadbackStore,
+    DelimiterStore,
+    DetailedListingStore,
     MetadataStore,
-    ObjectStore,
-    StoredObject,
-    SweepableStore,
-    Version,
+    ObjectDetails,
+    ObjectVersion,
+    VersionedStore,
     capability,
 )
 
@@ -39,11 +42,12 @@ class StoreCall(NamedTuple):
 
     Attributes:
         operation: The method.
-        keys: The full key; of a scan the prefix, of a delete all that it names.
-        conditional: Whether it is a put with a condition.
+        keys: The full key; of a scan the prefix, of a delete all that it names, of a copy the new
+            key.
+        conditional: Whether it is a put or a delete with a condition.
     """
 
-    operation: Literal["get", "put", "scan", "delete"]
+    operation: Literal["get", "put", "scan", "delete", "copy"]
     keys: tuple[str, ...]
     conditional: bool = False
 
@@ -106,9 +110,14 @@ class _Wrapped:
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[list[str], None]:
+        scan = self.inner.scan(prefix, start_after=start_after, page_size=page_size)
+        async with aclosing(self._pages(prefix, scan)) as pages:
+            async for page in pages:
+                yield page
+
+    async def _pages(self, prefix: str, scan: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         call = StoreCall("scan", (prefix,))
         first = True
-        scan = self.inner.scan(prefix, start_after=start_after, page_size=page_size)
         async with aclosing(scan) as pages:
             # Only the store knows whether a page follows: to find that none does is no request.
             while (page := await anext(pages, None)) is not None or first:
@@ -124,10 +133,17 @@ class _Wrapped:
 
     def capability(self, kind: Callable[..., Kind]) -> Kind | None:
         """See `snapstore.stores.capability`: what the inner store can do, but for `try_put`."""
+        if kind is DeferredReadbackStore:
+            return None
         found = capability(self.inner, kind)
-        if kind in (InspectableStore, SweepableStore):
-            return found
-        return cast("Kind", self) if found is not None and kind is MetadataStore else None
+        is_own = found is not None and isinstance(self, cast("type", kind))
+        return cast("Kind", self) if is_own else found
+
+    def _inner(self, kind: Callable[..., Kind]) -> Kind:
+        store = capability(self.inner, kind)
+        if store is None:
+            raise TypeError(f"{type(self.inner).__name__} is no {kind.__name__}")
+        return store
 
     async def put_with_metadata(
         self,
@@ -138,15 +154,71 @@ class _Wrapped:
         if_match: Version | None = None,
         if_none_match: bool = False,
     ) -> Version:
-        store = capability(self.inner, MetadataStore)
-        if store is None:
-            raise TypeError(f"{type(self.inner).__name__} keeps no metadata")
+        store = self._inner(MetadataStore)
         return await self._through(
             StoreCall("put", (key,), conditional=if_none_match or if_match is not None),
             lambda: store.put_with_metadata(
                 key, data, metadata, if_match=if_match, if_none_match=if_none_match
             ),
         )
+
+    async def scan_details(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectDetails], None]:
+        scan = self._inner(DetailedListingStore).scan_details(
+            prefix, start_after=start_after, page_size=page_size
+        )
+        async with aclosing(self._pages(prefix, scan)) as pages:
+            async for page in pages:
+                yield page
+
+    async def scan_prefixes(
+        self,
+        prefix: str,
+        *,
+        delimiter: str,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[list[str], None]:
+        scan = self._inner(DelimiterStore).scan_prefixes(
+            prefix, delimiter=delimiter, start_after=start_after, page_size=page_size
+        )
+        async with aclosing(self._pages(prefix, scan)) as pages:
+            async for page in pages:
+                yield page
+
+    async def scan_versions(
+        self, prefix: str, *, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectVersion], None]:
+        scan = self._inner(VersionedStore).scan_versions(prefix, page_size=page_size)
+        async with aclosing(self._pages(prefix, scan)) as pages:
+            async for page in pages:
+                yield page
+
+    async def copy(
+        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+    ) -> Version | None:
+        store = self._inner(CopyingStore)
+        return await self._through(
+            StoreCall("copy", (key,)), lambda: store.copy(source, key, metadata=metadata)
+        )
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], str]:
+        store = self._inner(VersionedStore)
+        call = StoreCall("delete", tuple(key for key, _ in versions))
+        return await self._through(call, lambda: store.delete_versions(versions))
+
+    async def has_conditional_deletes(self, scratch_key: str) -> bool:
+        store = self._inner(ConditionalDeleteStore)
+        call = StoreCall("delete", (scratch_key,), conditional=True)
+        return await self._through(call, lambda: store.has_conditional_deletes(scratch_key))
+
+    async def delete_if_match(self, key: str, version: Version) -> None:
+        store = self._inner(ConditionalDeleteStore)
+        call = StoreCall("delete", (key,), conditional=True)
+        await self._through(call, lambda: store.delete_if_match(key, version))
 
     async def _through(self, call: StoreCall, act: Callable[[], Awaitable[T]]) -> T:
         raise NotImplementedError
@@ -254,7 +326,7 @@ class FaultyObjectStore(_Wrapped):
 
 
 def faults_in_turn(
-    operation: Literal["get", "put", "scan", "delete"], *faults: StoreFault | None
+    operation: Literal["get", "put", "scan", "delete", "copy"], *faults: StoreFault | None
 ) -> Callable[[StoreCall], Awaitable[StoreFault | None]]:
     """A `fault` for the first calls of an operation, one after the other; all others pass.
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from snapstore.errors import StorageError
 from snapstore.stores import readback
-from snapstore.stores.base import PAGE_SIZE, Finding, RefusedWrite, StoredObject, Version
+from snapstore.stores.base import PAGE_SIZE, Finding, StoredObject, Version
+from snapstore.stores.capabilities import RefusedWrite
 from snapstore.stores.s3.calls import register_hooks, unregister_hooks
 from snapstore.stores.s3.conditions import ETagSpelling, S3Write
 from snapstore.stores.s3.deletes import Deletes
