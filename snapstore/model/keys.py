@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from snapstore.errors import InvalidIdentifierError, shown
-from snapstore.model.ids import UUID7, validate_identifier
+from snapstore.model.ids import UUID7, validate_identifier, validate_scope
 from snapstore.model.snapshot import SnapshotLocation
 
 __all__ = ["MAX_KEY_BYTES", "Layout"]
@@ -30,6 +30,7 @@ MAX_KEY_BYTES: Final = 1024
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _HISTORY_OBJECT = re.compile(rf"snapshot_({UUID7})\.json", re.ASCII)
 _OWN_OBJECT = re.compile(r"scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
+_LOCATION = re.compile(r"scopes/(agent|multiAgent)/([a-z0-9_-]{1,255})/snapshots/", re.ASCII)
 _NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
 _LATEST: Final = "snapshot_latest.json"
 _MANIFEST: Final = "manifest.json"
@@ -122,6 +123,21 @@ class Layout:
         """
         return f"{self._base}{validate_identifier(session_id, 'session_id')}/"
 
+    def stash_prefix(self, session_id: str) -> str:
+        """What the keys of a session's stash begin with: contents that the SDKs have offloaded.
+
+        Both SDKs keep it under `context/<session_id>/`. They give sessions the prefix `session`,
+        and their stash none: so for a prefix that is or ends with `session` it lies beside it. A
+        stash that the application has put elsewhere can't be known.
+
+        Raises:
+            InvalidIdentifierError: The session id is not valid.
+        """
+        base = self._base
+        if base == "session/" or base.endswith("/session/"):
+            base = base.removesuffix("session/")
+        return f"{base}context/{validate_identifier(session_id, 'session_id')}/"
+
     def pattern(self, key: str) -> str:
         """Where a key of this layout, or the prefix of a listing, lies: without any id.
 
@@ -150,6 +166,27 @@ class Layout:
         """The snapshot ids in keys of history, without whatever else lies there."""
         start = len(history_prefix)
         return [match[1] for key in keys if (match := _HISTORY_OBJECT.fullmatch(key, start))]
+
+    @staticmethod
+    def snapshot_id_in(key: str, history_prefix: str) -> str | None:
+        """The id of the snapshot that a key in a history is of; `None` if it is of none."""
+        match = _HISTORY_OBJECT.fullmatch(key, len(history_prefix))
+        return match[1] if match else None
+
+    @staticmethod
+    def location_in(key: str, session_prefix: str) -> SnapshotLocation | None:
+        """The location that a key of a session lies in.
+
+        Args:
+            key: A full key, or the beginning of one.
+            session_prefix: What the session's keys begin with.
+
+        Returns:
+            The location; `None` if it lies in none.
+        """
+        match = _LOCATION.match(key, len(session_prefix))
+        session_id = session_prefix.rstrip("/").rpartition("/")[2]
+        return SnapshotLocation(session_id, validate_scope(match[1]), match[2]) if match else None
 
     @staticmethod
     def snapshot_id_of(key: str) -> str | None:

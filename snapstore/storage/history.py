@@ -18,6 +18,7 @@ from snapstore.model.ids import (
 )
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
+from snapstore.storage.backwards import iter_backwards
 from snapstore.storage.listing import iter_id_pages
 from snapstore.storage.newest import find_newest
 from snapstore.stores.base import PAGE_SIZE
@@ -184,26 +185,11 @@ class History:
                     yield [snapshot_id for snapshot_id in page if snapshot_id <= last]
                     return
 
-    async def _backwards(self, interval: Interval) -> AsyncGenerator[list[str], None]:
-        """Read the pages forwards, keep the last id of each, and read them again from the end."""
-        bounds = [interval.after]
-        newest: list[str] = []
-        async with aclosing(self._forwards(interval)) as pages:
-            async for page in pages:
-                if page:
-                    bounds += newest[-1:]
-                    newest = page
-        yield newest[::-1]
-        del newest
-        last = bounds.pop()
-        while bounds:
-            after = bounds.pop()
-            ids: list[str] = []
-            async with aclosing(self._forwards(Interval(after, last))) as pages:
-                async for page in pages:
-                    ids += page
-            yield ids[::-1]
-            last = after
+    def _backwards(self, interval: Interval) -> AsyncGenerator[list[str], None]:
+        def forwards(after: str | None, last: str | None) -> AsyncGenerator[list[str], None]:
+            return self._forwards(Interval(after, last))
+
+        return iter_backwards(forwards, str, after=interval.after, last=interval.last)
 
     def _pages_after(
         self, after: str | None, page_size: int = PAGE_SIZE

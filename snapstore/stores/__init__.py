@@ -5,7 +5,7 @@ For those who write a store of their own, wrap one, or keep objects of their own
 - `ObjectStore` says what a store is, in six methods; the capabilities say what some stores can do
   beside that, and `capability` asks for one.
 - `S3ObjectStore`, `FileObjectStore` and `MemoryObjectStore` are stores.
-- `ManagedStore` opens, closes and bounds in time any of them.
+- `ManagedStore` opens, closes and bounds in time any of them, and a `Pace` slows its calls.
 - `S3Options` are the options of an S3 store, each with its documentation.
 - `snapstore.stores.readback` resolves lost responses for any store that has conditional writes and
   metadata.
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from snapstore.stores.file.store import FileObjectStore
     from snapstore.stores.managed import ManagedStore
     from snapstore.stores.memory import MemoryObjectStore
+    from snapstore.stores.pace import Pace
     from snapstore.stores.s3.client import HTTPSession
     from snapstore.stores.s3.options import S3Client, S3Options, S3OwnClientOptions
     from snapstore.stores.s3.store import S3ObjectStore
@@ -73,6 +74,7 @@ __all__ = [
     "ObjectStore",
     "ObjectTooLargeError",
     "ObjectVersion",
+    "Pace",
     "PreconditionFailedError",
     "RefusedWrite",
     "S3Client",
@@ -91,6 +93,7 @@ _MODULES: Final = (
     "base",
     "capabilities",
     "memory",
+    "pace",
     "managed",
     "file.store",
     "s3.options",

@@ -176,17 +176,16 @@ class ManagedStore:
             writes=True,
         )
 
-    def paced(self, max_requests_per_second: float) -> Self:
-        """A view of this store that makes at most so many calls a second, evenly spread.
+    def paced(self, pace: Pace) -> Self:
+        """A view of this store whose calls wait for a turn each, and are counted.
 
         It shares everything else with this store, its life included.
 
         Args:
-            max_requests_per_second: More than 0. Calls of all views from one call of this method
-                count together.
+            pace: Gives the turns, to all views that share it.
         """
         view = copy.copy(self)
-        view._pace = Pace(max_requests_per_second)  # noqa: SLF001 -- it is a copy of this one
+        view._pace = pace  # noqa: SLF001 -- it is a copy of this one
         return view
 
     def capability(self, kind: Callable[..., Kind]) -> Kind | None:

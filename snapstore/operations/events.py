@@ -1,0 +1,88 @@
+"""What operations tell of each object or session: as structs, and as lines of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+__all__ = ["DeleteEvent", "Event", "SessionEvent", "decode_events", "encode_event"]
+
+
+class DeleteEvent(msgspec.Struct, frozen=True, kw_only=True, tag="delete", omit_defaults=True):
+    """A snapshot in history that a policy, or a caller, does not keep.
+
+    Attributes:
+        key: The full key.
+        result: `"planned"` in a dry run; `"deleted"`; `"failed"`, with the server's code;
+            `"changed"` where a plan was applied and another object was found under the key;
+            `"missing"` where there was none any more.
+        size: Its bytes; `None` where the store's listings don't tell.
+        etag: Its etag; `None` where the store's listings don't tell.
+        modified: When it was written; `None` where the store's listings don't tell.
+        code: Why it failed.
+    """
+
+    key: str
+    result: Literal["planned", "deleted", "failed", "changed", "missing"]
+    size: int | None = None
+    etag: str | None = None
+    modified: datetime | None = None
+    code: str | None = None
+
+
+class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omit_defaults=True):
+    """A session that was not updated for long.
+
+    Attributes:
+        session_id: The session.
+        result: `"planned"` in a dry run; `"removed"`; `"kept"` where it was updated meanwhile;
+            `"changed"` where a plan was applied and the session is no longer what it says;
+            `"failed"` where some objects could not be deleted, with the server's code.
+        updated_at: When it was updated for the last time.
+        objects: How many objects it has.
+        size: Their bytes.
+        fingerprint: A hash of their keys and versions.
+        code: Why it failed.
+    """
+
+    session_id: str
+    result: Literal["planned", "removed", "kept", "changed", "failed"]
+    updated_at: datetime
+    objects: int
+    size: int
+    fingerprint: str
+    code: str | None = None
+
+
+Event = DeleteEvent | SessionEvent
+"""An event of any operation that can be applied later."""
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as a line of JSON."""
+    return msgspec.json.encode(event) + b"\n"
+
+
+def decode_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
+    """Read events from lines of JSON, such as an open file.
+
+    Args:
+        lines: The lines. Empty ones are left out.
+
+    Raises:
+        ValueError: A line is no event.
+    """
+    decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            event = None
+        if event is None:
+            raise ValueError(f"line {number} is no event of an operation")
+        yield event

@@ -1,0 +1,361 @@
+"""Remove whole sessions that were not updated for long.
+
+What another writer saves meanwhile must not be lost. So the order is:
+
+1. The session is listed, and judged by what was seen.
+2. Its latest snapshots are deleted, each only at the version that was seen. One that was changed
+   keeps the session, and those deleted before it are put back where there is none by now.
+3. It is listed again. Anything that was not there before keeps it as well.
+4. What was seen is deleted, and nothing else. The stash goes before the last object that shows
+   that there is a session, and stays if something new has come.
+
+Where this is cut off after step 2, a history without latest remains. It is as idle as before, and
+the next run removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from snapstore.errors import StorageError, UnsupportedOperationError
+from snapstore.model.ids import new_snapshot_id
+from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.events import SessionEvent
+from snapstore.operations.inventory import Inventory, take_inventory
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.parallel import overlapped
+from snapstore.operations.selection import session_ids
+from snapstore.storage.snapshots import ObjectSnapshotStorage
+from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject
+from snapstore.stores.capabilities import (
+    ConditionalDeleteStore,
+    MetadataStore,
+    ObjectDetails,
+    capability,
+)
+from snapstore.stores.pace import Pace
+
+__all__ = ["SessionPruneReport", "SessionRemoval", "prune_sessions"]
+
+Result = Literal["planned", "removed", "kept", "changed", "failed"]
+
+_ANY_SIZE: Final = 2**62
+
+
+class SessionPruneReport(msgspec.Struct, kw_only=True):
+    """Totals of sessions that were removed, or in a dry run would be.
+
+    Attributes:
+        dry_run: Whether nothing was changed.
+        sessions: Sessions that were looked at.
+        removed: Sessions removed, or to be removed.
+        woken: Sessions that were idle, but updated before they could be removed: they are kept.
+        failed: Sessions of which some objects could not be deleted.
+        objects: Objects of the removed sessions.
+        bytes: Their bytes.
+        requests: Calls of the store: on S3 a request each, without retries.
+    """
+
+    dry_run: bool = False
+    sessions: int = 0
+    removed: int = 0
+    woken: int = 0
+    failed: int = 0
+    objects: int = 0
+    bytes: int = 0
+    requests: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has failed."""
+        return not self.failed
+
+
+def prune_sessions(
+    storage: ObjectSnapshotStorage,
+    *,
+    idle_for: timedelta,
+    sessions: Iterable[str] | AsyncIterable[str] | None = None,
+    dry_run: bool = False,
+    unconditional: bool = False,
+    max_requests_per_second: float | None = None,
+) -> Operation[SessionEvent, SessionPruneReport]:
+    """Remove sessions that were not updated for long, with their stash.
+
+    A session is idle if the times in the ids of its snapshots, and the times at which its other
+    objects were written, all lie further back. A session that is updated while it is being removed
+    is kept, and no save of it is lost. That needs a server that deletes on a condition: whether it
+    does is tried first.
+
+    A stash that is written anew under a key that was there before, and is needed by a save within
+    the moment in which the stash is deleted, can be lost: only the latest snapshots can be deleted
+    on a condition that others keep.
+
+    Args:
+        storage: Where, open.
+        idle_for: For how long a session was not updated.
+        sessions: Only of these sessions; `None` for all.
+        dry_run: Change nothing: the events tell which sessions would be removed.
+        unconditional: Do it also where deletes have no conditions. What is saved in the moment
+            between the last look at a session and its removal is then lost.
+        max_requests_per_second: Keeps it from slowing saves; `None` for no limit.
+
+    Returns:
+        The operation, with an event about each idle session. It raises
+        `UnsupportedOperationError` before anything is changed, if the server ignores conditions of
+        deletes, or listings don't tell when objects were written.
+
+    Raises:
+        TypeError: `idle_for` is no `timedelta`, or `sessions` is a single text.
+        InvalidIdentifierError: One of `sessions` is no session id.
+        ValueError: `idle_for` or `max_requests_per_second` is not positive.
+    """
+    if not isinstance(idle_for, timedelta):
+        raise TypeError(f"idle_for must be a timedelta, not a {type(idle_for).__name__}")
+    if idle_for <= timedelta():
+        raise ValueError("idle_for must be positive")
+    pace = Pace(max_requests_per_second)
+    report = SessionPruneReport(dry_run=dry_run)
+    view = with_pace(storage, pace)
+    removal = SessionRemoval(view, report, pace, unconditional=unconditional)
+    before = datetime.now(UTC) - idle_for
+
+    def is_idle(inventory: Inventory) -> bool:
+        return inventory.updated_at is not None and inventory.updated_at < before
+
+    ids = session_ids(view, sessions)
+    return Operation(removal.of_sessions(ids, lambda _, found: is_idle(found)), report)
+
+
+class SessionRemoval:
+    """Removes sessions.
+
+    Args:
+        storage: Where, with a pace.
+        report: Counts.
+        pace: Counts requests.
+        unconditional: Whether latest snapshots are deleted without condition.
+    """
+
+    def __init__(
+        self,
+        storage: ObjectSnapshotStorage,
+        report: SessionPruneReport,
+        pace: Pace,
+        *,
+        unconditional: bool,
+    ) -> None:
+        self._objects = storage.objects
+        self._layout = storage.layout
+        self._report = report
+        self._pace = pace
+        self._unconditional = unconditional
+
+    async def of_sessions(
+        self,
+        session_ids: AsyncGenerator[str, None],
+        is_to_go: Callable[[str, Inventory], bool | None],
+    ) -> AsyncGenerator[SessionEvent, None]:
+        """Remove those of some sessions that are to go.
+
+        Args:
+            session_ids: The sessions. It is closed at the end.
+            is_to_go: Tells by its objects whether a session is to go; `None` if it is not what
+                was expected.
+
+        Returns:
+            An async generator of an event for each that was to go, or was not as expected.
+
+        Raises:
+            UnsupportedOperationError: The store lacks what is needed; nothing was changed.
+        """
+
+        def work(session_id: str) -> AsyncGenerator[SessionEvent, None]:
+            return self._of_session(session_id, is_to_go)
+
+        async with aclosing(session_ids):
+            await self._require_capabilities()
+            async with aclosing(overlapped(session_ids, work)) as events:
+                async for event in events:
+                    yield event
+
+    async def _require_capabilities(self) -> None:
+        if self._unconditional or self._report.dry_run:
+            return
+        scratch = self._layout.latest(
+            SnapshotLocation.agent(f"snapstore-check-{new_snapshot_id()}", "check")
+        )
+        deleting = capability(self._objects, ConditionalDeleteStore)
+        if deleting is None or not await deleting.has_conditional_deletes(scratch):
+            raise UnsupportedOperationError(
+                f"{self._objects.name}: sessions can't be removed safely, since deletes have no "
+                "conditions here: one that is updated in the same moment would be lost; "
+                "unconditional=True accepts that",
+                operation="delete",
+                bucket=self._objects.name,
+            )
+
+    async def _of_session(
+        self, session_id: str, is_to_go: Callable[[str, Inventory], bool | None]
+    ) -> AsyncGenerator[SessionEvent, None]:
+        inventory = await take_inventory(self._objects, self._layout, session_id)
+        self._report.sessions += 1
+        self._report.requests = self._pace.turns
+        verdict = is_to_go(session_id, inventory) if inventory.is_session else False
+        if verdict is False or inventory.updated_at is None:
+            return
+        result: Result = "changed" if verdict is None else "planned"
+        code: str | None = None
+        if verdict and not self._report.dry_run:
+            result, code = await self._remove(session_id, inventory)
+        counted = result in ("planned", "removed")
+        self._report.removed += counted
+        self._report.objects += inventory.objects if counted else 0
+        self._report.bytes += inventory.size if counted else 0
+        self._report.woken += result == "kept"
+        self._report.failed += result == "failed"
+        self._report.requests = self._pace.turns
+        yield SessionEvent(
+            session_id=session_id,
+            result=result,
+            updated_at=inventory.updated_at,
+            objects=inventory.objects,
+            size=inventory.size,
+            fingerprint=inventory.fingerprint,
+            code=code,
+        )
+
+    async def _remove(self, session_id: str, inventory: Inventory) -> tuple[Result, str | None]:
+        latests = await self._read_latests(session_id, inventory)
+        if latests is None:
+            return "kept", None
+        removed: list[_Latest] = []
+        try:
+            for latest in latests:
+                if not await self._delete_latest(latest, removed):
+                    await self._put_back(removed)
+                    return "kept", None
+            now = await take_inventory(self._objects, self._layout, session_id)
+            if now.fingerprint != inventory.fingerprint_without_latests:
+                await self._put_back(removed)
+                return "kept", None
+        except StorageError:
+            await self._put_back(removed)
+            raise
+        code = await self._delete_rest(session_id, inventory)
+        return ("removed", None) if code is None else ("failed", code)
+
+    async def _read_latests(self, session_id: str, inventory: Inventory) -> list[_Latest] | None:
+        """Read the latest snapshots, to be put back if need be; `None` if one has changed."""
+        latests: list[_Latest] = []
+        for found in inventory.latests:
+            stored = await self._objects.get(found.key, max_bytes=_ANY_SIZE)
+            if stored is None or (found.etag or stored.version.etag) != stored.version.etag:
+                return None
+            latests.append(_Latest(found, stored))
+        if any(found.etag is None for found in inventory.latests):
+            # What was read is what was judged, if a listing before it and one after it agree.
+            now = await take_inventory(self._objects, self._layout, session_id)
+            if now.fingerprint != inventory.fingerprint:
+                return None
+        return latests
+
+    async def _delete_latest(self, latest: _Latest, removed: list[_Latest]) -> bool:
+        """Delete a latest snapshot if it is as it was judged.
+
+        Args:
+            latest: The snapshot.
+            removed: It is added here if this may have deleted it.
+
+        Returns:
+            Whether it is gone.
+        """
+        key = latest.found.key
+        if self._unconditional:
+            if not await self._is_unchanged(latest.found):
+                return False
+            removed.append(latest)
+            failed = await self._objects.delete([key])
+            if failed:
+                raise StorageError(
+                    f"{key} was not deleted: {failed[key]}",
+                    operation="delete",
+                    bucket=self._objects.name,
+                    key=key,
+                    code=failed[key],
+                )
+            return True
+        removed.append(latest)
+        try:
+            await self._objects.delete_if_match(key, latest.stored.version)
+        except PreconditionFailedError as error:
+            if error.outcome == "not applied":
+                removed.remove(latest)
+            return error.is_missing
+        return True
+
+    async def _is_unchanged(self, latest: ObjectDetails) -> bool:
+        pages = self._objects.scan_details(latest.key, page_size=1)
+        async with aclosing(pages):
+            async for page in pages:
+                return page[:1] == [latest]
+        return False
+
+    async def _put_back(self, removed: list[_Latest]) -> None:
+        """Write latest snapshots where there is none by now."""
+        keeping = capability(self._objects, MetadataStore)
+        failure: StorageError | None = None
+        for found, stored in removed:
+            try:
+                if keeping is None:
+                    await self._objects.put(found.key, stored.data, if_none_match=True)
+                else:
+                    await keeping.put_with_metadata(
+                        found.key, stored.data, stored.metadata, if_none_match=True
+                    )
+            except PreconditionFailedError:
+                pass  # it was saved anew, or was not deleted after all
+            except StorageError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _delete_rest(self, session_id: str, inventory: Inventory) -> str | None:
+        """Delete what was seen; returns the code of a key that was not deleted."""
+        keys = inventory.keys()
+        held_back: list[str] = []
+        while batch := [*held_back, *islice(keys, PAGE_SIZE - len(held_back))]:
+            # Something must show that there is a session until its stash is gone.
+            held_back = [batch.pop()] if inventory.has_stash else []
+            if not batch:
+                break
+            if failed := await self._objects.delete(batch):
+                return next(iter(failed.values()))
+        if inventory.has_stash:
+            now = await take_inventory(self._objects, self._layout, session_id)
+            if now.latests or [*islice(now.keys(), 2)] != held_back:
+                return None
+            stash = inventory.stash_keys()
+            while batch := [*islice(stash, PAGE_SIZE)]:
+                if failed := await self._objects.delete(batch):
+                    return next(iter(failed.values()))
+        failed = await self._objects.delete(held_back)
+        return next(iter(failed.values()), None)
+
+
+class _Latest(NamedTuple):
+    """A latest snapshot that is to be deleted.
+
+    Attributes:
+        found: As it was listed.
+        stored: As it was read, to be put back.
+    """
+
+    found: ObjectDetails
+    stored: StoredObject
