@@ -35,8 +35,9 @@ from snapstore.errors import (
     StorageUnavailableError,
 )
 from snapstore.storage.backends import S3Storage
+from snapstore.storage.base import DEFAULT_MAX_SNAPSHOT_BYTES
 from snapstore.storage.observation import OperationHook
-from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
+from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY
 
 try:

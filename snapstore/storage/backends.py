@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Unpack
 
+from snapstore.storage.base import DEFAULT_MAX_SNAPSHOT_BYTES
 from snapstore.storage.observation import OperationHook
-from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES, ObjectSnapshotStorage
+from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
 from snapstore.stores.s3.options import S3Options

@@ -10,18 +10,13 @@ How the parts work together::
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
-from types import TracebackType
-from typing import Final, Self
 
 from snapstore.encoding.envelope import decode_manifest
 from snapstore.model.ids import milliseconds_since_epoch, new_snapshot_id, validate_snapshot_id
-from snapstore.model.keys import Layout
 from snapstore.model.snapshot import (
     SCHEMA_VERSION,
-    DeletedSession,
     RawSnapshot,
     SavedSnapshot,
     Snapshot,
@@ -32,25 +27,17 @@ from snapstore.model.snapshot import (
 )
 from snapstore.storage.check import CheckReport, run_check
 from snapstore.storage.conditions import version_to_match
-from snapstore.storage.deletion import SessionDeletion
 from snapstore.storage.history import History, Interval
 from snapstore.storage.listing import flatten
-from snapstore.storage.observation import Observer, OperationHook, Watch, unrecorded
-from snapstore.storage.reading import SnapshotReader
+from snapstore.storage.observation import unrecorded
 from snapstore.storage.rewinding import rewind_latest
+from snapstore.storage.sessions import SessionOperations
 from snapstore.storage.updates import LatestUpdate
-from snapstore.storage.writes import SnapshotWriter
-from snapstore.stores.base import ObjectStore
-from snapstore.stores.lifecycle import Use
-from snapstore.stores.managed import ManagedStore
 
-__all__ = ["DEFAULT_MAX_SNAPSHOT_BYTES", "ObjectSnapshotStorage"]
-
-DEFAULT_MAX_SNAPSHOT_BYTES: Final = 64 * 2**20
-"""64 MiB: how large a snapshot may be as JSON, unless it is said otherwise."""
+__all__ = ["ObjectSnapshotStorage"]
 
 
-class ObjectSnapshotStorage:
+class ObjectSnapshotStorage(SessionOperations):
     """Snapshots in any object store. `S3Storage`, `FileStorage` and `MemoryStorage` are subclasses.
 
     It is opened and closed with `async with`, or with `open` and `aclose`, and used on the event
@@ -89,63 +76,6 @@ class ObjectSnapshotStorage:
     and `StorageError`, mostly one of its subclasses, where the store fails:
     `StorageTimeoutError` at the deadline.
     """
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        *,
-        prefix: str = "",
-        max_snapshot_bytes: int = DEFAULT_MAX_SNAPSHOT_BYTES,
-        timeout: float | None = None,
-        on_operation: OperationHook | None = None,
-        on_operation_keys: bool = False,
-    ) -> None:
-        if max_snapshot_bytes < 1:
-            raise ValueError("max_snapshot_bytes must be at least 1")
-        self.layout: Layout = Layout(prefix)
-        self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
-        self._reader = SnapshotReader(store, max_snapshot_bytes)
-        self._writer = SnapshotWriter(self.objects, max_snapshot_bytes)
-        self._observer = Observer.of(
-            on_operation, with_keys=on_operation_keys, objects=self.objects
-        )
-        self._is_view = False
-
-    async def open(self) -> None:
-        """Get ready for use on the running event loop. A closed storage may be opened again.
-
-        Raises:
-            LifecycleError: It is open already.
-            StorageError: The store can't be opened.
-        """
-        if not self._is_view:
-            await self.objects.open()
-
-    async def aclose(self) -> None:
-        """Refuse new operations, wait for those under way, and release what is held.
-
-        Closing a closed storage does nothing. An operation that has not ended after `timeout`
-        seconds is not waited for any longer, and fails at its next request.
-
-        Raises:
-            WrongEventLoopError: It was opened on another loop.
-            LifecycleError: This is called inside of an operation of the storage, as in the `update`
-                of `update_latest`: closing would wait for itself.
-        """
-        if not self._is_view:
-            await self.objects.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def save_snapshot(
         self,
@@ -487,34 +417,6 @@ class ObjectSnapshotStorage:
             pages = self._observer.watch_pages("iter_snapshot_ids", self.layout, pages)
         return flatten(pages)
 
-    async def delete_session(self, *, session_id: str) -> DeletedSession:
-        """Delete every object of a session: all scopes, latest, history and manifests.
-
-        It is not atomic: what another writer saves meanwhile may stay. In a versioned bucket the
-        versions stay. A session is what has an object of the layout directly under its name
-        (`<session_id>/scopes/…`). Under a name without one, as `backups`, nothing is deleted. Nor
-        is what belongs to another store that lies nested under the session's name, like that of a
-        prefix `tenant1` under a session `tenant1`: its sessions, and the directories `context/`,
-        `memory/` and `offloader/` of the Strands SDKs.
-
-        A delete that failed or was cancelled can be repeated.
-
-        Args:
-            session_id: The session. If it has no objects, nothing is done.
-
-        Returns:
-            How many objects were deleted, and how many kept.
-
-        Raises:
-            PartialDeleteError: Some objects were not confirmed as deleted. `failed` names them,
-                `"Unconfirmed"` being the code of those whose request failed or was not made. If a
-                later request failed as a whole, its error is the cause, and what had not been
-                listed yet is not named.
-        """
-        with self._operation("delete_session"):
-            prefix = self.layout.session_prefix(session_id)
-            return await SessionDeletion(self.objects, prefix).run()
-
     async def load_manifest(self, *, location: SnapshotLocation) -> SnapshotManifest:
         """Load a location's manifest.
 
@@ -563,36 +465,6 @@ class ObjectSnapshotStorage:
             session_id = f"snapstore-check-{new_snapshot_id()}"
             prefix = self.layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
             return await run_check(self.objects, prefix)
-
-    def namespace(self, name: str) -> Self:
-        """A view of this storage under a longer prefix: for a tenant, say.
-
-        It shares everything but the prefix with the storage it came from: the client, the event
-        loop, the limits and the life. It is open while that is open; `open`, `aclose` and
-        `async with` on it do nothing.
-
-        Args:
-            name: One more segment of the prefix, without `/`.
-
-        Raises:
-            InvalidIdentifierError: The name is empty or can't be one segment of a key, or the
-                prefix becomes too long.
-
-        Example:
-            ::
-
-                tenant = storage.namespace("tenant-7")
-                await tenant.delete_session(session_id="session-1")
-        """
-        view = copy.copy(self)
-        view.layout = self.layout.namespace(name)
-        view._is_view = True  # noqa: SLF001 -- it is a copy of this one
-        return view
-
-    def _operation(self, name: str) -> Use | Watch:
-        """A use of the store, reported to the hook if there is one."""
-        use = self.objects.use()
-        return use if self._observer is None else self._observer.watch(name, self.layout, use)
 
     async def _load(
         self, location: SnapshotLocation, snapshot_id: str | None

@@ -109,8 +109,8 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
     ]
     operations = {
         name
-        for name, method in vars(ObjectSnapshotStorage).items()
-        if not name.startswith("_") and inspect.iscoroutinefunction(method)
+        for name, method in inspect.getmembers(ObjectSnapshotStorage, inspect.iscoroutinefunction)
+        if not name.startswith("_")
     }
     walks = {"iter_snapshot_ids"}
     assert {record.operation for record in records} == (operations | walks) - {"open", "aclose"}

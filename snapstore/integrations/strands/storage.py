@@ -23,7 +23,7 @@ from snapstore.integrations.strands.keys import (
 )
 from snapstore.integrations.strands.sdk import EPHEMERAL, NAMESPACED
 from snapstore.model.snapshot import Dialect
-from snapstore.storage.snapshots import DEFAULT_MAX_SNAPSHOT_BYTES
+from snapstore.storage.base import DEFAULT_MAX_SNAPSHOT_BYTES
 from snapstore.stores.base import ObjectStore, StoredObject
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
