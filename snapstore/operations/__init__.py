@@ -1,5 +1,6 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
+from snapstore.operations.apply import ApplyReport, apply
 from snapstore.operations.events import (
     DeleteEvent,
     Event,
@@ -9,9 +10,11 @@ from snapstore.operations.events import (
 )
 from snapstore.operations.operation import Operation
 from snapstore.operations.prune import DeletionReport, PruneReport, delete_snapshots, prune
+from snapstore.operations.prune_sessions import SessionPruneReport, prune_sessions
 from snapstore.operations.retention import RetentionPolicy
 
 __all__ = [
+    "ApplyReport",
     "DeleteEvent",
     "DeletionReport",
     "Event",
@@ -19,8 +22,11 @@ __all__ = [
     "PruneReport",
     "RetentionPolicy",
     "SessionEvent",
+    "SessionPruneReport",
+    "apply",
     "decode_events",
     "delete_snapshots",
     "encode_event",
     "prune",
+    "prune_sessions",
 ]
