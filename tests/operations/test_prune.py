@@ -1,7 +1,9 @@
 """`prune` and `delete_snapshots`: what a policy does not keep is deleted, and nothing else."""
 
 import asyncio
+import bisect
 import random
+import tracemalloc
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -350,3 +352,61 @@ async def test_a_bad_session_among_those_walked_is_refused():
         async with aclosing(operation):
             with pytest.raises(InvalidIdentifierError, match="session_id"):
                 await operation.run()
+
+
+class LongHistory(MemoryObjectStore):
+    """A history of 100,000 snapshots within a year, whose memory is taken before."""
+
+    def __init__(self):
+        super().__init__()
+        step = timedelta(days=365) / 100_000
+        prefix = LAYOUT.history_prefix(LOCATION)
+        self.keys = [
+            f"{prefix}snapshot_{snapshot_id_at(NOW - step * place)}.json"
+            for place in range(100_000, 0, -1)
+        ]
+        self.gone = bytearray(len(self.keys))
+        self.requests = 0
+
+    def capability(self, kind):
+        return None
+
+    async def scan(self, prefix, *, start_after=None, page_size=1_000):
+        place = bisect.bisect_right(self.keys, start_after or prefix)
+        page = []
+        self.requests += 1
+        for index in range(place, len(self.keys)):
+            if not self.gone[index]:
+                page.append(self.keys[index])
+            if len(page) == page_size:
+                yield page
+                page = []
+                self.requests += 1
+        yield page
+
+    async def delete(self, keys):
+        self.requests += 1
+        for key in keys:
+            self.gone[bisect.bisect_left(self.keys, key)] = True
+        return {}
+
+
+async def test_a_long_history_is_pruned_in_little_memory_and_few_requests():
+    store = LongHistory()
+    policy = RetentionPolicy(keep_last=10, keep_daily=30)
+    async with ObjectSnapshotStorage(store) as storage:
+        operation = prune(storage, policy, sessions=["session-1"])
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            await operation.run()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        left = await storage.list_snapshot_ids(location=LOCATION)
+    assert operation.report.deleted == 100_000 - len(left)
+    assert operation.report.kept == len(left) in range(39, 41)
+    assert peak - before < 10 * 2**20
+    # Its locations from the keys, the history forwards and backwards, and the batches.
+    assert store.requests < 101 + 2 * 101 + 101 + 3
