@@ -8,6 +8,7 @@ from snapstore.operations.events import (
     decode_events,
     encode_event,
 )
+from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation
 from snapstore.operations.prune import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.prune_sessions import SessionPruneReport, prune_sessions
@@ -27,6 +28,7 @@ __all__ = [
     "decode_events",
     "delete_snapshots",
     "encode_event",
+    "iter_locations",
     "prune",
     "prune_sessions",
 ]
