@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from snapstore import SnapstoreError, __version__
+from snapstore import InvalidIdentifierError, SnapstoreError, __version__
 from snapstore.cli.printing import one_line
 
 __all__ = ["run"]
@@ -25,15 +25,12 @@ _COMMANDS: Final = {
     "prune": "prune",
     "prune-sessions": "prune",
     "apply": "prune",
-    "copy": "transfer",
-    "export": "transfer",
-    "import": "transfer",
-    "import-log": "transfer",
     "check": "diagnose",
     "demo": "diagnose",
 }
 """The module of each command. It is imported when it is needed, so that `--help` is quick."""
 
+_WRONG_ARGUMENTS: Final = 2
 _INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as shells have it."""
 
@@ -71,16 +68,19 @@ def run(argv: Sequence[str] | None) -> int:
     name = "snapstore"
     try:
         with _program.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
-            _program.invoke(context)
+            try:
+                _program.invoke(context)
+            finally:
+                name = f"{name} {context.invoked_subcommand}"
         sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except SnapstoreError as error:
         print(f"{name}: {one_line(error)}", file=sys.stderr)
-        return 1
+        return _WRONG_ARGUMENTS if isinstance(error, InvalidIdentifierError) else 1
     except (click.Abort, KeyboardInterrupt):
         print(f"{name}: interrupted", file=sys.stderr)
         return _INTERRUPTED

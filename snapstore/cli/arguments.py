@@ -12,14 +12,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from snapstore import FileStorage, ObjectSnapshotStorage, S3Storage, SnapshotLocation
-from snapstore.model.ids import validate_identifier, validate_snapshot_id
 
 __all__ = [
     "DURATION",
     "IDENTIFIER",
     "LOCATION",
     "PLACE",
-    "SNAPSHOT_ID",
     "TIME",
     "Place",
     "S3Settings",
@@ -86,6 +84,10 @@ def _location(text: str) -> tuple[str, str]:
     return scope, scope_id
 
 
+def _session(text: str) -> str:
+    return SnapshotLocation.agent(text, "agent").session_id
+
+
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
@@ -108,8 +110,9 @@ PLACE: Final = _argument("place", _place)
 LOCATION: Final = _argument("location", _location)
 TIME: Final = _argument("time", _time)
 DURATION: Final = _argument("duration", _duration)
-SNAPSHOT_ID: Final = _argument("id", validate_snapshot_id)
-IDENTIFIER: Final = _argument("session", lambda text: validate_identifier(text, "session_id"))
+IDENTIFIER: Final = _argument(
+    "session", lambda text: SnapshotLocation.agent(text, "agent").session_id
+)
 
 
 def s3_options(command: CommandT) -> CommandT:

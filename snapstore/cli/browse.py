@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from snapstore import (
+    InvalidIdentifierError,
     ObjectSnapshotStorage,
     SessionDescription,
     SessionSummary,
@@ -28,7 +29,6 @@ from snapstore.cli.arguments import (
 )
 from snapstore.cli.printing import say, shown_size, shown_time, write_json, write_table
 from snapstore.cli.running import opened, usage_errors
-from snapstore.errors import InvalidIdentifierError
 
 __all__ = ["COMMANDS"]
 

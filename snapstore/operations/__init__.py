@@ -1,6 +1,5 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
-from snapstore.operations.apply import ApplyReport, apply
 from snapstore.operations.events import (
     DeleteEvent,
     Event,
@@ -8,10 +7,11 @@ from snapstore.operations.events import (
     decode_events,
     encode_event,
 )
+from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
 from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation
-from snapstore.operations.prune import DeletionReport, PruneReport, delete_snapshots, prune
-from snapstore.operations.prune_sessions import SessionPruneReport, prune_sessions
+from snapstore.operations.plans import ApplyReport, apply
+from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.retention import RetentionPolicy
 
 __all__ = [

@@ -12,11 +12,11 @@ from snapstore.errors import shown
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
 from snapstore.operations.events import DeleteEvent, Event, SessionEvent
+from snapstore.operations.idle_sessions import SessionPruneReport, SessionRemoval
 from snapstore.operations.inventory import Inventory
 from snapstore.operations.locations import HistoryEntry, iter_history
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.prune import DeletionReport, delete_batches
-from snapstore.operations.prune_sessions import SessionPruneReport, SessionRemoval
+from snapstore.operations.pruning import DeletionReport, delete_batches
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.pace import Pace
