@@ -229,7 +229,7 @@ async def test_history_is_pruned_by_a_policy(here, snapstore):
     assert await here.storage.list_snapshot_ids(location=LOCATION) == ids
     ended = await snapstore(*arguments, "--yes", "--json", environment=here.environment)
     assert {line["result"] for line in lines(ended)} == {"deleted"}
-    assert "3 snapshots (" in ended.err
+    assert ended.err.startswith("3 snapshots deleted (")
     assert await here.storage.list_snapshot_ids(location=LOCATION) == ids[-2:]
 
 

@@ -48,7 +48,7 @@ async def test_a_terminal_shows_a_table_and_asks_before_it_changes_something(her
     prune = ("prune", here.name, "--keep-last", "2")
     async with in_a_terminal(*prune, environment=here.environment) as terminal:
         await terminal.until("Do it? [y/N]: ")
-        assert "to be done: 3 snapshots" in terminal.shown
+        assert "3 snapshots to be deleted" in terminal.shown
         terminal.type("n\r")
         assert await terminal.ended() == 1
         assert "nothing was changed" in terminal.shown
