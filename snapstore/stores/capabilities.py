@@ -24,6 +24,7 @@ __all__ = [
     "RefusedWrite",
     "SweepableStore",
     "VersionedStore",
+    "beginning_of",
     "capability",
     "validate_delimiter",
 ]
@@ -198,21 +199,31 @@ class DelimiterStore(Protocol):
         Args:
             prefix: What the keys begin with; any text, `""` for all.
             delimiter: A text that is not empty. Keys without it after the prefix are left out.
-            start_after: Leave out what keys up to and including this one begin with, in the order
-                in which the store goes from page to page; within a page it may be another. What
-                keys on both sides of it begin with may come or not. Give a whole beginning, or
-                one up to a `/`: SeaweedFS takes `a` for the directory, and leaves out `a/b`.
+            start_after: Leave out what keys up to and including this one begin with, and what it
+                begins with itself. It counts in the order in which the store goes from page to
+                page; within a page it may be another. Give a whole beginning: SeaweedFS takes `a`
+                for the directory, and leaves out `a/b`, too.
             page_size: How many keys and beginnings a request returns, at the most; 1 to 1,000.
 
         Returns:
             An async generator of pages, a request each. A beginning ends with the delimiter, and
             comes once. Which of two comes first is up to the store. A page may be empty.
+            SeaweedFS keeps directories: by the delimiter `/` it also lists those whose keys have
+            all been deleted.
 
         Raises:
             ValueError: The delimiter is empty.
             UnsupportedOperationError: The server does not take this delimiter.
         """
         ...
+
+
+def beginning_of(key: str, prefix: str, delimiter: str) -> str | None:
+    """What a key begins with, up to the first delimiter after the prefix; `None` without one."""
+    if not key.startswith(prefix):
+        return None
+    before, found, _ = key[len(prefix) :].partition(delimiter)
+    return f"{prefix}{before}{found}" if found else None
 
 
 def validate_delimiter(delimiter: str) -> None:
