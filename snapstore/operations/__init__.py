@@ -1,5 +1,12 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
+from snapstore.operations.erasing import (
+    EraseEvent,
+    ErasureReceipt,
+    RetainedVersion,
+    erase_all,
+    erase_session,
+)
 from snapstore.operations.events import (
     DeleteEvent,
     Event,
@@ -18,9 +25,12 @@ __all__ = [
     "ApplyReport",
     "DeleteEvent",
     "DeletionReport",
+    "EraseEvent",
+    "ErasureReceipt",
     "Event",
     "Operation",
     "PruneReport",
+    "RetainedVersion",
     "RetentionPolicy",
     "SessionEvent",
     "SessionPruneReport",
@@ -28,6 +38,8 @@ __all__ = [
     "decode_events",
     "delete_snapshots",
     "encode_event",
+    "erase_all",
+    "erase_session",
     "iter_locations",
     "prune",
     "prune_sessions",

@@ -20,6 +20,7 @@ __all__ = [
     "InspectableStore",
     "MetadataStore",
     "ObjectDetails",
+    "ObjectLock",
     "ObjectVersion",
     "RefusedWrite",
     "SweepableStore",
@@ -276,6 +277,18 @@ class ObjectVersion(NamedTuple):
     modified: datetime
 
 
+class ObjectLock(NamedTuple):
+    """What keeps a version from being deleted.
+
+    Attributes:
+        mode: `"GOVERNANCE"` or `"COMPLIANCE"`; `"legal hold"`; `"MFA delete"`.
+        until: When it ends; `None` where it has no end.
+    """
+
+    mode: str
+    until: datetime | None
+
+
 @runtime_checkable
 class VersionedStore(Protocol):
     """Optional capability: what was overwritten or deleted may remain as a version."""
@@ -296,15 +309,28 @@ class VersionedStore(Protocol):
         ...
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> Mapping[tuple[str, str], str]:
         """Delete versions for good. One that does not exist counts as deleted.
 
         Args:
             versions: The full key and the version id of each, at most 1,000, none twice.
+            bypass_governance: Whether those locked in governance mode are deleted, too.
 
         Returns:
             Those that were not deleted, each with the server's code, or `UNCONFIRMED`.
+        """
+        ...
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """Find out what keeps a version from being deleted.
+
+        Args:
+            key: The full key.
+            version_id: The version.
+
+        Returns:
+            The lock; `None` if nothing tells of one.
         """
         ...
 

@@ -18,7 +18,7 @@ class Here(NamedTuple):
     environment: dict[str, Any]
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.s3)])
 async def here(request, tmp_path):
     if request.param == "directory":
         root = tmp_path / "snapshots"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from snapstore.errors import StorageError, shown
@@ -50,15 +51,19 @@ class Deletes:
         return await self._delete(keys, self._requests.delete, self._requests.delete_one)
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool
     ) -> Mapping[tuple[str, str], str]:
         """See `VersionedStore.delete_versions`, and `delete`."""
 
         def delete_one(version: tuple[str, str]) -> Awaitable[None]:
             key, version_id = version
-            return self._requests.delete_one(key, version_id=version_id)
+            return self._requests.delete_one(
+                key, version_id=version_id, bypass_governance=bypass_governance
+            )
 
-        return await self._delete(versions, self._requests.delete_versions, delete_one)
+        by_batch = partial(self._requests.delete_versions, bypass_governance=bypass_governance)
+
+        return await self._delete(versions, by_batch, delete_one)
 
     async def _delete(
         self,

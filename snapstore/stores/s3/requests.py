@@ -18,7 +18,7 @@ from snapstore.stores.base import (
     StoredObject,
     Version,
 )
-from snapstore.stores.capabilities import ObjectDetails, ObjectVersion
+from snapstore.stores.capabilities import ObjectDetails, ObjectLock, ObjectVersion
 from snapstore.stores.s3.conditions import S3Write
 
 __all__ = [
@@ -114,7 +114,12 @@ class Requests(Protocol):
         ...
 
     async def delete_one(
-        self, key: str, condition: tuple[str, str] | None = None, *, version_id: str | None = None
+        self,
+        key: str,
+        condition: tuple[str, str] | None = None,
+        *,
+        version_id: str | None = None,
+        bypass_governance: bool = False,
     ) -> None:
         """Delete an object whose key is in the URL, and not in a document.
 
@@ -122,6 +127,7 @@ class Requests(Protocol):
             key: The key.
             condition: The header of the condition, as `S3Write.precondition`.
             version_id: The version that is deleted for good; `None` for the object.
+            bypass_governance: Whether one locked in governance mode is deleted, too.
         """
         ...
 
@@ -136,9 +142,17 @@ class Requests(Protocol):
         ...
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> dict[tuple[str, str], str]:
         """Delete versions, each a key and a version id. Returns as `delete`."""
+        ...
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """Ask for the object lock of a version."""
+        ...
+
+    async def needs_mfa_to_delete(self) -> bool:
+        """Ask whether the bucket's versions are deleted only with a code (MFA delete)."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from snapstore.stores.base import UNCONFIRMED, DamagedResponseError, StoredObject, Version
-from snapstore.stores.capabilities import ObjectDetails, ObjectVersion
+from snapstore.stores.capabilities import ObjectDetails, ObjectLock, ObjectVersion
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3.conditions import S3Write
@@ -160,12 +160,19 @@ class SlowPath:
         return results | {key: code or UNCONFIRMED for key, code in found if key in results}
 
     async def delete_one(
-        self, key: str, condition: tuple[str, str] | None = None, *, version_id: str | None = None
+        self,
+        key: str,
+        condition: tuple[str, str] | None = None,
+        *,
+        version_id: str | None = None,
+        bypass_governance: bool = False,
     ) -> None:
         """See `Requests.delete_one`."""
-        more = {} if condition is None else {"IfMatch": condition[1]}
+        more: dict[str, Any] = {} if condition is None else {"IfMatch": condition[1]}
         if version_id is not None:
             more["VersionId"] = version_id
+        if bypass_governance:
+            more["BypassGovernanceRetention"] = True
         await self._client.delete_object(Key=key, **self._common, **more)
 
     async def copy(self, source: str, key: str, write: S3Write) -> Version:
@@ -208,12 +215,13 @@ class SlowPath:
         return Page(items, reply.get("IsTruncated"), following)
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> dict[tuple[str, str], str]:
         """See `Requests.delete_versions`."""
         objects = [{"Key": key, "VersionId": version_id} for key, version_id in versions]
         wanted = {"Objects": objects, "Quiet": False}
-        reply = await self._client.delete_objects(Delete=wanted, **self._common)
+        bypass = {"BypassGovernanceRetention": True} if bypass_governance else {}
+        reply = await self._client.delete_objects(Delete=wanted, **self._common, **bypass)
         found = [(_deleted_version(deleted), DELETED) for deleted in reply.get("Deleted", ())]
         found += [
             ((error.get("Key"), error.get("VersionId")), error.get("Code"))
@@ -221,6 +229,19 @@ class SlowPath:
         ]
         results = dict.fromkeys(versions, UNCONFIRMED)
         return results | {which: code or UNCONFIRMED for which, code in found if which in results}
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """See `Requests.lock_of`."""
+        reply = await self._client.head_object(Key=key, VersionId=version_id, **self._common)
+        if reply.get("ObjectLockLegalHoldStatus") == "ON":
+            return ObjectLock("legal hold", None)
+        mode = reply.get("ObjectLockMode")
+        return ObjectLock(mode, reply.get("ObjectLockRetainUntilDate")) if mode else None
+
+    async def needs_mfa_to_delete(self) -> bool:
+        """See `Requests.needs_mfa_to_delete`."""
+        reply = await self._client.get_bucket_versioning(**self._common)
+        return bool(reply.get("MFADelete") == "Enabled")
 
 
 def _add_content_md5(params: Mapping[str, Any], **_: Any) -> None:

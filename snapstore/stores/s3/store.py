@@ -13,6 +13,7 @@ from snapstore.stores import readback
 from snapstore.stores.base import PAGE_SIZE, Finding, StoredObject, Version
 from snapstore.stores.capabilities import (
     ObjectDetails,
+    ObjectLock,
     ObjectVersion,
     RefusedWrite,
     validate_delimiter,
@@ -334,10 +335,22 @@ class S3ObjectStore:
         return scan(self._request_loop, self.name, prefix, request, operation=operation)
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> Mapping[tuple[str, str], str]:
         """See `VersionedStore`, and `delete`."""
-        return await self._deletes.delete_versions(versions)
+        return await self._deletes.delete_versions(versions, bypass_governance=bypass_governance)
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """See `VersionedStore`. A HEAD; without a lock, the bucket is asked for its MFA delete."""
+        lock = await self._request_loop.run(
+            "HeadObject", key, lambda: self._requests.lock_of(key, version_id)
+        )
+        if lock is not None:
+            return lock
+        needs_mfa = await self._request_loop.run(
+            "GetBucketVersioning", key, self._requests.needs_mfa_to_delete
+        )
+        return ObjectLock("MFA delete", None) if needs_mfa else None
 
     async def inspect(self, key: str) -> list[Finding]:
         """See `InspectableStore.inspect`: the server, the bucket, the client, the fast path."""
