@@ -232,12 +232,12 @@ URL = "<EncodingType>url</EncodingType>"
     ],
 )
 async def test_the_next_page_begins_after_the_last_key(key, marker, how, sent) -> None:
-    first = page(entry(key), truncated="true", after=after(marker, "v1"), how=how)
+    first = page(entry("a"), entry(key), truncated="true", after=after(marker, "v1"), how=how)
     second = page(entry("z", name="DeleteMarker", Size=None, IsLatest="false"))
     async with scripted_store(saying(first, second)) as (store, server):
         found = await all_of(store.scan_versions("a"))
     at = datetime(2026, 11, 28, 4, 45, 9, 244_000, tzinfo=UTC)
-    assert found == [
+    assert found[1:] == [
         ObjectVersion("a/b%41", "v1", True, False, 3, at),
         ObjectVersion("z", "v1", False, True, 0, at),
     ]
