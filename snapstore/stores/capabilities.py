@@ -249,7 +249,8 @@ class CopyingStore(Protocol):
         Args:
             source: The full key to be copied.
             key: The full key of the copy.
-            metadata: What is kept beside the copy, as in `MetadataStore`; none of the source's is.
+            metadata: What is kept beside the copy, as in `MetadataStore`, by stores that keep
+                metadata; none of the source's is.
 
         Returns:
             The version of the copy; `None` if there is no source.
@@ -360,10 +361,11 @@ class ConditionalDeleteStore(Protocol):
             version: Delete only this version: compared by its etag.
 
         Raises:
-            PreconditionFailedError: The object is at another version, and was not deleted; or there
-                is none (`is_missing`). Its outcome is then `"unknown"` if a response to an earlier
-                try was lost.
-            OutcomeUnknownError: The response was lost, and nothing tells whether it was deleted.
+            PreconditionFailedError: The object is at another version; or there is none
+                (`is_missing`), which not every server tells. Its outcome is `"unknown"` if a
+                response to an earlier try was lost: then this try may have been the one.
+            OutcomeUnknownError: The response was lost, and it may yet be deleted, or nothing tells
+                whether it was.
             UnsupportedOperationError: The server ignores conditions, or
                 `has_conditional_deletes` was not asked before.
         """

@@ -209,7 +209,7 @@ class SlowPath:
             for found in reply.get(name, ())
         ]
         after: str = reply.get("NextKeyMarker") or ""
-        if is_encoded and not any(item.key == after for item in items):
+        if is_encoded and after != max((item.key for item in items), default=""):
             after = unquote_plus(after)
         following = (after, reply.get("NextVersionIdMarker") or "") if after else None
         return Page(items, reply.get("IsTruncated"), following)
