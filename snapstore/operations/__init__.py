@@ -14,6 +14,7 @@ from snapstore.operations.events import (
     decode_events,
     encode_event,
 )
+from snapstore.operations.forking import ForkEvent, ForkReport, fork_session
 from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
 from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation
@@ -28,6 +29,8 @@ __all__ = [
     "EraseEvent",
     "ErasureReceipt",
     "Event",
+    "ForkEvent",
+    "ForkReport",
     "Operation",
     "PruneReport",
     "RetainedVersion",
@@ -40,6 +43,7 @@ __all__ = [
     "encode_event",
     "erase_all",
     "erase_session",
+    "fork_session",
     "iter_locations",
     "prune",
     "prune_sessions",

@@ -242,7 +242,7 @@ class CopyingStore(Protocol):
     """Optional capability: the server copies objects, and no body passes through here."""
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         """Copy an object, over any that there is under the new key.
 
@@ -250,7 +250,7 @@ class CopyingStore(Protocol):
             source: The full key to be copied.
             key: The full key of the copy.
             metadata: What is kept beside the copy, as in `MetadataStore`, by stores that keep
-                metadata; none of the source's is.
+                metadata; `None` for what is kept beside the source.
 
         Returns:
             The version of the copy; `None` if there is no source.
