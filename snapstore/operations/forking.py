@@ -2,7 +2,7 @@
 
 The target is claimed before anything is copied: the manifest of each location, written where there
 is none, says what it is forked from. So two forks into one target are told apart, and a fork that
-was cut off is known again by its claim and goes on. The claim says at the end that the fork is
+was cut off is known again by its claim and goes on. The claims say at the end that the fork is
 whole: from then on it is a session like any other, and its id is taken.
 
 Copies are made by the server where it can. They are never conditional, since many servers ignore
@@ -169,6 +169,7 @@ class _Fork:
         self._ends: dict[SnapshotLocation, str | None] = {}
         self._last_copied: dict[SnapshotLocation, str] = {}
         self._claims: dict[SnapshotLocation, Version] = {}
+        self._whole: set[SnapshotLocation] = set()
 
     async def run(self) -> AsyncGenerator[ForkEvent, None]:
         await self._find_ends()
@@ -183,7 +184,8 @@ class _Fork:
                     yield event
         if not self._report.dry_run:
             for location, claim in self._claims.items():
-                await self._write_claim(location, claim)
+                if location not in self._whole:
+                    await self._write_claim(location, claim)
         self._report.requests = self._pace.turns
 
     async def _find_ends(self) -> None:
@@ -227,6 +229,9 @@ class _Fork:
                 async for page in pages:
                     for key in page:
                         await self._require_own(key)
+        # Cut off at the very end, it has said of some locations alone that they are whole.
+        if self._whole and self._whole == self._ends.keys():
+            raise self._occupied(self._layout.session_prefix(self._into))
 
     async def _require_own(self, key: str) -> None:
         stash = self._stash_of(self._into)
@@ -251,17 +256,19 @@ class _Fork:
             raise self._occupied(key)
 
     async def _read_claim(self, location: SnapshotLocation) -> None:
-        """Read the claim of a location, which must be of this fork, and not be complete."""
+        """Read the claim of a location, which must be of this fork."""
         key = self._layout.manifest(self._target_of(location))
         stored = await self._objects.get(key, max_bytes=_MAX_BYTES)
         claim: Any = None
         if stored is not None:
             with suppress(SnapshotDecodeError):
                 claim = decode_manifest(stored.data, key=key).extra.get(_CLAIM)
-        expected = {"sessionId": self._session_id, "upto": self._upto, "complete": False}
+        expected = {"sessionId": self._session_id, "upto": self._upto}
         if stored is None or not isinstance(claim, dict) or not expected.items() <= claim.items():
             raise self._occupied(key)
         self._claims[location] = stored.version
+        if claim.get("complete") is not False:
+            self._whole.add(location)
 
     async def _is_copy(self, source: str, target: str) -> bool:
         """Whether an object has the bytes of another one. What has gone meanwhile is no matter."""

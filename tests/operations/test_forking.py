@@ -215,6 +215,7 @@ async def test_killed_at_any_call_and_made_again_it_ends_the_same(applied, ends)
                     # The last write was applied, and its response lost: it was complete.
                     claim = await storage.load_manifest(location=FORKED)
                     assert claim.extra["forkedFrom"]["complete"] or applied
+            store.fault = no_fault
             found, source = await bodies(storage, "fork"), await bodies(storage, "s-1")
         for key, body in found.items():
             if "manifest" not in key and (not ends or "latest" not in key):
