@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     )
     from snapstore.model.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
     from snapstore.model.protocols import SnapshotStorage, VersionedSnapshotStorage
+    from snapstore.model.sessions import (
+        LatestDescription,
+        LocationDescription,
+        ObjectTotals,
+        SessionDescription,
+        SessionOrder,
+        SessionPage,
+        SessionSummary,
+    )
     from snapstore.model.snapshot import (
         DeletedSession,
         Dialect,
@@ -63,9 +72,12 @@ __all__ = [
     "Finding",
     "InvalidIdentifierError",
     "InvalidResponseError",
+    "LatestDescription",
     "LifecycleError",
+    "LocationDescription",
     "MemoryStorage",
     "ObjectSnapshotStorage",
+    "ObjectTotals",
     "OperationHook",
     "OperationRecord",
     "Outcome",
@@ -78,6 +90,10 @@ __all__ = [
     "Scope",
     "ScopeMismatchError",
     "SessionDeletedError",
+    "SessionDescription",
+    "SessionOrder",
+    "SessionPage",
+    "SessionSummary",
     "Snapshot",
     "SnapshotConflictError",
     "SnapshotDecodeError",
@@ -105,6 +121,7 @@ _MODULES: Final = (
     "errors",
     "model.ids",
     "model.snapshot",
+    "model.sessions",
     "model.protocols",
     "stores.base",
     "stores.recording",
