@@ -21,6 +21,7 @@ from snapstore.operations.operation import Operation
 from snapstore.operations.plans import ApplyReport, apply
 from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.retention import RetentionPolicy
+from snapstore.operations.verifying import VerifyFinding, VerifyReport, verify
 
 __all__ = [
     "ApplyReport",
@@ -37,6 +38,8 @@ __all__ = [
     "RetentionPolicy",
     "SessionEvent",
     "SessionPruneReport",
+    "VerifyFinding",
+    "VerifyReport",
     "apply",
     "decode_events",
     "delete_snapshots",
@@ -47,4 +50,5 @@ __all__ = [
     "iter_locations",
     "prune",
     "prune_sessions",
+    "verify",
 ]
