@@ -37,6 +37,15 @@ if TYPE_CHECKING:
     )
     from snapstore.model.ids import Scope, new_snapshot_id, snapshot_id_at, snapshot_time
     from snapstore.model.protocols import SnapshotStorage, VersionedSnapshotStorage
+    from snapstore.model.sessions import (
+        LatestDescription,
+        LocationDescription,
+        ObjectTotals,
+        SessionDescription,
+        SessionOrder,
+        SessionPage,
+        SessionSummary,
+    )
     from snapstore.model.snapshot import (
         DeletedSession,
         Dialect,
@@ -65,9 +74,12 @@ __all__ = [
     "InvalidExportError",
     "InvalidIdentifierError",
     "InvalidResponseError",
+    "LatestDescription",
     "LifecycleError",
+    "LocationDescription",
     "MemoryStorage",
     "ObjectSnapshotStorage",
+    "ObjectTotals",
     "OperationHook",
     "OperationRecord",
     "Outcome",
@@ -80,6 +92,10 @@ __all__ = [
     "Scope",
     "ScopeMismatchError",
     "SessionDeletedError",
+    "SessionDescription",
+    "SessionOrder",
+    "SessionPage",
+    "SessionSummary",
     "Snapshot",
     "SnapshotConflictError",
     "SnapshotDecodeError",
@@ -107,6 +123,7 @@ _MODULES: Final = (
     "errors",
     "model.ids",
     "model.snapshot",
+    "model.sessions",
     "model.protocols",
     "stores.base",
     "stores.recording",

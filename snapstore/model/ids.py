@@ -12,11 +12,13 @@ from snapstore.errors import InvalidIdentifierError
 
 __all__ = [
     "END_OF_IDS",
+    "IDENTIFIER",
     "RANDOM_BITS",
     "SCOPES",
     "UUID7",
     "Scope",
     "id_from_number",
+    "is_identifier",
     "milliseconds_since_epoch",
     "new_snapshot_id",
     "number_from_id",
@@ -42,7 +44,10 @@ RANDOM_BITS: Final = 74
 END_OF_IDS: Final = 1 << 48 + RANDOM_BITS
 """One more than the number of the greatest id."""
 
-_IDENTIFIER = re.compile(r"[a-z0-9_-]{1,255}", re.ASCII)
+IDENTIFIER: Final = r"[a-z0-9_-]{1,255}"
+"""The pattern of a session or scope id."""
+
+_IDENTIFIER = re.compile(IDENTIFIER, re.ASCII)
 _SNAPSHOT_ID = re.compile(UUID7, re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -75,6 +80,11 @@ def validate_identifier(value: object, what: str) -> str:
     raise InvalidIdentifierError(
         f"{what} must be 1 to 255 of the characters a-z, 0-9, '_' and '-', not {_shown(value)}"
     )
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a text is a valid session or scope id."""
+    return _IDENTIFIER.fullmatch(text) is not None
 
 
 def validate_scope(value: object) -> Scope:

@@ -15,13 +15,19 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal, NamedTuple, cast
 
 from snapstore.errors import InvalidIdentifierError, shown
-from snapstore.model.ids import UUID7, validate_identifier, validate_scope
+from snapstore.model.ids import (
+    IDENTIFIER,
+    UUID7,
+    Scope,
+    is_identifier,
+    validate_identifier,
+)
 from snapstore.model.snapshot import SnapshotLocation
 
-__all__ = ["MAX_KEY_BYTES", "Layout"]
+__all__ = ["MAX_KEY_BYTES", "Layout", "ObjectPlace"]
 
 _LONGEST_ID: Final = 255
 MAX_KEY_BYTES: Final = 1024
@@ -30,14 +36,32 @@ MAX_KEY_BYTES: Final = 1024
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _HISTORY_OBJECT = re.compile(rf"snapshot_({UUID7})\.json", re.ASCII)
 _OWN_OBJECT = re.compile(r"scopes/(?:agent|multiAgent)/[^/]+/snapshots/")
-_LOCATION = re.compile(r"scopes/(agent|multiAgent)/([a-z0-9_-]{1,255})/snapshots/", re.ASCII)
+_PLACE = re.compile(
+    rf"scopes/(agent|multiAgent)/({IDENTIFIER})/snapshots/(.+)", re.ASCII | re.DOTALL
+)
+_LOCATION = re.compile(rf"scopes/(agent|multiAgent)/({IDENTIFIER})/snapshots/", re.ASCII)
 _NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
 _LATEST: Final = "snapshot_latest.json"
 _MANIFEST: Final = "manifest.json"
 _HISTORY: Final = "immutable_history/"
+_ARCHIVE: Final = "archive/"
 
 _SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
 """Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
+
+
+class ObjectPlace(NamedTuple):
+    """What an object of a session is.
+
+    Attributes:
+        location: Whose it is.
+        kind: Latest, a snapshot in history, the manifest, or a part of the archive.
+        snapshot_id: The id in history; `None` for what is not there.
+    """
+
+    location: SnapshotLocation
+    kind: Literal["latest", "history", "manifest", "archive"]
+    snapshot_id: str | None = None
 
 
 class Layout:
@@ -123,20 +147,33 @@ class Layout:
         """
         return f"{self._base}{validate_identifier(session_id, 'session_id')}/"
 
-    def stash_prefix(self, session_id: str) -> str:
-        """What the keys of a session's stash begin with: contents that the SDKs have offloaded.
+    @property
+    def sessions_prefix(self) -> str:
+        """What the keys of all sessions begin with: the prefix and its `/`, or `""`."""
+        return self._base
 
-        Both SDKs keep it under `context/<session_id>/`. They give sessions the prefix `session`,
-        and their stash none: so for a prefix that is or ends with `session` it lies beside it. A
-        stash that the application has put elsewhere can't be known.
+    def session_id_of(self, key: str, delimiter: str) -> str | None:
+        """The session whose name a key begins with.
 
-        Raises:
-            InvalidIdentifierError: The session id is not valid.
+        Args:
+            key: The key, or what it begins with.
+            delimiter: What must follow the name: `/scopes/` shows a session, `/` only a name.
+
+        Returns:
+            The session id; `None` where something else lies, as in a store that is nested there.
         """
-        base = self._base
-        if base == "session/" or base.endswith("/session/"):
-            base = base.removesuffix("session/")
-        return f"{base}context/{validate_identifier(session_id, 'session_id')}/"
+        name, found, _ = key.removeprefix(self._base).partition(delimiter)
+        return name if found and is_identifier(name) else None
+
+    def stash_prefix(self, session_id: str) -> str:
+        """What the keys begin with that the Strands SDKs keep for a session beside its snapshots.
+
+        They put sessions into `session/` and stash into `context/`, under one prefix.
+        """
+        root = self._base.removesuffix("session/")
+        if root and not root.endswith("/"):  # as of a prefix `my-session`
+            root = self._base
+        return f"{root}context/{session_id}/"
 
     def pattern(self, key: str) -> str:
         """Where a key of this layout, or the prefix of a listing, lies: without any id.
@@ -147,8 +184,10 @@ class Layout:
         Returns:
             The key without this layout's prefix, and with names instead of ids:
             `<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json`. What is not of
-            the layout ends with `…`.
+            the layout ends with `…`. For a listing of all sessions it is `""`.
         """
+        if key == self._base:
+            return ""
         rest = key.removeprefix(self._base).partition("/")[2]
         found = _OWN_OBJECT.match(rest)
         if found is None:
@@ -184,9 +223,9 @@ class Layout:
         Returns:
             The location; `None` if it lies in none.
         """
-        match = _LOCATION.match(key, len(session_prefix))
-        session_id = session_prefix.rstrip("/").rpartition("/")[2]
-        return SnapshotLocation(session_id, validate_scope(match[1]), match[2]) if match else None
+        found = _LOCATION.match(key, len(session_prefix))
+        session_id = session_prefix.split("/")[-2]
+        return SnapshotLocation(session_id, cast("Scope", found[1]), found[2]) if found else None
 
     @staticmethod
     def snapshot_id_of(key: str) -> str | None:
@@ -198,6 +237,25 @@ class Layout:
     def is_own(key: str, session_prefix: str) -> bool:
         """Whether a key shows that there is a session: it lies in a directory of its snapshots."""
         return _OWN_OBJECT.match(key, len(session_prefix)) is not None
+
+    @staticmethod
+    def place_of(key: str, session_prefix: str) -> ObjectPlace | None:
+        """What an object of a session is; `None` if it is not of the layout."""
+        found = _PLACE.fullmatch(key, len(session_prefix))
+        if found is None:
+            return None
+        scope, scope_id, name = found.groups()
+        location = SnapshotLocation(session_prefix.split("/")[-2], cast("Scope", scope), scope_id)
+        if name == _LATEST:
+            return ObjectPlace(location, "latest")
+        if name == _MANIFEST:
+            return ObjectPlace(location, "manifest")
+        if name.startswith(_ARCHIVE):
+            return ObjectPlace(location, "archive")
+        snapshot = _HISTORY_OBJECT.fullmatch(name.removeprefix(_HISTORY))
+        if snapshot is None or not name.startswith(_HISTORY):
+            return None
+        return ObjectPlace(location, "history", snapshot[1])
 
     @staticmethod
     def is_nested_store(key: str, session_prefix: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
 
+from snapstore.model.sessions import SessionDescription, SessionOrder, SessionPage
 from snapstore.model.snapshot import (
     SavedSnapshot,
     Snapshot,
@@ -66,7 +67,7 @@ class SnapshotStorage(Protocol):
 
 
 class VersionedSnapshotStorage(SnapshotStorage, Protocol):
-    """A snapshot storage with compare-and-swap, checkpoints and streamed listings.
+    """A snapshot storage with compare-and-swap, checkpoints, streamed listings, lists of sessions.
 
     `ObjectSnapshotStorage` documents each operation.
     """
@@ -155,4 +156,18 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         until: datetime | None = None,
     ) -> AsyncGenerator[str, None]:
         """Walk the ids in history between two times, in either direction."""
+        ...
+
+    def iter_sessions(self, *, start_after: str | None = None) -> AsyncGenerator[str, None]:
+        """Walk the ids of the sessions, in the order of the store."""
+        ...
+
+    async def list_sessions(
+        self, *, limit: int, order: SessionOrder = "id", cursor: str | None = None
+    ) -> SessionPage:
+        """List summaries of sessions, page by page."""
+        ...
+
+    async def describe_session(self, *, session_id: str) -> SessionDescription | None:
+        """Describe a session in figures; `None` if there is none."""
         ...

@@ -7,11 +7,15 @@ from snapstore.operations.events import (
     decode_events,
     encode_event,
 )
+from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
+from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation
-from snapstore.operations.prune import DeletionReport, PruneReport, delete_snapshots, prune
+from snapstore.operations.plans import ApplyReport, apply
+from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.retention import RetentionPolicy
 
 __all__ = [
+    "ApplyReport",
     "DeleteEvent",
     "DeletionReport",
     "Event",
@@ -19,8 +23,12 @@ __all__ = [
     "PruneReport",
     "RetentionPolicy",
     "SessionEvent",
+    "SessionPruneReport",
+    "apply",
     "decode_events",
     "delete_snapshots",
     "encode_event",
+    "iter_locations",
     "prune",
+    "prune_sessions",
 ]

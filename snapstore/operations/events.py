@@ -48,7 +48,7 @@ class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omi
         result: `"planned"` in a dry run; `"removed"`; `"kept"` where it was updated meanwhile;
             `"changed"` where a plan was applied and the session is no longer what it says;
             `"failed"` where some objects could not be deleted, with the server's code.
-        updated_at: When it was updated for the last time.
+        updated_at: When it was updated for the last time; `None` if there is nothing of it.
         objects: How many objects it has.
         size: Their bytes.
         fingerprint: A hash of their keys and versions.
@@ -57,7 +57,7 @@ class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omi
 
     session_id: str
     result: Literal["planned", "removed", "kept", "changed", "failed"]
-    updated_at: datetime
+    updated_at: datetime | None
     objects: int
     size: int
     fingerprint: str

@@ -53,21 +53,16 @@ class Inventory:
         """Add an object under the session."""
         if self._layout.is_nested_store(found.key, self._session_prefix):
             return
-        snapshot_id = self._layout.snapshot_id_of(found.key)
-        location = self._layout.location_in(found.key, self._session_prefix)
+        place = self._layout.place_of(found.key, self._session_prefix)
         time = found.modified
-        if location is not None and found.key == self._layout.latest(location):
+        if place is not None and place.kind == "latest":
             self.latests.append(found)
             self._sum_of_latests += _hash(found)
-        elif (
-            location is not None
-            and snapshot_id is not None
-            and found.key == self._layout.history(location, snapshot_id)
-        ):
-            ids = self._history.setdefault(self._layout.history_prefix(location), bytearray())
-            ids += bytes.fromhex(snapshot_id.replace("-", ""))
+        elif place is not None and place.snapshot_id is not None:
+            ids = self._history.setdefault(self._layout.history_prefix(place.location), bytearray())
+            ids += bytes.fromhex(place.snapshot_id.replace("-", ""))
             try:
-                time = snapshot_time(snapshot_id)
+                time = snapshot_time(place.snapshot_id)
             except InvalidIdentifierError:  # later than any date
                 time = _END_OF_TIME
         else:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from snapstore.errors import InvalidResponseError, UnsupportedOperationError
-from snapstore.model.ids import validate_snapshot_id
+from snapstore.model.ids import id_from_number, number_from_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
 from snapstore.storage.backwards import iter_backwards
@@ -83,6 +83,7 @@ async def iter_history(
     location: SnapshotLocation,
     *,
     after: str | None = None,
+    first: str | None = None,
     last: str | None = None,
 ) -> AsyncGenerator[list[HistoryEntry], None]:
     """Walk the history of a location, page by page, oldest first.
@@ -92,13 +93,16 @@ async def iter_history(
         layout: The keys.
         location: The location.
         after: The id before the first one; `None` from the beginning.
+        first: The first id; `None` if there is an `after`, or from the beginning.
         last: The last id; `None` to the end.
 
     Raises:
         InvalidResponseError: The listing is out of order.
     """
     prefix = layout.history_prefix(location)
-    cursor = None if after is None else layout.history(location, validate_snapshot_id(after))
+    if first is not None:
+        after = _id_before(first)
+    cursor = None if after is None else layout.history(location, after)
     previous = after or ""
     async with aclosing(_entries(objects, prefix, cursor)) as pages:
         async for page in pages:
@@ -113,6 +117,11 @@ async def iter_history(
             else:
                 yield [entry for entry in page if entry.snapshot_id <= last]
                 return
+
+
+def _id_before(snapshot_id: str) -> str | None:
+    place = number_from_id(snapshot_id)
+    return id_from_number(place - 1) if place else None
 
 
 def iter_history_backwards(

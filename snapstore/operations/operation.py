@@ -12,11 +12,11 @@ from snapstore.stores.pace import Pace
 
 __all__ = ["Operation", "with_pace"]
 
-EventT = TypeVar("EventT")
-ReportT = TypeVar("ReportT")
+EventT_co = TypeVar("EventT_co", covariant=True)
+ReportT_co = TypeVar("ReportT_co", covariant=True)
 
 
-class Operation(Generic[EventT, ReportT]):
+class Operation(Generic[EventT_co, ReportT_co]):
     """Work on many objects. Nothing is done before it is iterated or run.
 
     It is iterated once, for an event about each object or session: what was done to it, or, in a
@@ -25,9 +25,6 @@ class Operation(Generic[EventT, ReportT]):
 
     It may be left at any point. Leaving it waits for the requests that are under way, and what was
     done until then stays done: the same operation can be started anew, and does the rest.
-
-    Attributes:
-        report: Totals of what has been done so far.
 
     Example:
         ::
@@ -40,17 +37,22 @@ class Operation(Generic[EventT, ReportT]):
             report = await prune(storage, RetentionPolicy(keep_last=10), dry_run=True).run()
     """
 
-    def __init__(self, events: AsyncGenerator[EventT, None], report: ReportT) -> None:
+    def __init__(self, events: AsyncGenerator[EventT_co, None], report: ReportT_co) -> None:
         self._events = events
-        self.report: ReportT = report
+        self._report = report
+
+    @property
+    def report(self) -> ReportT_co:
+        """Totals of what has been done so far."""
+        return self._report
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> EventT:
+    async def __anext__(self) -> EventT_co:
         return await anext(self._events)
 
-    async def run(self) -> ReportT:
+    async def run(self) -> ReportT_co:
         """Do all of it, or the rest.
 
         Returns:
@@ -59,7 +61,7 @@ class Operation(Generic[EventT, ReportT]):
         async with self:
             async for _ in self:
                 pass
-        return self.report
+        return self._report
 
     async def aclose(self) -> None:
         """Leave it, and wait for the requests that are under way."""

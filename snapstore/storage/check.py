@@ -25,7 +25,10 @@ from snapstore.stores.base import Finding, PreconditionFailedError, Version
 from snapstore.stores.capabilities import InspectableStore, capability
 from snapstore.stores.managed import ManagedStore
 
-__all__ = ["CheckReport", "run_check"]
+__all__ = ["CHECK_SESSION", "CheckReport", "run_check"]
+
+CHECK_SESSION: Final = "snapstore-check-"
+"""What the ids of the sessions begin with that checks work in."""
 
 _RACERS: Final = 5
 _RACES: Final = 2

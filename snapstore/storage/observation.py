@@ -43,7 +43,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
         status: The HTTP status of the error; `None` where there is none.
         started_at: When it began, in seconds of Unix time.
         seconds: Seconds that it took, retries and waits included; of `update_latest` with the time
-            that `update` takes, of `iter_snapshot_ids` with the time between its pages.
+            that `update` takes, of a walk with the time between its pages.
         bytes_read: Bytes of the objects that it has read.
         bytes_written: Bytes of the documents that it has sent, as JSON, those of a write that
             failed included; once for all attempts of a write.
@@ -52,7 +52,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
         key_pattern: Where the object lies in the layout, with names instead of ids, and without
             the prefix: `"<session_id>/scopes/agent/<scope_id>/snapshots/snapshot_latest.json"`. Of
             a checkpoint it is that of latest, of a rewind that of the snapshot in history, of a
-            listing what the keys begin with. `None` if it ended before it came to that.
+            listing what the keys begin with, `""` for a listing of all sessions. `None` if it ended
+            before it came to that.
         key: The full key if the storage was asked for keys (`on_operation_keys=True`); otherwise
             `None`.
         requests: Its HTTP requests, in the order in which they ended. Only S3 makes any. Those of

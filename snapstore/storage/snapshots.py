@@ -6,6 +6,8 @@ How the parts work together::
     load:   location → key → store.get → None, or snapshot (encoding.envelope)
     list:   location → history (storage.history) → store.scan → ids → stop at the limit
     delete: session prefix → store.scan → batches → store.delete, overlapped
+
+The operations on whole sessions are in `snapstore.storage.sessions`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from snapstore.model.snapshot import (
     VersionedSnapshot,
     now,
 )
-from snapstore.storage.check import CheckReport, run_check
+from snapstore.storage.check import CHECK_SESSION, CheckReport, run_check
 from snapstore.storage.conditions import version_to_match
 from snapstore.storage.history import History, Interval
 from snapstore.storage.listing import flatten
@@ -463,7 +465,7 @@ class ObjectSnapshotStorage(SessionOperations):
             cancelled, its session stays: `delete_session` removes it.
         """
         with self._operation("check"):
-            session_id = f"snapstore-check-{new_snapshot_id()}"
+            session_id = f"{CHECK_SESSION}{new_snapshot_id()}"
             prefix = self.layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
             return await run_check(self.objects, prefix)
 

@@ -26,6 +26,7 @@ __all__ = [
     "SweepableStore",
     "VersionedStore",
     "capability",
+    "validate_delimiter",
 ]
 
 Kind = TypeVar("Kind")
@@ -212,8 +213,10 @@ class DelimiterStore(Protocol):
         Args:
             prefix: What the keys begin with; any text, `""` for all.
             delimiter: A text that is not empty. Keys without it after the prefix are left out.
-            start_after: Leave out what keys up to and including this one begin with. What keys on
-                both sides of it begin with may come or not.
+            start_after: Leave out what keys up to and including this one begin with, in the order
+                in which the store goes from page to page; within a page it may be another. What
+                keys on both sides of it begin with may come or not. Give a whole beginning, or
+                one up to a `/`: SeaweedFS takes `a` for the directory, and leaves out `a/b`.
             page_size: How many keys and beginnings a request returns, at the most; 1 to 1,000.
 
         Returns:
@@ -221,9 +224,20 @@ class DelimiterStore(Protocol):
             comes once. Which of two comes first is up to the store. A page may be empty.
 
         Raises:
+            ValueError: The delimiter is empty.
             UnsupportedOperationError: The server does not take this delimiter.
         """
         ...
+
+
+def validate_delimiter(delimiter: str) -> None:
+    """Check a delimiter of `DelimiterStore.scan_prefixes`.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if not delimiter:
+        raise ValueError("delimiter must not be empty")
 
 
 @runtime_checkable

@@ -304,6 +304,8 @@ class ManagedStore:
                         key=prefix,
                     )
                 yield page
+            if self._pace is not None:
+                self._pace.give_back()  # a store that has given its last page knows that
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """Delete objects: see `ObjectStore.delete`."""

@@ -16,7 +16,7 @@ from snapstore.stores.base import (
     Version,
     content_version,
 )
-from snapstore.stores.capabilities import ObjectDetails
+from snapstore.stores.capabilities import ObjectDetails, validate_delimiter
 
 __all__ = ["MemoryObjectStore"]
 
@@ -148,6 +148,7 @@ class MemoryObjectStore:
         page_size: int = PAGE_SIZE,
     ) -> AsyncGenerator[list[str], None]:
         """See `DelimiterStore`."""
+        validate_delimiter(delimiter)
         after = start_after
         while True:
             found = sorted(

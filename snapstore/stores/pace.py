@@ -15,7 +15,7 @@ class Pace:
         max_per_second: How many may pass each second; `None` for no limit.
 
     Attributes:
-        turns: How many have come.
+        turns: How many turns were taken, without those that were given back.
 
     Raises:
         ValueError: The rate is not a number above 0.
@@ -38,3 +38,8 @@ class Pace:
         self._next = at + self._interval
         if at > now:
             await asyncio.sleep(at - now)
+
+    def give_back(self) -> None:
+        """Give a turn back that was not needed, to whoever comes next."""
+        self.turns -= 1
+        self._next -= self._interval

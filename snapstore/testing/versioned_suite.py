@@ -44,6 +44,7 @@ from snapstore.testing.samples import (
     make_snapshot,
     snapshot_ids,
 )
+from snapstore.testing.session_suite import SessionTests
 from snapstore.testing.snapshot_suite import (
     DIALECTS,
     SnapshotStorageTests,
@@ -75,7 +76,7 @@ VERSIONS: Final = pytest.mark.parametrize(
 )
 
 
-class VersionedSnapshotStorageTests(HistoryTests, SnapshotStorageTests):
+class VersionedSnapshotStorageTests(HistoryTests, SessionTests, SnapshotStorageTests):
     """Holds a storage to the contract of `VersionedSnapshotStorage`, the six operations included.
 
     Subclass it instead of `SnapshotStorageTests`, with the same fixture `subject`; that class has

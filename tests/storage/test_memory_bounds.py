@@ -3,9 +3,11 @@
 import asyncio
 import tracemalloc
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 
 from snapstore import ObjectSnapshotStorage, Snapshot, SnapshotLocation
 from snapstore.encoding.envelope import encode_snapshot
+from snapstore.stores import ObjectDetails
 from snapstore.stores.base import Body
 from snapstore.stores.memory import MemoryObjectStore
 
@@ -14,6 +16,7 @@ OBJECTS = 100_000
 PAGE = 1_000
 BOUND = 4 * 2**20
 """Bytes. The ids alone of so many objects take twice as many, and their keys four times."""
+WRITTEN = datetime(2026, 11, 28, tzinfo=UTC)
 PATIENCE = 30
 """Seconds after which a test gives up on what would otherwise hang."""
 
@@ -77,6 +80,48 @@ async def test_walking_a_long_history_takes_the_memory_of_a_page():
         peak = await peak_of(walking)
 
     assert walking.result() == OBJECTS
+    assert peak < BOUND
+
+
+class ManySessions(LongStore):
+    """A store with many sessions of one object each."""
+
+    async def scan_prefixes(self, prefix, *, delimiter, start_after=None, page_size=PAGE):
+        assert (prefix, delimiter, start_after) == ("", "/scopes/", None)
+        for first in range(0, self.objects, page_size):
+            await self.page_asked_for()
+            yield [f"session-{n:08}/scopes/" for n in range(first, first + page_size)]
+
+    async def scan_details(self, prefix, *, start_after=None, page_size=PAGE):
+        await self.page_asked_for()
+        self.listed += 1
+        key = f"{prefix}agent/weather/snapshots/snapshot_latest.json"
+        yield [ObjectDetails(key, 2, WRITTEN + timedelta(seconds=self.listed), "etag")]
+
+
+async def test_walking_many_sessions_takes_the_memory_of_a_page():
+    async def walk():
+        async with aclosing(storage.iter_sessions()) as ids:
+            return sum([1 async for _ in ids])
+
+    async with ObjectSnapshotStorage(ManySessions()) as storage:
+        walking = asyncio.create_task(walk())
+        peak = await peak_of(walking)
+
+    assert walking.result() == OBJECTS
+    assert peak < BOUND
+
+
+async def test_the_last_updated_of_many_sessions_take_the_memory_of_a_page():
+    store = ManySessions(20_000)
+
+    async with ObjectSnapshotStorage(store) as storage:
+        listing = asyncio.create_task(storage.list_sessions(limit=50, order="updated"))
+        peak = await peak_of(listing)
+
+    newest = max(found.updated_at for found in listing.result().sessions)
+    assert newest == WRITTEN + timedelta(seconds=store.listed)
+    assert store.listed == 20_000
     assert peak < BOUND
 
 

@@ -84,6 +84,10 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         manifest = SnapshotManifest("1.0", "2026-11-22T11:13:20.395Z")
         await storage.save_manifest(location=LOCATION, manifest=manifest)
         await storage.load_manifest(location=LOCATION)
+        assert [i async for i in storage.iter_sessions()] == [LOCATION.session_id]
+        for order in ("id", "updated"):
+            await storage.list_sessions(limit=1, order=order)
+        await storage.describe_session(session_id=LOCATION.session_id)
         await storage.delete_session(session_id=LOCATION.session_id)
         await storage.check()
 
@@ -104,6 +108,10 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("rewind", f"{HISTORY}snapshot_<snapshot_id>.json"),
         ("save_manifest", f"{SNAPSHOTS}manifest.json"),
         ("load_manifest", f"{SNAPSHOTS}manifest.json"),
+        ("iter_sessions", ""),
+        ("list_sessions", ""),
+        ("list_sessions", ""),
+        ("describe_session", "<session_id>/"),
         ("delete_session", "<session_id>/"),
         ("check", HISTORY),
     ]
@@ -112,7 +120,7 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         for name, method in inspect.getmembers(ObjectSnapshotStorage, inspect.iscoroutinefunction)
         if not name.startswith("_")
     }
-    walks = {"iter_snapshot_ids"}
+    walks = {"iter_snapshot_ids", "iter_sessions"}
     assert {record.operation for record in records} == (operations | walks) - {"open", "aclose"}
     assert {record.outcome for record in records} == {"ok"}
     assert {record.place for record in records} == {storage.objects.name}

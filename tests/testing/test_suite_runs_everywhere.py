@@ -17,10 +17,14 @@ import pytest
 
 from snapstore import (
     DeletedSession,
+    InvalidIdentifierError,
     ObjectSnapshotStorage,
+    ObjectTotals,
     SavedSnapshot,
     ScopeMismatchError,
     SessionDeletedError,
+    SessionDescription,
+    SessionPage,
     SnapshotConflictError,
     SnapshotDecodeError,
     SnapshotManifest,
@@ -790,6 +794,127 @@ class RewindToNothingDeletes(BrokenStorage):
         if await self.load_snapshot(location=location, snapshot_id=snapshot_id) is None:
             await self.objects.delete([LAYOUT.latest(location)])
         return await super().rewind(location=location, snapshot_id=snapshot_id, if_match=if_match)
+
+
+class EveryNameIsASession(BrokenStorage):
+    caught_by = ("test_sessions_are_what_has_snapshots_directly_under_a_name",)
+
+    async def iter_sessions(self, *, start_after=None):
+        for name in sorted({key.partition("/")[0] for key in self.objects}):
+            yield name
+
+
+class NestedSessionsAreListed(BrokenStorage):
+    caught_by = ("test_sessions_are_what_has_snapshots_directly_under_a_name",)
+
+    async def iter_sessions(self, *, start_after=None):
+        for name in sorted({key.split("/scopes/")[0] for key in self.objects if "/scopes/" in key}):
+            yield name
+
+
+class SessionsFromTheCursorOn(BrokenStorage):
+    caught_by = ("test_sessions_after_a_cursor_are_those_that_follow_it",)
+
+    async def iter_sessions(self, *, start_after=None):
+        if start_after is not None:
+            yield start_after
+        async for session_id in super().iter_sessions(start_after=start_after):
+            yield session_id
+
+
+class OnePageOfSessions(BrokenStorage):
+    caught_by = ("test_more_than_a_page_of_sessions_come_once_each",)
+
+    async def iter_sessions(self, *, start_after=None):
+        left = PAGE_SIZE
+        async for session_id in super().iter_sessions(start_after=start_after):
+            if left:
+                left -= 1
+                yield session_id
+
+
+class AlwaysByID(BrokenStorage):
+    caught_by = ("test_pages_of_sessions_make_up_the_whole_list",)
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        return await super().list_sessions(limit=limit, cursor=cursor)
+
+
+class OnlyTheFirstPageOfAList(BrokenStorage):
+    caught_by = (
+        "test_pages_of_sessions_make_up_the_whole_list",
+        "test_more_than_a_page_of_sessions_come_once_each",
+    )
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        page = await super().list_sessions(limit=limit, order=order, cursor=cursor)
+        return msgspec.structs.replace(page, cursor=None)
+
+
+class EverySessionIsActive(BrokenStorage):
+    caught_by = ("test_what_is_no_save_does_not_make_a_session_look_active",)
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        page = await super().list_sessions(limit=limit, order=order, cursor=cursor)
+        sessions = [
+            msgspec.structs.replace(found, updated_at=datetime.now(UTC)) for found in page.sessions
+        ]
+        return msgspec.structs.replace(page, sessions=tuple(sessions))
+
+
+class OneSnapshotTooMany(BrokenStorage):
+    caught_by = ("test_a_summary_has_the_figures_of_its_session",)
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        page = await super().list_sessions(limit=limit, order=order, cursor=cursor)
+        sessions = [
+            msgspec.structs.replace(found, snapshots=found.snapshots + 1) for found in page.sessions
+        ]
+        return msgspec.structs.replace(page, sessions=tuple(sessions))
+
+
+class PassesOverOddSessions(BrokenStorage):
+    caught_by = ("test_only_uuid7_sessions_are_listed_by_creation",)
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        try:
+            return await super().list_sessions(limit=limit, order=order, cursor=cursor)
+        except InvalidIdentifierError:
+            return SessionPage((), None)
+
+
+class TakesAnyLimit(BrokenStorage):
+    caught_by = ("test_a_wrong_limit_order_or_cursor_is_refused",)
+
+    async def list_sessions(self, *, limit, order="id", cursor=None):
+        limit = min(max(limit, 1), PAGE_SIZE)
+        return await super().list_sessions(limit=limit, order=order, cursor=cursor)
+
+
+class DescribesWhatIsNoSession(BrokenStorage):
+    caught_by = ("test_a_description_has_the_figures_of_each_location",)
+
+    async def describe_session(self, *, session_id):
+        nothing = ObjectTotals()
+        return await super().describe_session(session_id=session_id) or SessionDescription(
+            session_id, None, (), nothing, nothing, nothing
+        )
+
+
+class DescribesForeignObjectsAsArchive(BrokenStorage):
+    caught_by = ("test_a_description_has_the_figures_of_each_location",)
+
+    async def describe_session(self, *, session_id):
+        found = await super().describe_session(session_id=session_id)
+        return found and msgspec.structs.replace(found, archive=found.foreign)
+
+
+class LatestOfLatest(BrokenStorage):
+    caught_by = ("test_without_history_the_time_of_latest_counts",)
+
+    async def describe_session(self, *, session_id):
+        found = await super().describe_session(session_id=session_id)
+        return found and msgspec.structs.replace(found, updated_at=None)
 
 
 class BrokenStore(MemoryObjectStore):

@@ -20,14 +20,20 @@ from snapstore import (
     Dialect,
     FileStorage,
     Finding,
+    LatestDescription,
+    LocationDescription,
     MemoryStorage,
     ObjectSnapshotStorage,
+    ObjectTotals,
     OperationRecord,
     PartialDeleteError,
     RequestRecord,
     S3Storage,
     SavedSnapshot,
     Scope,
+    SessionDescription,
+    SessionPage,
+    SessionSummary,
     Snapshot,
     SnapshotConflictError,
     SnapshotDecodeError,
@@ -145,6 +151,29 @@ async def versioned_operations(storage: VersionedSnapshotStorage) -> None:
             assert_type(snapshot_id, str)
 
 
+async def sessions(storage: VersionedSnapshotStorage) -> None:
+    async with aclosing(storage.iter_sessions(start_after="session-1")) as ids:
+        async for session_id in ids:
+            assert_type(session_id, str)
+
+    page = await storage.list_sessions(limit=20, order="updated", cursor=None)
+    assert_type(page, SessionPage)
+    assert_type(page.cursor, str | None)
+    for summary in page.sessions:
+        assert_type(summary, SessionSummary)
+        assert_type(summary.updated_at, datetime | None)
+        assert_type(summary.bytes, int | None)
+    await storage.list_sessions(limit=20, order="newest")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    description = await storage.describe_session(session_id="session-1")
+    assert_type(description, SessionDescription | None)
+    if description is not None:
+        assert_type(description.stash, ObjectTotals)
+        for location in description.locations:
+            assert_type(location, LocationDescription)
+            assert_type(location.latest, LatestDescription | None)
+
+
 async def updates(storage: VersionedSnapshotStorage) -> None:
     def renew(snapshot: Snapshot | None) -> Snapshot:
         return snapshot or Snapshot.new({"turns": 0})
@@ -165,6 +194,7 @@ async def backends(client: S3Client) -> None:
         assert_type(s3, S3Storage)
         await six_operations(s3)
         await versioned_operations(s3)
+        await sessions(s3)
         assert_type(await s3.delete_session(session_id="session-1"), DeletedSession)
     S3Storage("bucket", client=client, server_side_encryption="aws:kms", kms_key_id="key")
     S3Storage("bucket", direct=False)

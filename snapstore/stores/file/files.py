@@ -1,4 +1,4 @@
-"""The files under a root: read, replaced, deleted and listed. All of it may block."""
+"""The files under a root: read, replaced and deleted. All of it may block."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
-from snapstore.errors import (
-    AccessDeniedError,
-    InvalidIdentifierError,
-    Outcome,
-    OutcomeUnknownError,
-    StorageError,
-)
+from snapstore.errors import StorageError
 from snapstore.stores.base import (
     Body,
     ObjectTooLargeError,
@@ -34,27 +27,21 @@ from snapstore.stores.file.directories import (
     sync_directory,
     unlink,
 )
+from snapstore.stores.file.errors import translate
+from snapstore.stores.file.paths import directory_of, segments_of
 
-__all__ = ["FileTree", "directory_of"]
-
-T = TypeVar("T")
+__all__ = ["FileTree"]
 
 # Without O_NONBLOCK, opening a named pipe would wait for its writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_REASONS: Final = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another root",
-    errno.EDQUOT: "the disk quota is used up; free some space, or choose another root",
-    errno.EROFS: "the file system is read-only; choose another root",
-    errno.EMFILE: "this process has too many open files; raise its limit (ulimit -n)",
-}
 
 
 class FileTree:
     """The files under a root, one for each key.
 
-    Its methods raise `OSError`, which `call` turns into `StorageError`, and those that need the
-    lock of a directory raise `LockedElsewhereError`.
+    Its methods raise `OSError`, which `errors.call` turns into `StorageError`, and those that need
+    the lock of a directory raise `LockedElsewhereError`.
 
     Args:
         root: The absolute path of the root.
@@ -68,26 +55,9 @@ class FileTree:
         self.name = root
         self.tree: DirectoryTree = DirectoryTree(root)
 
-    def call(self, operation: str, key: str, work: Callable[[], T]) -> T:
-        """Do something, and turn an `OSError` into a `StorageError`.
-
-        Args:
-            operation: What errors call it.
-            key: The key or prefix that errors name.
-            work: What is to be done.
-        """
-        try:
-            return work()
-        except StorageError as error:
-            if operation == "put" and error.outcome is None:  # what stands in the way of it
-                error.outcome = "not applied"
-            raise
-        except OSError as error:
-            raise self._error(error, operation, key) from error
-
-    def get(self, key: str, max_bytes: int) -> StoredObject | None:
-        """See `ObjectStore.get`."""
-        *directory, name = _segments(key)
+    def get(self, key: str, max_bytes: int | None) -> StoredObject | None:
+        """See `ObjectStore.get`; `None` for a file of any size."""
+        *directory, name = segments_of(key)
         try:
             with self.tree.open(tuple(directory)) as descriptor:
                 data = self._read(descriptor, name, key, max_bytes)
@@ -97,24 +67,49 @@ class FileTree:
 
     def put(self, key: str, data: bytes, if_match: Version | None, if_none_match: bool) -> Version:
         """See `ObjectStore.put`."""
-        *directory, name = _segments(key)
+        *directory, name = segments_of(key)
         try:
             with self.tree.lock(tuple(directory), create=if_match is None) as target:
                 if if_none_match or if_match is not None:
                     stored = self._read(target.descriptor, name, key, None)
                     if if_none_match and stored is not None:
-                        raise self._precondition_failed(key, "it exists")
+                        raise self._precondition_failed(key, "it exists", "put")
                     if if_match is not None and (
                         stored is None or content_version(stored).etag != if_match.etag
                     ):
                         why = "it is not at the version expected"
-                        raise self._precondition_failed(key, why, is_missing=stored is None)
+                        is_missing = stored is None
+                        raise self._precondition_failed(key, why, "put", is_missing=is_missing)
                 self._replace(target, name, key, data)
         except (FileNotFoundError, NotADirectoryError):
             if if_match is None:
                 raise
-            raise self._precondition_failed(key, "it does not exist", is_missing=True) from None
+            why = "it does not exist"
+            raise self._precondition_failed(key, why, "put", is_missing=True) from None
         return content_version(data)
+
+    def copy(self, source: str, key: str) -> Version | None:
+        """See `CopyingStore.copy`. The file is read, and written as `put` does."""
+        stored = self.get(source, None)
+        return None if stored is None else self.put(key, stored.data, None, False)
+
+    def delete_if_match(self, key: str, version: Version) -> None:
+        """See `ConditionalDeleteStore.delete_if_match`."""
+        *directory, name = segments_of(key)
+        try:
+            with self.tree.lock(tuple(directory)) as target:
+                stored = self._read(target.descriptor, name, key, None)
+                if stored is None or content_version(stored).etag != version.etag:
+                    why = "it is not at the version expected"
+                    is_missing = stored is None
+                    raise self._precondition_failed(key, why, "delete", is_missing=is_missing)
+                target.check()
+                with naming(target.path):  # whose mode says who may delete
+                    os.unlink(name, dir_fd=target.descriptor)
+                self._sync(target.descriptor, "delete", key)
+        except (FileNotFoundError, NotADirectoryError):
+            why = "it does not exist"
+            raise self._precondition_failed(key, why, "delete", is_missing=True) from None
 
     def _replace(self, target: LockedDirectory, name: str, key: str, data: bytes) -> None:
         """Write a file under a temporary name, and only then under its own."""
@@ -132,7 +127,9 @@ class FileTree:
                     named = _status(name, directory)
                 except OSError:
                     happened = "may have been applied"
-                    raise self._error(error, "put", key, happened, "unknown") from error
+                    raise translate(
+                        error, self.name, "put", key, happened=happened, outcome="unknown"
+                    ) from error
                 if named is None or not os.path.samestat(named, written):
                     raise
         except BaseException:
@@ -146,7 +143,9 @@ class FileTree:
             sync_directory(directory)
         except OSError as error:
             happened = "was applied, but may be undone by a crash of the machine"
-            raise self._error(error, operation, key, happened, "applied") from error
+            raise translate(
+                error, self.name, operation, key, happened=happened, outcome="applied"
+            ) from error
 
     def delete(self, directory: DirectoryPath, keys: list[str]) -> dict[str, StorageError]:
         """Delete files of one directory.
@@ -162,7 +161,7 @@ class FileTree:
                         unlink(key.rpartition("/")[2], target.descriptor)
                     except OSError as error:
                         error.filename = target.path  # whose mode says who may delete
-                        failed[key] = self._error(error, "delete", key)
+                        failed[key] = translate(error, self.name, "delete", key)
                 try:
                     self._sync(target.descriptor, "delete", keys[0])
                 except StorageError:
@@ -198,72 +197,6 @@ class FileTree:
         except NotADirectoryError:
             return False
 
-    def directories(self, prefix: str) -> list[DirectoryPath]:
-        """The directory that a prefix names, which may be missing, and all directories in it."""
-        *path, _ = prefix.split("/")
-        if not all(map(_is_name, path)):
-            return []
-        found: list[DirectoryPath] = []
-        pending = [tuple(path)]
-        while pending:
-            found.append(directory := pending.pop())
-            with (
-                suppress(FileNotFoundError, NotADirectoryError),
-                self.tree.open(directory) as descriptor,
-                os.scandir(descriptor) as entries,
-            ):
-                pending += [
-                    (*directory, entry.name)
-                    for entry in entries
-                    if _is_name(entry.name) and entry.is_dir(follow_symlinks=False)
-                ]
-        return found
-
-    def keys(self, prefix: str, start_after: str | None) -> Iterator[str]:
-        """All keys under a prefix, ascending; a directory's entries at a time are in memory."""
-        *directory, _ = prefix.split("/")
-        if not all(map(_is_name, directory)):
-            return  # no key lies in any other
-        pending = self._children("".join(f"{segment}/" for segment in directory))
-        while pending:
-            key = pending.pop()
-            after = start_after is None or key > start_after
-            if not key.startswith(prefix):
-                continue
-            if not key.endswith("/"):
-                if after:
-                    yield key
-            elif after or (start_after is not None and start_after.startswith(key)):
-                pending += self._children(key)
-
-    def _children(self, base: str) -> list[str]:
-        """The keys directly in a directory, and those of its directories with a "/", descending."""
-        directory = tuple(base.split("/")[:-1])
-        try:
-            with self.tree.open(directory) as descriptor, os.scandir(descriptor) as entries:
-                # With its "/" a directory sorts where its keys do: "a-b" before "a/b".
-                return sorted(
-                    (
-                        f"{base}{entry.name}/"
-                        if self._is_directory(entry, base)
-                        else base + entry.name
-                        for entry in entries
-                        if not entry.name.startswith(".")
-                    ),
-                    reverse=True,
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def _is_directory(self, entry: os.DirEntry[str], base: str) -> bool:
-        try:
-            return entry.is_dir()
-        except OSError:
-            # Of a symbolic link to itself, or into what this user may not enter.
-            if entry.is_symlink():
-                raise self.tree.symbolic_link(base + entry.name) from None
-            raise
-
     def _read(self, directory: int, name: str, key: str, max_bytes: int | None) -> Body | None:
         with naming(self.tree.path(*directory_of(key))):
             try:
@@ -298,68 +231,15 @@ class FileTree:
                 os.close(descriptor)
 
     def _precondition_failed(
-        self, key: str, why: str, *, is_missing: bool = False
+        self, key: str, why: str, operation: str, *, is_missing: bool = False
     ) -> PreconditionFailedError:
         return PreconditionFailedError(
             f"{key} in {self.name}: {why}",
             is_missing=is_missing,
-            operation="put",
-            bucket=self.name,
-            key=key,
-        )
-
-    def _error(
-        self,
-        error: OSError,
-        operation: str,
-        key: str,
-        happened: str = "failed",
-        outcome: Outcome | None = None,
-    ) -> StorageError:
-        kind = AccessDeniedError if isinstance(error, PermissionError) else StorageError
-        if outcome == "unknown":
-            kind = OutcomeUnknownError
-        elif outcome is None and operation == "put":
-            outcome = "not applied"
-        return kind(
-            f"{operation} of {key} in {self.name} {happened}: {_reason(error)}",
             operation=operation,
             bucket=self.name,
             key=key,
-            code=errno.errorcode.get(error.errno or 0),
-            outcome=outcome,
         )
-
-
-def _segments(key: str) -> list[str]:
-    """The directories and the file name of a key.
-
-    Raises:
-        InvalidIdentifierError: It is no path inside the root: a segment is empty, begins with `.`
-            (which is kept for temporary files), has a NUL or more than 255 bytes, or is no text
-            that a file name can be.
-    """
-    segments = key.split("/")
-    if not all(map(_is_name, segments)):
-        raise InvalidIdentifierError(f"{key!a} can't be a file under a folder")
-    return segments
-
-
-def directory_of(key: str) -> DirectoryPath:
-    """The directory that the file of a key lies in.
-
-    Raises:
-        InvalidIdentifierError: The key is no path inside the root.
-    """
-    return tuple(_segments(key)[:-1])
-
-
-def _is_name(segment: str) -> bool:
-    try:
-        length = len(os.fsencode(segment))
-    except UnicodeEncodeError:
-        return False
-    return 0 < length <= 255 and not segment.startswith(".") and "\0" not in segment
 
 
 def _status(name: str, directory: int) -> os.stat_result | None:
@@ -405,29 +285,3 @@ def _take_over(descriptor: int, like: os.stat_result) -> None:
     mode = stat.S_IMODE(like.st_mode) & 0o777
     if stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(descriptor, mode)
-
-
-def _reason(error: OSError) -> str:
-    """What went wrong, in words that say what to do."""
-    path = error.filename if isinstance(error.filename, str) else ""
-    if isinstance(error, PermissionError):
-        return f"permission denied{_owner(path)}; check its owner and mode"
-    reason = _REASONS.get(error.errno or 0)
-    if reason is not None:
-        return reason
-    return (error.strerror or type(error).__name__) + (f" ({path})" if path else "")
-
-
-def _owner(path: str) -> str:
-    """Who owns a path, or the deepest directory above it that can be looked at."""
-    while os.path.isabs(path):
-        try:
-            status = os.lstat(path)
-        except OSError:
-            path = os.path.dirname(path)
-            continue
-        return (
-            f": {path} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}"
-            f", and this process runs as user {os.geteuid()}"
-        )
-    return ""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from itertools import count, groupby, islice
 from operator import itemgetter
@@ -20,10 +21,14 @@ from weakref import WeakValueDictionary
 
 from snapstore.errors import AccessDeniedError, StorageError
 from snapstore.stores.base import PAGE_SIZE, Finding, StoredObject, Version
+from snapstore.stores.capabilities import ObjectDetails, validate_delimiter
 from snapstore.stores.file.directories import DirectoryPath
-from snapstore.stores.file.files import FileTree, directory_of
+from snapstore.stores.file.errors import call
+from snapstore.stores.file.files import FileTree
 from snapstore.stores.file.inspection import inspect_directory
+from snapstore.stores.file.listing import FileListing
 from snapstore.stores.file.locks import LockedElsewhereError
+from snapstore.stores.file.paths import directory_of
 from snapstore.stores.retry import full_jitter
 from snapstore.stores.threads import is_exiting, require_threads
 
@@ -114,15 +119,62 @@ class FileObjectStore:
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[list[str], None]:
         """See `ObjectStore.scan`. All keys come in ascending order."""
-        keys = self._files.keys(prefix, start_after)
+        keys = FileListing(self._files.tree).keys(prefix, start_after)
+        async with aclosing(self._pages(prefix, keys, page_size)) as pages:
+            async for page in pages:
+                yield page
 
+    async def scan_details(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectDetails], None]:
+        """See `DetailedListingStore`, and `scan`. There are no etags: they hash the contents.
+
+        Raises:
+            StorageError: What lies under a key is not a regular file.
+        """
+        listing = FileListing(self._files.tree)
+        keys = listing.keys(prefix, start_after)
+        async with aclosing(self._pages(prefix, keys, page_size)) as pages:
+            async for page in pages:
+                work = partial(listing.details, page)
+                yield await self._in_thread(self._readers, "scan", prefix, work)
+
+    async def scan_prefixes(
+        self,
+        prefix: str,
+        *,
+        delimiter: str,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[list[str], None]:
+        """See `DelimiterStore`. All beginnings come in ascending order."""
+        validate_delimiter(delimiter)
+        found = FileListing(self._files.tree).prefixes(prefix, delimiter, start_after)
+        async with aclosing(self._pages(prefix, found, page_size)) as pages:
+            async for page in pages:
+                yield page
+
+    async def _pages(
+        self, prefix: str, items: Iterator[str], page_size: int
+    ) -> AsyncGenerator[list[str], None]:
         def next_page() -> list[str]:
-            return list(islice(keys, page_size))
+            return list(islice(items, page_size))
 
         while page := await self._in_thread(self._readers, "scan", prefix, next_page):
             yield page
             if len(page) < page_size:
                 return
+
+    async def copy(
+        self,
+        source: str,
+        key: str,
+        *,
+        metadata: Mapping[str, str] = {},  # noqa: ARG002 -- files have none
+    ) -> Version | None:
+        """See `CopyingStore`. The copy is written as `put` does; its etag is the source's."""
+        work = partial(self._files.copy, source, key)
+        return await self._exclusively(directory_of(key), "copy", key, work)
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`. Directories that become empty are removed.
@@ -154,20 +206,28 @@ class FileObjectStore:
             return {key: error.code or "Unknown" for key, error in failed.items()}
         if later:
             raise later[0]
-        try:
-            await self._prune(directories, keys[0], leftovers=False)
-        except StorageError as error:
-            words = (
-                f"all is deleted, but a directory that is empty now could not be removed: {error}"
-            )
-            facts = error.facts
-            facts["outcome"] = "applied"
-            raise type(error)(words, **facts) from error
+        await self._prune_deleted(directories, keys[0])
         return {}
+
+    async def has_conditional_deletes(self, scratch_key: str) -> bool:  # noqa: ARG002
+        """See `ConditionalDeleteStore`. There are some: the lock of the directory is held."""
+        return True
+
+    async def delete_if_match(self, key: str, version: Version) -> None:
+        """See `ConditionalDeleteStore`. Directories that become empty are removed.
+
+        Raises:
+            StorageError: It could not be deleted; or it was, which `outcome` says then, but
+                something after that failed.
+        """
+        directory = directory_of(key)
+        work = partial(self._files.delete_if_match, key, version)
+        await self._exclusively(directory, "delete", key, work)
+        await self._prune_deleted([directory], key)
 
     async def sweep(self, prefix: str) -> None:
         """See `SweepableStore.sweep`."""
-        work = partial(self._files.directories, prefix)
+        work = partial(FileListing(self._files.tree).directories, prefix)
         directories = await self._in_thread(self._readers, "sweep", prefix, work)
         await self._prune(directories, prefix, leftovers=True)
 
@@ -178,6 +238,17 @@ class FileObjectStore:
             return await self._in_thread(self._writers, "inspect", key, work)
         finally:
             await self._prune([directory_of(key)], key, leftovers=True)
+
+    async def _prune_deleted(self, directories: Iterable[DirectoryPath], key: str) -> None:
+        try:
+            await self._prune(directories, key, leftovers=False)
+        except StorageError as error:
+            words = (
+                f"all is deleted, but a directory that is empty now could not be removed: {error}"
+            )
+            facts = error.facts
+            facts["outcome"] = "applied"
+            raise type(error)(words, **facts) from error
 
     async def _prune(
         self, directories: Iterable[DirectoryPath], key: str, *, leftovers: bool
@@ -231,4 +302,4 @@ class FileObjectStore:
         if is_exiting():
             require_threads("a file store")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(pool, self._files.call, operation, key, work)
+        return await loop.run_in_executor(pool, call, self.name, operation, key, work)

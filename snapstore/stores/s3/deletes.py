@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from snapstore.errors import StorageError, UnsupportedOperationError, shown
+from snapstore.errors import StorageError, shown
 from snapstore.stores.base import UNCONFIRMED
 from snapstore.stores.retry import full_jitter
 from snapstore.stores.s3.request_loop import RequestLoop
-from snapstore.stores.s3.requests import DELETED, Requests, xml_can_carry
+from snapstore.stores.s3.requests import DELETED, Requests, is_refused_as_such, xml_can_carry
 
 __all__ = ["Deletes"]
 
@@ -51,7 +51,7 @@ class Deletes:
             try:
                 results = await self._delete_batch(batch)
             except StorageError as error:
-                if not _refuses_batches(error):
+                if not is_refused_as_such(error):
                     raise
                 refusal = error
         if refusal is not None:
@@ -99,9 +99,3 @@ class Deletes:
             return DELETED
 
         return dict(zip(keys, await asyncio.gather(*map(delete, keys)), strict=True))
-
-
-def _refuses_batches(error: StorageError) -> bool:
-    """Whether a server refuses DeleteObjects as such, and not these keys or credentials."""
-    is_of_request = type(error) in (StorageError, UnsupportedOperationError)
-    return is_of_request and error.status in (400, 405, 501)

@@ -115,6 +115,9 @@ def translate(
             return _without_credentials(error, where, facts)
         return _from_reply(error, where, facts)
     kind, why = _explain(error, operation, bucket)
+    if sent and isinstance(error, ValueError) and kind is StorageError:
+        # Of botocore's parsers of numbers and times.
+        kind, why = InvalidResponseError, "the response has a number or a time that can't be read"
     if not sent and issubclass(kind, StorageUnavailableError | StorageTimeoutError):
         # The request was not sent yet, so it is not S3 that was waited for.
         why = f"the credentials could not be obtained: {why.partition(';')[0]}"

@@ -15,11 +15,13 @@ path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from snapstore.stores.base import DamagedResponseError, StoredObject, Version
+from snapstore.stores.capabilities import ObjectDetails
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3 import xml
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 __all__ = ["FastPath"]
+
+T = TypeVar("T")
 
 _YIELD: Final = 1e-6
 """Seconds of sleep that let other tasks run, timers included: those wait for more than 0."""
@@ -139,34 +143,64 @@ class FastPath:
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
-    ) -> Page:
+    ) -> Page[str, str]:
         """See `Requests.list`. The keys are taken out of the XML as it comes."""
-        position = {"start-after": start_after} if token is None else {"continuation-token": token}
-        wanted = {
-            "encoding-type": "url",
-            "list-type": "2",
-            "max-keys": str(page_size),
-            "prefix": prefix,
-            **position,
-        }
-        query = "&".join(
-            f"{name}={quote(value, safe='-_.~')}"
-            for name, value in sorted(wanted.items())
-            if value is not None
+        return await self._list(
+            _list_query(prefix, page_size, start_after, token),
+            xml.read_page,
+            partial(xml.parse_page, prefix=prefix),
+            partial(self._slow.list, prefix, page_size, start_after, token),
         )
 
-        async def read(response: aiohttp.ClientResponse) -> Page:
+    async def list_details(
+        self, prefix: str, page_size: int, start_after: str | None, token: str | None
+    ) -> Page[ObjectDetails, str]:
+        """See `Requests.list_details`."""
+        return await self._list(
+            _list_query(prefix, page_size, start_after, token),
+            xml.read_details,
+            partial(xml.parse_details, prefix=prefix),
+            partial(self._slow.list_details, prefix, page_size, start_after, token),
+        )
+
+    async def list_prefixes(
+        self,
+        prefix: str,
+        delimiter: str,
+        page_size: int,
+        start_after: str | None,
+        token: str | None,
+    ) -> Page[tuple[str, bool], str]:
+        """See `Requests.list_prefixes`. It is rare, and always slow."""
+        return await self._slow.list_prefixes(prefix, delimiter, page_size, start_after, token)
+
+    async def _list(
+        self,
+        query: str,
+        read_usual: Callable[[bytes], Page[T, str] | None],
+        parse: Callable[[bytes], Page[T, str]],
+        slow: Callable[[], Awaitable[Page[T, str]]],
+    ) -> Page[T, str]:
+        """Fetch a page.
+
+        Args:
+            query: The query of the request.
+            read_usual: Reads a document of the usual shape.
+            parse: Reads a document of any shape.
+            slow: Makes the slow call.
+        """
+
+        async def read(response: aiohttp.ClientResponse) -> Page[T, str]:
             body = await read_bounded(response)
-            page = xml.read_page(body)
+            page = read_usual(body)
             if page is None:
                 raise_if_error(response, "ListObjectsV2", body)
-                page = xml.parse_page(body, prefix)
+                page = parse(body)
             return page
 
         page = await self._replay.request("ListObjectsV2", "GET", read, query=query)
         if page is None:
-            call = self._slow.list(prefix, page_size, start_after, token)
-            return await self._templates.capture("ListObjectsV2", "", call)
+            return await self._templates.capture("ListObjectsV2", "", slow())
         return page
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
@@ -192,6 +226,22 @@ class FastPath:
     async def delete_one(self, key: str) -> None:
         """See `Requests.delete_one`. It is rare, and always slow."""
         await self._slow.delete_one(key)
+
+
+def _list_query(prefix: str, page_size: int, start_after: str | None, token: str | None) -> str:
+    position = {"start-after": start_after} if token is None else {"continuation-token": token}
+    wanted = {
+        "encoding-type": "url",
+        "list-type": "2",
+        "max-keys": str(page_size),
+        "prefix": prefix,
+        **position,
+    }
+    return "&".join(
+        f"{name}={quote(value, safe='-_.~')}"
+        for name, value in sorted(wanted.items())
+        if value is not None
+    )
 
 
 def _metadata(response: aiohttp.ClientResponse) -> dict[str, str]:

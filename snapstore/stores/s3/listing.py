@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from functools import partial
+from typing import TypeVar
 
 from snapstore.errors import InvalidResponseError
 from snapstore.stores.s3.request_loop import RequestLoop
-from snapstore.stores.s3.requests import Page, Requests
+from snapstore.stores.s3.requests import Page
 
 __all__ = ["scan"]
+
+T = TypeVar("T")
+Token = TypeVar("Token", bound=Hashable)
 
 
 async def scan(
     loop: RequestLoop,
-    requests: Requests,
     bucket: str,
     prefix: str,
+    request: Callable[[Token | None], Awaitable[Page[T, Token]]],
     *,
-    start_after: str | None,
-    page_size: int,
-) -> AsyncGenerator[list[str], None]:
-    """See `ObjectStore.scan`.
+    operation: str = "ListObjectsV2",
+) -> AsyncGenerator[list[T], None]:
+    """Fetch a listing, page by page.
 
     Args:
         loop: Makes the requests.
-        requests: One request each.
         bucket: The bucket, for errors.
-        prefix: As in `ObjectStore.scan`.
-        start_after: As in `ObjectStore.scan`.
-        page_size: As in `ObjectStore.scan`.
+        prefix: The prefix, for errors.
+        request: Makes one request: for the page at a token, or with `None` for the first page.
+        operation: The S3 operation that it is.
 
     Raises:
         InvalidResponseError: A page does not say whether or where the listing continues.
     """
-    token: str | None = None
-    seen: set[str | None] = {None, ""}
-
-    async def request() -> Page:
-        return await requests.list(prefix, page_size, start_after, token)
+    token: Token | None = None
+    seen: set[Token | None] = {None}
 
     while True:
-        page = await loop.run("ListObjectsV2", prefix, request)
+        page = await loop.run(operation, prefix, partial(request, token))
         if page.truncated is None:
-            raise _broken_listing(bucket, prefix, "it does not say whether it goes on")
+            why = "it does not say whether it goes on"
+            raise _broken_listing(operation, bucket, prefix, why)
         if page.truncated and page.token in seen:
-            raise _broken_listing(bucket, prefix, "it goes on, but does not say where")
+            why = "it goes on, but does not say where"
+            raise _broken_listing(operation, bucket, prefix, why)
         seen.add(page.token)
-        yield page.keys
+        yield page.items
         if not page.truncated:
             return
         token = page.token
 
 
-def _broken_listing(bucket: str, prefix: str, why: str) -> InvalidResponseError:
+def _broken_listing(operation: str, bucket: str, prefix: str, why: str) -> InvalidResponseError:
     return InvalidResponseError(
-        f"ListObjectsV2 of {bucket}/{prefix}: the listing is broken: {why}",
-        operation="ListObjectsV2",
+        f"{operation} of {bucket}/{prefix}: the listing is broken: {why}",
+        operation=operation,
         bucket=bucket,
         key=prefix,
     )

@@ -7,9 +7,10 @@ import hashlib
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from snapstore.errors import InvalidResponseError
+from snapstore.errors import InvalidResponseError, StorageError, UnsupportedOperationError
 from snapstore.stores.base import (
     Body,
     DamagedResponseError,
@@ -17,20 +18,29 @@ from snapstore.stores.base import (
     StoredObject,
     Version,
 )
+from snapstore.stores.capabilities import ObjectDetails
 from snapstore.stores.s3.conditions import S3Write
 
 __all__ = [
     "DELETED",
     "Page",
     "Requests",
+    "bare_etag",
     "content_md5",
     "crc32",
+    "details_of",
     "etag_of",
+    "invalid_entry",
+    "is_refused_as_such",
     "keys_of",
     "read_object",
+    "time_of",
     "too_large",
     "xml_can_carry",
 ]
+
+T = TypeVar("T")
+Token = TypeVar("Token")
 
 DELETED: Final = "Deleted"
 """Stands in place of a code: the key was deleted."""
@@ -39,18 +49,18 @@ _CHUNK: Final = 256 * 1024
 _NOT_FOR_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
-class Page(NamedTuple):
+class Page(NamedTuple, Generic[T, Token]):
     """A page of a listing, as the server gave it.
 
     Attributes:
-        keys: The keys, in the server's order.
+        items: What is listed, in the server's order.
         truncated: Whether the listing goes on; `None` where the server did not say.
-        token: The continuation token; `None` where there is none.
+        token: Where the next page begins; `None` where the server did not say.
     """
 
-    keys: list[str]
+    items: list[T]
     truncated: bool | None
-    token: str | None
+    token: Token | None
 
 
 class Requests(Protocol):
@@ -74,8 +84,29 @@ class Requests(Protocol):
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
-    ) -> Page:
+    ) -> Page[str, str]:
         """Fetch a page of a listing: the one at a token, or the first one."""
+        ...
+
+    async def list_details(
+        self, prefix: str, page_size: int, start_after: str | None, token: str | None
+    ) -> Page[ObjectDetails, str]:
+        """Fetch a page as `list` does, with what it tells of each object."""
+        ...
+
+    async def list_prefixes(
+        self,
+        prefix: str,
+        delimiter: str,
+        page_size: int,
+        start_after: str | None,
+        token: str | None,
+    ) -> Page[tuple[str, bool], str]:
+        """Fetch a page of a listing by a delimiter.
+
+        Returns:
+            The page: common prefixes and keys, and of each whether it is a common prefix.
+        """
         ...
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
@@ -99,12 +130,57 @@ def keys_of(found: Sequence[str | None], prefix: str) -> list[str]:
     """
     keys = [key for key in found if key is not None]
     if len(keys) < len(found):
-        raise InvalidResponseError(
-            f"ListObjectsV2 of {prefix}: an entry of the listing has no key",
-            operation="ListObjectsV2",
-            key=prefix,
-        )
+        raise invalid_entry(prefix, "key")
     return keys
+
+
+def details_of(found: Mapping[str, Any], prefix: str) -> ObjectDetails:
+    """What the entry of a listing tells of an object.
+
+    Args:
+        found: The texts of the entry's elements by name, or what the client made of them.
+        prefix: The prefix of the listing, for the error.
+
+    Raises:
+        InvalidResponseError: The entry has no key, no size or no time, or they can't be read.
+    """
+    key, size = found.get("Key"), str(found.get("Size", ""))
+    if key is None:
+        raise invalid_entry(prefix, "key")
+    if not (size.isascii() and size.isdigit()):
+        raise invalid_entry(prefix, "size", key)
+    etag = found.get("ETag")
+    modified = time_of(found, prefix)
+    return ObjectDetails(key, int(size), modified, bare_etag(str(etag or "")) or None)
+
+
+def time_of(found: Mapping[str, Any], prefix: str) -> datetime:
+    """The time in an entry of a listing, in UTC. See `details_of`."""
+    told = found.get("LastModified")
+    if isinstance(told, str):
+        try:
+            told = datetime.fromisoformat(told.strip())
+        except ValueError:
+            told = None
+    if not isinstance(told, datetime) or told.tzinfo is None:
+        raise invalid_entry(prefix, "time", found.get("Key"))
+    return told.astimezone(UTC)
+
+
+def invalid_entry(prefix: str, lacking: str, key: str | None = None) -> InvalidResponseError:
+    """The error for an entry of a listing that lacks something.
+
+    Args:
+        prefix: The prefix of the listing.
+        lacking: What it lacks: `"size"`.
+        key: The key of the entry, if it has one.
+    """
+    of_key = "" if key is None else f" for {key}"
+    return InvalidResponseError(
+        f"ListObjectsV2 of {prefix}: an entry of the listing has no {lacking}{of_key}",
+        operation="ListObjectsV2",
+        key=prefix,
+    )
 
 
 async def read_object(
@@ -161,14 +237,25 @@ def xml_can_carry(text: str) -> bool:
     return text.isprintable() or not _NOT_FOR_XML.search(text)
 
 
+def is_refused_as_such(error: StorageError) -> bool:
+    """Whether a server refuses a kind of request, and not what it is about or credentials."""
+    is_of_request = type(error) in (StorageError, UnsupportedOperationError)
+    return is_of_request and error.status in (400, 405, 501)
+
+
+def bare_etag(etag: str) -> str:
+    """An etag without quotes; `""` for none."""
+    # A proxy that compresses marks it as weak; the server knows only the strong form.
+    return etag.strip().removeprefix("W/").strip('"')
+
+
 def etag_of(headers: Mapping[str, Any], operation: str, key: str) -> str:
     """The etag in the headers of a response, or in what was parsed from them, without quotes.
 
     Raises:
         InvalidResponseError: There is none.
     """
-    # A proxy that compresses marks it as weak; the server knows only the strong form.
-    etag = str(headers.get("ETag", "")).strip().removeprefix("W/").strip('"')
+    etag = bare_etag(str(headers.get("ETag", "")))
     if not etag:
         # A write that succeeded is not repeated just for its etag.
         kind = InvalidResponseError if operation == "PutObject" else DamagedResponseError

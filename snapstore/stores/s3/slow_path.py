@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from snapstore.stores.base import UNCONFIRMED, DamagedResponseError, StoredObject, Version
+from snapstore.stores.capabilities import ObjectDetails
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3.conditions import S3Write
@@ -17,6 +18,7 @@ from snapstore.stores.s3.requests import (
     Page,
     content_md5,
     crc32,
+    details_of,
     etag_of,
     keys_of,
     read_object,
@@ -99,16 +101,51 @@ class SlowPath:
 
     async def list(
         self, prefix: str, page_size: int, start_after: str | None, token: str | None
-    ) -> Page:
+    ) -> Page[str, str]:
         """See `Requests.list`."""
+        reply = await self._list(prefix, page_size, start_after, token)
+        keys = keys_of([found.get("Key") for found in reply.get("Contents", ())], prefix)
+        return Page(keys, *_position(reply))
+
+    async def list_details(
+        self, prefix: str, page_size: int, start_after: str | None, token: str | None
+    ) -> Page[ObjectDetails, str]:
+        """See `Requests.list_details`."""
+        reply = await self._list(prefix, page_size, start_after, token)
+        details = [details_of(found, prefix) for found in reply.get("Contents", ())]
+        return Page(details, *_position(reply))
+
+    async def list_prefixes(
+        self,
+        prefix: str,
+        delimiter: str,
+        page_size: int,
+        start_after: str | None,
+        token: str | None,
+    ) -> Page[tuple[str, bool], str]:
+        """See `Requests.list_prefixes`."""
+        reply = await self._list(prefix, page_size, start_after, token, Delimiter=delimiter)
+        prefixes = [found.get("Prefix") for found in reply.get("CommonPrefixes", ())]
+        keys = [found.get("Key") for found in reply.get("Contents", ())]
+        found = [(text, True) for text in keys_of(prefixes, prefix)]
+        found += [(text, False) for text in keys_of(keys, prefix)]
+        return Page(found, *_position(reply))
+
+    async def _list(
+        self,
+        prefix: str,
+        page_size: int,
+        start_after: str | None,
+        token: str | None,
+        **more: str,
+    ) -> Mapping[str, Any]:
         position = {"StartAfter": start_after} if start_after is not None else {}
         if token is not None:
             position = {"ContinuationToken": token}
-        reply = await self._client.list_objects_v2(
-            Prefix=prefix, MaxKeys=page_size, **self._common, **position
+        reply: Mapping[str, Any] = await self._client.list_objects_v2(
+            Prefix=prefix, MaxKeys=page_size, **self._common, **position, **more
         )
-        keys = keys_of([found.get("Key") for found in reply.get("Contents", ())], prefix)
-        return Page(keys, reply.get("IsTruncated"), reply.get("NextContinuationToken"))
+        return reply
 
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
@@ -130,6 +167,11 @@ def _add_content_md5(params: Mapping[str, Any], **_: Any) -> None:
     Servers that know the checksum check both (s3fs-fuse #2639, aws-cli #400).
     """
     params["headers"]["Content-MD5"] = content_md5(params["body"])
+
+
+def _position(reply: Mapping[str, Any]) -> tuple[bool | None, str | None]:
+    """Whether a listing goes on, and where."""
+    return reply.get("IsTruncated"), reply.get("NextContinuationToken") or None
 
 
 def _version(reply: Mapping[str, Any], operation: str, key: str) -> Version:

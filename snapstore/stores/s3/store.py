@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from snapstore.errors import StorageError
 from snapstore.stores import readback
 from snapstore.stores.base import PAGE_SIZE, Finding, StoredObject, Version
-from snapstore.stores.capabilities import RefusedWrite
+from snapstore.stores.capabilities import ObjectDetails, RefusedWrite, validate_delimiter
 from snapstore.stores.s3.calls import register_hooks, unregister_hooks
 from snapstore.stores.s3.conditions import ETagSpelling, S3Write
 from snapstore.stores.s3.deletes import Deletes
+from snapstore.stores.s3.delimiters import scan_prefixes
 from snapstore.stores.s3.listing import scan
 from snapstore.stores.s3.options import (
     DEFAULT_MAX_CONCURRENCY,
@@ -26,7 +27,7 @@ from snapstore.stores.s3.options import (
     validate_options,
 )
 from snapstore.stores.s3.request_loop import RequestLoop, translate
-from snapstore.stores.s3.requests import Requests
+from snapstore.stores.s3.requests import Page, Requests
 from snapstore.stores.s3.slow_path import SlowPath
 from snapstore.stores.s3.writes import Writes
 from snapstore.stores.threads import require_threads, run_in_daemon_thread
@@ -240,14 +241,48 @@ class S3ObjectStore:
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[list[str], None]:
         """See `ObjectStore.scan`. A broken chain of pages is an error, never an early end."""
-        return scan(
+
+        def request(token: str | None) -> Awaitable[Page[str, str]]:
+            return self._requests.list(prefix, page_size, start_after, token)
+
+        return scan(self._request_loop, self.name, prefix, request)
+
+    def scan_details(
+        self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectDetails], None]:
+        """See `DetailedListingStore`, and `scan`. The times are as exact as the server's.
+
+        Raises:
+            InvalidResponseError: The listing does not tell the size or the time of an object.
+        """
+
+        def request(token: str | None) -> Awaitable[Page[ObjectDetails, str]]:
+            return self._requests.list_details(prefix, page_size, start_after, token)
+
+        return scan(self._request_loop, self.name, prefix, request)
+
+    async def scan_prefixes(
+        self,
+        prefix: str,
+        *,
+        delimiter: str,
+        start_after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncGenerator[list[str], None]:
+        """See `DelimiterStore`, and `scan`. The order is the server's."""
+        validate_delimiter(delimiter)
+        found = scan_prefixes(
             self._request_loop,
             self._requests,
             self.name,
             prefix,
+            delimiter=delimiter,
             start_after=start_after,
             page_size=page_size,
         )
+        async with aclosing(found) as pages:
+            async for page in pages:
+                yield page
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`. One request, whose response must name every key.

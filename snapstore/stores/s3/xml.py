@@ -7,25 +7,31 @@ others are parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape, unescape
 
+from snapstore.errors import InvalidResponseError
 from snapstore.stores.base import UNCONFIRMED
-from snapstore.stores.s3.requests import DELETED, Page, keys_of
+from snapstore.stores.capabilities import ObjectDetails
+from snapstore.stores.s3.requests import DELETED, Page, details_of, keys_of
 
 __all__ = [
     "delete_body",
     "is_error",
     "parse_deleted",
+    "parse_details",
     "parse_page",
     "read_deleted",
+    "read_details",
     "read_error",
     "read_page",
 ]
+
+T = TypeVar("T")
 
 _DECLARATION: Final = r"\s*(?:<\?xml[^>]*>\s*)?"
 _PAGE = re.compile(rf"{_DECLARATION}<ListBucketResult[\s>].*</ListBucketResult>\s*", re.DOTALL)
@@ -33,6 +39,9 @@ _RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", r
 # It ends where another one begins: however many are never closed, each is scanned once.
 _OUTCOME = re.compile(r"<(Deleted|Error)>((?:[^<]|<(?!/?(?:Deleted|Error)>))*+)</\1>")
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
+_DETAIL = re.compile(r"<(?:(Contents)>|(Key|LastModified|ETag|Size)>([^<]*)</\2>)")
+_DETAILS: Final = 5
+"""The opening tag of an entry, and four elements in it."""
 _CODE = re.compile(r"<Code>([^<&]*)</Code>")
 _TRUNCATED = re.compile(r"<IsTruncated>(true|false)</IsTruncated>")
 _TOKEN = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
@@ -60,7 +69,7 @@ def is_error(body: bytes) -> bool:
     return root is None or root.tag == "Error"
 
 
-def read_page(body: bytes) -> Page | None:
+def read_page(body: bytes) -> Page[str, str] | None:
     """Read a page of ListObjectsV2.
 
     Returns:
@@ -84,28 +93,67 @@ def read_page(body: bytes) -> Page | None:
         keys = [unescape(key, _ENTITIES) for key in keys]
     if "<EncodingType>url</EncodingType>" in frame and ("%" in joined or "+" in joined):
         keys = [unquote_plus(key) for key in keys]
-    after = unescape(token[1], _ENTITIES) if token else None
+    after = unescape(token[1], _ENTITIES) or None if token else None
     return Page(keys, truncated[1] == "true", after)
 
 
-def parse_page(body: bytes, prefix: str) -> Page:
+def read_details(body: bytes) -> Page[ObjectDetails, str] | None:
+    """Read a page of ListObjectsV2, as `read_page` does, with what it tells of each object."""
+    page = read_page(body)
+    if page is None:
+        return None
+    found = _DETAIL.findall(body.decode())
+    entries = range(0, len(found), _DETAILS)
+    # Each entry has the same elements in the same order, or the document has to be parsed.
+    shape = [first or name for first, name, _ in found[:_DETAILS]]
+    is_regular = [first or name for first, name, _ in found] == shape * len(page.items)
+    if page.items and (len(set(shape)) != _DETAILS or shape[0] != "Contents" or not is_regular):
+        return None
+    details: list[ObjectDetails] = []
+    for key, start in zip(page.items, entries, strict=True):
+        told = {name: text for _, name, text in found[start + 1 : start + _DETAILS]}
+        etag = told["ETag"].replace("&#34;", '"')
+        if "&" in etag:
+            if _OTHER_REFERENCE.search(etag):
+                return None
+            etag = unescape(etag, _ENTITIES)
+        try:
+            details.append(details_of({**told, "Key": key, "ETag": etag}, ""))
+        except InvalidResponseError:
+            return None  # what is parsed raises it, with its prefix
+    return Page(details, page.truncated, page.token)
+
+
+def parse_page(body: bytes, prefix: str) -> Page[str, str]:
     """Read a page of any shape, as botocore does.
 
     Args:
         body: A document for which `is_error` is false, or nothing.
         prefix: The prefix of the listing, for errors.
     """
+    return _parse(body, lambda entries: keys_of([e.get("Key") for e in entries], prefix))
+
+
+def parse_details(body: bytes, prefix: str) -> Page[ObjectDetails, str]:
+    """Read a page as `parse_page` does, with what it tells of each object."""
+    return _parse(body, lambda entries: [details_of(entry, prefix) for entry in entries])
+
+
+def _parse(body: bytes, items_of: Callable[[list[Mapping[str, str]]], list[T]]) -> Page[T, str]:
     root = _parsed(body)
     if root is None:
         return Page([], None, None)
     told = {_name(child): child.text or "" for child in root}
-    entries = [child for child in root if _name(child) == "Contents"]
-    found = [[e.text or "" for e in entry if _name(e) == "Key"] for entry in entries]
-    keys = keys_of([texts[0] if texts else None for texts in found], prefix)
-    if told.get("EncodingType") == "url":
-        keys = [unquote_plus(key) for key in keys]
+    entries: list[Mapping[str, str]] = []
+    for child in root:
+        if _name(child) == "Contents":
+            # Reversed, so that of two elements the first one counts.
+            entry = {_name(e): e.text or "" for e in reversed(child)}
+            if "Key" in entry and told.get("EncodingType") == "url":
+                entry["Key"] = unquote_plus(entry["Key"])
+            entries.append(entry)
     truncated = {"true": True, "false": False}.get(told.get("IsTruncated", ""))
-    return Page(keys, truncated, told.get("NextContinuationToken"))
+    return Page(items_of(entries), truncated, told.get("NextContinuationToken") or None)
 
 
 def delete_body(keys: Sequence[str]) -> bytes:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import zlib
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from aiobotocore.config import AioConfig
@@ -152,12 +152,19 @@ async def save(storage, **condition):
     )
 
 
+async def list_details(storage):
+    pages = storage.objects.scan_details("s-1/")
+    async with aclosing(pages):
+        return [details async for page in pages for details in page]
+
+
 OPERATIONS = {
     "save": save,
     "swap": lambda storage: save(storage, if_match="e"),
     "create": lambda storage: save(storage, if_none_match=True),
     "load": lambda storage: storage.load_versioned(location=LOCATION),
     "list": lambda storage: storage.list_snapshot_ids(location=LOCATION),
+    "details": list_details,
     "delete": lambda storage: storage.delete_session(session_id="s-1"),
 }
 
@@ -204,7 +211,9 @@ async def end_of(operation, storage):
 )
 async def test_each_response_ends_alike_on_both_paths(operation, given, server) -> None:
     """With one try, so that the number of requests is the same, too."""
-    method = {"load": "GET", "list": "GET", "delete": "POST"}.get(operation, "PUT")
+    method = {"load": "GET", "list": "GET", "details": "GET", "delete": "POST"}.get(
+        operation, "PUT"
+    )
 
     def answer(request):
         if operation == "delete" and request.method == "GET":
@@ -267,7 +276,7 @@ async def test_requests_are_alike_on_both_paths(configuration, server, monkeypat
         return response(200, b"", ETag='"e"')
 
     server.answer = answer
-    for operation in ("save", "swap", "create", "load", "list"):
+    for operation in ("save", "swap", "create", "load", "list", "details"):
         seen = []
         for direct in (True, False):
             config = CONFIGURATIONS[configuration]

@@ -139,6 +139,7 @@ def delete_snapshots(
     """
     if isinstance(snapshot_ids, str):
         raise TypeError("snapshot_ids must be several ids, not one text")
+    storage.layout.history_prefix(location)  # validates it, where there are no ids as well
     ids = list(dict.fromkeys(map(validate_snapshot_id, snapshot_ids)))
     pace = Pace(max_requests_per_second)
     report = DeletionReport(dry_run=dry_run)

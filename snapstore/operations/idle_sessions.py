@@ -126,11 +126,11 @@ def prune_sessions(
     removal = SessionRemoval(view, report, pace, unconditional=unconditional)
     before = datetime.now(UTC) - idle_for
 
-    def is_idle(inventory: Inventory) -> bool:
-        return inventory.updated_at is not None and inventory.updated_at < before
+    def is_idle(_: str, found: Inventory) -> bool:
+        return found.is_session and found.updated_at is not None and found.updated_at < before
 
     ids = session_ids(view, sessions)
-    return Operation(removal.of_sessions(ids, lambda _, found: is_idle(found)), report)
+    return Operation(removal.of_sessions(ids, is_idle), report)
 
 
 class SessionRemoval:
@@ -207,8 +207,8 @@ class SessionRemoval:
         inventory = await take_inventory(self._objects, self._layout, session_id)
         self._report.sessions += 1
         self._report.requests = self._pace.turns
-        verdict = is_to_go(session_id, inventory) if inventory.is_session else False
-        if verdict is False or inventory.updated_at is None:
+        verdict = is_to_go(session_id, inventory)
+        if verdict is False:
             return
         result: Result = "changed" if verdict is None else "planned"
         code: str | None = None

@@ -1,0 +1,79 @@
+"""What commands print: tables, lines of JSON, sizes and times, and texts made safe."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["one_line", "printable", "say", "shown_size", "shown_time", "write_json", "write_table"]
+
+# Everything that moves a cursor, colours, or turns the direction of writing.
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_IN_A_CELL: Final = re.compile(r"[\t\n]")
+
+
+def printable(text: str) -> str:
+    r"""A text without control characters but tabs and line breaks: they are shown as `\x1b`.
+
+    What an agent has written must not command the terminal.
+    """
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(error: object) -> str:
+    """A message as one line."""
+    return printable(" ".join(str(error).split()))
+
+
+def say(text: str) -> None:
+    """Tell something beside the results: on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def shown_size(size: int | None) -> str:
+    """A number of bytes for people; `-` where it is not known."""
+    return "-" if size is None else decimal(size)
+
+
+def shown_time(time: datetime | None) -> str:
+    """A time for people, in UTC, to the second; `-` where it is not known."""
+    return "-" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def write_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: with borders on a terminal, else as lines whose fields are parted by tabs.
+
+    Args:
+        columns: The headings. One that begins with `>` is of numbers.
+        rows: The texts of each row.
+    """
+    if not sys.stdout.isatty():
+        for row in ([column.lstrip(">") for column in columns], *rows):
+            print("\t".join(_IN_A_CELL.sub(" ", printable(text)) for text in row))
+        sys.stdout.flush()
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(escape(printable(text)) for text in row))
+    Console(highlight=False).print(table)

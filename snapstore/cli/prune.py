@@ -1,0 +1,310 @@
+"""`prune`, `prune-sessions` and `apply`: keep less."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from typing import IO, Any, Final, TypeVar
+
+import click
+
+from snapstore import ObjectSnapshotStorage
+from snapstore.cli.arguments import (
+    DURATION,
+    IDENTIFIER,
+    PLACE,
+    Place,
+    S3Settings,
+    s3_options,
+    storage_at,
+)
+from snapstore.cli.printing import say, shown_size, write_json
+from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
+from snapstore.operations import (
+    ApplyReport,
+    Event,
+    Operation,
+    PruneReport,
+    RetentionPolicy,
+    SessionEvent,
+    SessionPruneReport,
+    apply,
+    decode_events,
+    encode_event,
+    prune,
+    prune_sessions,
+)
+
+__all__ = ["COMMANDS"]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+_RULES: Final = ("last", "hourly", "daily", "weekly", "monthly")
+
+
+def _change_options(command: CommandT) -> CommandT:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON."),
+        click.option("--yes", is_flag=True, help="Don't ask."),
+        click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done."),
+        click.option(
+            "--max-requests-per-second",
+            "pace",
+            type=click.FloatRange(0, min_open=True),
+            metavar="NUMBER",
+            help="Go slowly, so that saves are not kept waiting.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _session_option(command: CommandT) -> CommandT:
+    return click.option(
+        "--session",
+        "sessions",
+        type=IDENTIFIER,
+        multiple=True,
+        help="Only this session; can be given several times.",
+    )(command)
+
+
+def _rule_options(command: CommandT) -> CommandT:
+    for rule in reversed(_RULES):
+        what = "The newest N." if rule == "last" else f"The last one of each of N {_PERIODS[rule]}."
+        command = click.option(
+            f"--keep-{rule}", type=click.IntRange(0), metavar="N", default=0, help=what
+        )(command)
+    return command
+
+
+_PERIODS: Final = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months"}
+
+
+@click.command("prune")
+@click.argument("place", type=PLACE)
+@_rule_options
+@click.option("--keep-within", type=DURATION, help="All that are less than this older, as 90d.")
+@_session_option
+@_change_options
+@s3_options
+def prune_command(
+    place: Place,
+    keep_within: timedelta | None,
+    sessions: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **others: Any,
+) -> None:
+    """Delete the snapshots in history that no rule keeps.
+
+    The rules are those of restic, in UTC, for each location by itself. The latest snapshot is never
+    touched.
+    """
+    rules = {f"keep_{rule}": others.pop(f"keep_{rule}") for rule in _RULES}
+    with usage_errors():
+        policy = RetentionPolicy(**rules, keep_within=keep_within)
+    require_consent(yes=yes, dry_run=dry_run)
+
+    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
+        return prune(
+            storage,
+            policy,
+            sessions=sessions or None,
+            dry_run=dry_run,
+            max_requests_per_second=pace,
+        )
+
+    storage = storage_at(place, S3Settings(**others))
+    _change(storage, plan, _told_of_prune, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
+
+
+@click.command("prune-sessions")
+@click.argument("place", type=PLACE)
+@click.option(
+    "--idle-for", type=DURATION, required=True, help="For how long, as 90d, 12h, 30m or 2w."
+)
+@click.option(
+    "--unconditional",
+    is_flag=True,
+    help="Also on a server whose deletes have no conditions: what is saved in the same moment is "
+    "lost.",
+)
+@_session_option
+@_change_options
+@s3_options
+def prune_sessions_command(
+    place: Place,
+    idle_for: timedelta,
+    unconditional: bool,
+    sessions: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Remove whole sessions, with their stash, that were not updated for long."""
+    require_consent(yes=yes, dry_run=dry_run)
+
+    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
+        return prune_sessions(
+            storage,
+            idle_for=idle_for,
+            sessions=sessions or None,
+            dry_run=dry_run,
+            unconditional=unconditional,
+            max_requests_per_second=pace,
+        )
+
+    storage = storage_at(place, S3Settings(**settings))
+    _change(
+        storage,
+        plan,
+        _told_of_sessions,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+        pace=pace,
+        unconditional=unconditional,
+    )
+
+
+@click.command("apply")
+@click.argument("place", type=PLACE)
+@click.argument("file", type=click.File("rb"))
+@click.option("--unconditional", is_flag=True, help="For sessions: as in prune-sessions.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON.")
+@click.option(
+    "--max-requests-per-second",
+    "pace",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NUMBER",
+    help="Go slowly, so that saves are not kept waiting.",
+)
+@s3_options
+def apply_command(
+    place: Place,
+    file: IO[bytes],
+    unconditional: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json."""
+    require_consent(yes=yes, dry_run=False)
+    confirm("Delete what the file says?", yes=yes)
+    with opened(storage := storage_at(place, S3Settings(**settings))) as run, usage_errors():
+        report = run(_applied(storage, file, unconditional, pace, as_json=as_json))
+    _finish(report, as_json=as_json)
+
+
+COMMANDS: Final = {
+    "prune": prune_command,
+    "prune-sessions": prune_sessions_command,
+    "apply": apply_command,
+}
+
+
+def _change(
+    storage: ObjectSnapshotStorage,
+    plan: Callable[..., Operation[Event, Any]],
+    told: Callable[[Any], str],
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    unconditional: bool = False,
+) -> None:
+    """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
+    with opened(storage) as run:
+        if yes:
+            operation = plan(storage, dry_run=False)
+            report = run(follow(operation, "deleting", count=told, on_event=_writer(as_json)))
+            say(told(report))
+            if not report.ok:
+                raise click.exceptions.Exit(1)
+            return
+        with tempfile.TemporaryFile() as file:
+
+            def keep(event: Event) -> None:
+                file.write(encode_event(event))
+                if dry_run:
+                    _writer(as_json)(event)
+
+            report = run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
+            if dry_run:
+                say(f"would be: {told(report)}")
+                return
+            say(f"to be done: {told(report)}")
+            confirm("Do it?", yes=False)
+            file.seek(0)
+            applied = run(_applied(storage, file, unconditional, pace, as_json=as_json))
+    _finish(applied, as_json=as_json)
+
+
+async def _applied(
+    storage: ObjectSnapshotStorage,
+    file: IO[bytes],
+    unconditional: bool,
+    pace: float | None,
+    *,
+    as_json: bool,
+) -> ApplyReport:
+    operation = apply(
+        storage,
+        decode_events(file),
+        unconditional=unconditional,
+        max_requests_per_second=pace,
+    )
+    return await follow(operation, "deleting", count=_told_of_apply, on_event=_writer(as_json))
+
+
+def _finish(report: ApplyReport, *, as_json: bool) -> None:
+    del as_json
+    say(_told_of_apply(report))
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+def _writer(as_json: bool) -> Callable[[Event], None]:
+    def write(event: Event) -> None:
+        if as_json:
+            write_json(event)
+        elif isinstance(event, SessionEvent):
+            print("\t".join((event.result, event.session_id, event.code or "")).rstrip())
+        else:
+            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+
+    return write
+
+
+def _told_of_prune(report: PruneReport) -> str:
+    text = (
+        f"{report.deleted:,} snapshots ({shown_size(report.bytes)}) deleted in "
+        f"{report.sessions:,} sessions, {report.kept:,} kept, {report.requests:,} requests"
+    )
+    if report.dry_run:
+        text += f" and {report.requests_needed:,} more to delete"
+    return f"{text}, {report.failed:,} failed" if report.failed else text
+
+
+def _told_of_sessions(report: SessionPruneReport) -> str:
+    text = (
+        f"{report.removed:,} of {report.sessions:,} sessions removed ({report.objects:,} objects, "
+        f"{shown_size(report.bytes)}), {report.requests:,} requests"
+    )
+    text = f"{text}, {report.woken:,} kept since they woke up" if report.woken else text
+    return f"{text}, {report.failed:,} failed" if report.failed else text
+
+
+def _told_of_apply(report: ApplyReport) -> str:
+    return (
+        f"{report.done:,} deleted, {report.changed:,} changed and left alone, "
+        f"{report.missing:,} gone before, {report.failed:,} failed"
+    )

@@ -1,0 +1,113 @@
+"""Run what a command does: on an event loop, with progress, and after a question."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from snapstore import ObjectSnapshotStorage
+from snapstore.operations import Operation
+
+__all__ = ["confirm", "follow", "opened", "require_consent", "usage_errors"]
+
+T = TypeVar("T")
+EventT = TypeVar("EventT")
+ReportT = TypeVar("ReportT")
+
+
+@contextmanager
+def opened(*storages: ObjectSnapshotStorage) -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
+    """Open storages on an event loop of their own, and close them at the end.
+
+    The loop runs only while there is something to do. So a question can be asked in between, and an
+    interrupt ends it at once.
+
+    Args:
+        storages: The storages.
+
+    Returns:
+        A context manager. What it gives runs a coroutine on the loop.
+    """
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+
+        async def enter() -> None:
+            for storage in storages:
+                await stack.enter_async_context(storage)
+
+        try:
+            runner.run(enter())
+            yield runner.run
+        finally:
+            runner.run(stack.aclose())
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what the library says of wrong arguments into an error of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+async def follow(
+    operation: Operation[EventT, ReportT],
+    doing: str,
+    *,
+    count: Callable[[ReportT], str],
+    on_event: Callable[[EventT], object],
+) -> ReportT:
+    """Run an operation, with its progress on stderr where that is a terminal.
+
+    Args:
+        operation: The operation.
+        doing: What it does, as `"Deleting"`.
+        count: What has been done, in words.
+        on_event: Called with each event.
+    """
+    console = Console(stderr=True)
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(doing)
+        async with operation:
+            async for event in operation:
+                on_event(event)
+                progress.update(task, description=f"{doing}: {count(operation.report)}")
+    return operation.report
+
+
+def require_consent(*, yes: bool, dry_run: bool) -> None:
+    """Refuse to change something where nobody can be asked.
+
+    Raises:
+        click.UsageError: It is no dry run, `--yes` was not given, and this is no terminal.
+    """
+    if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
+        raise click.UsageError("this changes something: add --yes, or --dry-run to see what")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless the answer was given before.
+
+    Raises:
+        click.exceptions.Exit: The answer is no.
+    """
+    if yes or click.confirm(question, err=True):
+        return
+    print("nothing was changed", file=sys.stderr)
+    raise click.exceptions.Exit(1)
