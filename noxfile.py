@@ -309,4 +309,5 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.run", "--node", str(folder), *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "benchmarks.requests")
+        session.run("python", "-m", "benchmarks.sessions")
         session.run("python", "-m", "benchmarks.startup")

@@ -59,6 +59,10 @@ class StubClient:
         """Make snapshots in history, whose ids are in the order of their making."""
         self._control(fill={"prefix": prefix, "count": count})
 
+    def fill_sessions(self, prefix: str, count: int) -> None:
+        """Make sessions of a latest snapshot and two in history each."""
+        self._control(fill_sessions={"prefix": prefix, "count": count})
+
     def counts(self) -> stub_s3.Counts:
         """What was done since the last reset."""
         return stub_s3.Counts(**self._control())

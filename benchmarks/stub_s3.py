@@ -228,7 +228,8 @@ class Stub:
         """Do what a JSON object says, and reply with the counts as they were before.
 
         `knobs` sets some of `Knobs`; `reset` counts from 0 again; `clear` removes all objects;
-        `fill` (`prefix`, `count`) makes that many snapshots in history under a prefix.
+        `fill` (`prefix`, `count`) makes that many snapshots in history under a prefix;
+        `fill_sessions` (`prefix`, `count`) makes that many sessions of three objects.
         """
         wanted = json.loads(body)
         counts = json.dumps(vars(self.counts)).encode()
@@ -240,6 +241,8 @@ class Stub:
             self.objects.clear()
         if "fill" in wanted:
             self._fill(**wanted["fill"])
+        if "fill_sessions" in wanted:
+            self._fill_sessions(**wanted["fill_sessions"])
         self._sorted = None
         return Reply(200, {"Content-Type": "application/json"}, counts)
 
@@ -251,6 +254,12 @@ class Stub:
             rest = hashlib.blake2b(str(number).encode(), digest_size=8).hexdigest()
             snapshot_id = f"{time[:8]}-{time[8:]}-7{rest[:3]}-8{rest[3:6]}-{rest[4:]}"
             self.objects[f"{prefix}snapshot_{snapshot_id}.json"] = stored
+
+    def _fill_sessions(self, prefix: str, count: int) -> None:
+        for number in range(count):
+            snapshots = f"{prefix}session-{number:06}/scopes/agent/weather/snapshots/"
+            self._fill(f"{snapshots}immutable_history/", 2)
+            self.objects[f"{snapshots}snapshot_latest.json"] = self._stored(b"{}", {})
 
     def _stored(self, body: bytes | bytearray, headers: dict[str, str]) -> Stored:
         crc32 = zlib.crc32(body).to_bytes(4, "big")
@@ -340,11 +349,19 @@ class Stub:
         token = query.get("continuation-token")
         after = base64.urlsafe_b64decode(token).decode() if token else query.get("start-after", "")
         position = max(bisect_left(keys, prefix), bisect_right(keys, after))
+        delimiter, common = query.get("delimiter", ""), ""
         found: list[str] = []
         while position < len(keys) and len(found) <= limit and keys[position].startswith(prefix):
-            if keys[position] in self.objects:
-                found.append(keys[position])
-            position += 1
+            key = keys[position]
+            if key not in self.objects or (common and key.startswith(common)):
+                position += 1
+                continue
+            cut = key.find(delimiter, len(prefix)) if delimiter else -1
+            common = key[: cut + len(delimiter)] if cut >= 0 else ""
+            # The token is the last key of a page: its common prefix was in that page.
+            if not (common and token and after.startswith(common)):
+                found.append(common or key)
+            position = bisect_right(keys, f"{common}\U0010ffff") if common else position + 1
         page, truncated = found[:limit], len(found) > limit
         url = query.get("encoding-type") == "url"
         shown: Callable[[str], str] = quote if url else escape
@@ -352,6 +369,7 @@ class Stub:
             XML,
             f"<ListBucketResult {NAMESPACE}><Name>bench</Name><Prefix>{shown(prefix)}</Prefix>",
             f"<KeyCount>{len(page)}</KeyCount><MaxKeys>{limit}</MaxKeys>",
+            f"<Delimiter>{shown(delimiter)}</Delimiter>" if delimiter else "",
             "<EncodingType>url</EncodingType>" if url else "",
             f"<IsTruncated>{str(truncated).lower()}</IsTruncated>",
         ]
@@ -363,6 +381,9 @@ class Stub:
             following = base64.urlsafe_b64encode(page[-1].encode()).decode()
             parts.append(f"<NextContinuationToken>{following}</NextContinuationToken>")
         for key in page:
+            if delimiter and key.endswith(delimiter):
+                parts.append(f"<CommonPrefixes><Prefix>{shown(key)}</Prefix></CommonPrefixes>")
+                continue
             stored = self.objects[key]
             etag = stored.etag.replace('"', "&quot;")
             parts.append(

@@ -159,7 +159,7 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         ...
 
     def iter_sessions(self, *, start_after: str | None = None) -> AsyncGenerator[str, None]:
-        """Walk the ids of the sessions, in the order of the store."""
+        """Walk the ids of the sessions, ascending as their keys do."""
         ...
 
     async def list_sessions(

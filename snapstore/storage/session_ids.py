@@ -8,8 +8,11 @@ them, and the first that the store has is taken:
   server takes no other delimiter;
 - by all keys, where the store knows no delimiters. The rest of a long session is skipped.
 
-The order is the server's: `s-1/` comes before `s/` by bytes, and after it where directories are
-sorted by their names. So no id is compared with another one.
+Servers go from page to page in one of two orders: by the bytes of the keys, where `s-1/` comes
+before `s/`, or by the names of directories, where it comes after. SeaweedFS does the latter, and
+sorts each page by bytes. A cursor needs one order on all of them, and it is that of the bytes. What
+the other one brings too early is held back: no more than the ids that another one begins with, up
+to a `-`, the only character of an id that is less than `/`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-from snapstore.errors import UnsupportedOperationError
+from snapstore.errors import InvalidResponseError, UnsupportedOperationError
 from snapstore.model.keys import Layout
 from snapstore.storage.overlap import overlap
 from snapstore.stores.capabilities import DelimiterStore, capability
@@ -46,8 +49,44 @@ class SessionIds:
         self._prefix = layout.sessions_prefix
         self._takes_scopes = True
 
+    async def sorted_pages(self, start_after: str | None) -> AsyncGenerator[list[str], None]:
+        """Walk the ids in the order of their keys, page by page. A page may be empty.
+
+        Args:
+            start_after: Leave out this id and all before it.
+
+        Raises:
+            InvalidResponseError: The server has neither of the two orders.
+        """
+        held: set[str] = set()
+        last = ""
+        if start_after is not None:
+            last = _in_keys(start_after)
+            # By the names of directories they come before the cursor, and would be missing.
+            ends = [end for end, letter in enumerate(start_after) if letter == "-" and end > 0]
+            parents = [start_after[:end] for end in ends]
+            found = await overlap(parents, self._is_session)
+            held = {name for name, is_session in zip(parents, found, strict=True) if is_session}
+        first, end = last, ""
+        async with aclosing(self.pages(start_after)) as pages:
+            async for page in pages:
+                held.update(name for name in page if _in_keys(name) > first)
+                end = max(page, default=end)
+                ready = [name for name in held if not f"{end}-".startswith(f"{name}-")]
+                held.difference_update(ready)
+                ready.sort(key=_in_keys)
+                if ready and _in_keys(ready[0]) <= last:
+                    raise InvalidResponseError(
+                        "the listing of the sessions is out of order",
+                        operation="scan",
+                        key=self._prefix,
+                    )
+                last = _in_keys(ready[-1]) if ready else last
+                yield ready
+        yield sorted(held, key=_in_keys)
+
     async def pages(self, start_after: str | None = None) -> AsyncGenerator[list[str], None]:
-        """Walk the ids, page by page. A page may be empty.
+        """Walk the ids in the order of the server, page by page. A page may be empty.
 
         Args:
             start_after: Leave out this id and all that the server lists before it.
@@ -120,3 +159,8 @@ class SessionIds:
         """Whether a whole page belongs to one session, so that more of it is likely to follow."""
         prefix = f"{self._prefix}{name}/"
         return bool(page) and page[0].startswith(prefix) and page[-1].startswith(prefix)
+
+
+def _in_keys(name: str) -> str:
+    """A session's id as keys have it, to be compared."""
+    return f"{name}/"

@@ -73,7 +73,7 @@ class SessionPages:
 
     async def _by_id(self, limit: int, after: str | None) -> SessionPage:
         found: list[SessionSummary] = []
-        async with aclosing(self._ids.pages(after)) as pages:
+        async with aclosing(self._ids.sorted_pages(after)) as pages:
             async for page in pages:
                 ids = page
                 while ids:

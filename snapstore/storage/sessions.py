@@ -29,16 +29,17 @@ class SessionOperations(StorageBase):
         not. On S3 up to 1,000 ids cost one request.
 
         Args:
-            start_after: Leave out this session and all that the store lists before it. It need not
-                exist.
+            start_after: Leave out this session and all before it. It need not exist. For each `-`
+                in it there is one more request.
 
         Returns:
-            An async generator. Close it if you leave it early. The order is that of the store, by
-            the bytes of the keys on most servers, and by the names of directories on some.
+            An async generator. Close it if you leave it early. The ids ascend as their keys do:
+            `s-1` comes before `s`, since `-` is less than `/`.
 
         Raises:
             InvalidIdentifierError: `start_after` is no session id.
-            InvalidResponseError: The store's listing is broken.
+            InvalidResponseError: The store's listing is broken, or sorted neither by the bytes of
+                the keys nor directory by directory.
 
         Example:
             ::
@@ -49,7 +50,7 @@ class SessionOperations(StorageBase):
         """
         if start_after is not None:
             start_after = validate_identifier(start_after, "start_after")
-        pages = SessionIds(self.objects, self.layout).pages(start_after)
+        pages = SessionIds(self.objects, self.layout).sorted_pages(start_after)
         if self._observer is not None:
             pages = self._observer.watch_pages("iter_sessions", self.layout, pages)
         return flatten(pages)

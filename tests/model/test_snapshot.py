@@ -15,10 +15,16 @@ from snapstore import (
     DeletedSession,
     Finding,
     InvalidIdentifierError,
+    LatestDescription,
+    LocationDescription,
+    ObjectTotals,
     OperationRecord,
     RawSnapshot,
     RequestRecord,
     SavedSnapshot,
+    SessionDescription,
+    SessionPage,
+    SessionSummary,
     Snapshot,
     SnapshotLocation,
     SnapshotManifest,
@@ -46,6 +52,19 @@ def snapshot(**changes):
 REQUEST = RequestRecord(
     operation="GetObject", path="fast", attempt=1, started=0.1, seconds=0.2, status=200
 )
+WRITTEN = datetime(2026, 11, 28, tzinfo=UTC)
+LATEST = LatestDescription("etag", 300, WRITTEN)
+DESCRIBED = LocationDescription(
+    location=SnapshotLocation.agent("session-1", "weather"),
+    snapshots=0,
+    bytes=300,
+    first_id=None,
+    last_id=None,
+    first_at=None,
+    last_at=None,
+    latest=LATEST,
+    has_manifest=False,
+)
 INSTANCES = [
     SnapshotLocation.agent("session-1", "weather"),
     snapshot(),
@@ -54,6 +73,14 @@ INSTANCES = [
     SavedSnapshot("01912a3b-0000-7000-8000-0000000000ab", "etag"),
     VersionedSnapshot(snapshot(), "etag"),
     DeletedSession(3, 1),
+    SessionPage((SessionSummary("session-1", WRITTEN, 1, 2, 300),), "cursor"),
+    SessionSummary("session-1", None, 1, 2, None),
+    LATEST,
+    DESCRIBED,
+    ObjectTotals(1, 2),
+    SessionDescription(
+        "session-1", WRITTEN, (DESCRIBED,), ObjectTotals(), ObjectTotals(), ObjectTotals(1, 2)
+    ),
     CheckReport((Finding("read", "ok", "objects can be read"),)),
     StoredObject(b"{}", Version("etag")),
     REQUEST,

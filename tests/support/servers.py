@@ -66,7 +66,7 @@ class ListingServer(MemoryObjectStore):
             self.requests += 1
             raise UnsupportedOperationError("only some delimiters", operation="scan")
         async for _, prefixes in self._list(prefix, delimiter, start_after, page_size):
-            yield prefixes
+            yield sorted(prefixes)  # as SeaweedFS, whatever its order from page to page
 
     async def _list(self, prefix, delimiter, start_after, page_size):
         """Pages as of ListObjectsV2: keys and common prefixes, which together fill a page."""
