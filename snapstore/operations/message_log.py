@@ -82,8 +82,8 @@ def import_message_log(
     Ids and times in snapshots come from the log. So an import that is repeated finds what it has
     written, and changes nothing. A latest snapshot that was changed since is a conflict.
 
-    Nothing is invented: pairs of tool calls and results that a crash has left broken are imported as
-    they are, and an agent whose model keeps the conversation on its server
+    Nothing is invented: pairs of tool calls and results that a crash has left broken are imported
+    as they are, and an agent whose model keeps the conversation on its server
     (`response_id` in the model's state) gets no messages, as the SDK has it.
 
     No agent should write to a session while it is imported.
