@@ -39,14 +39,9 @@ async def iter_others(
         async for found in listed:
             if layout.is_nested_store(found.key, prefix) or _is_directory(found):
                 continue
-            location = layout.location_in(found.key, prefix)
-            if location is not None:
-                snapshot_id = layout.snapshot_id_of(found.key)
-                if found.key == layout.latest(location) or (
-                    snapshot_id is not None and found.key == layout.history(location, snapshot_id)
-                ):
-                    continue
-            yield found
+            place = layout.place_of(found.key, prefix)
+            if place is None or place.kind not in ("latest", "history"):
+                yield found
 
 
 async def iter_stash(

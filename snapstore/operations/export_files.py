@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import msgspec
 
@@ -52,15 +52,14 @@ async def save_export(
 
     Other errors are those of `export_session`.
     """
-    is_path = isinstance(target, str | os.PathLike)
-    if not is_path and not callable(getattr(target, "write", None)):
+    path = Path(target) if isinstance(target, str | os.PathLike) else None
+    if path is None and not callable(getattr(target, "write", None)):
         raise TypeError(f"target must be a path or a binary file, not a {type(target).__name__}")
     if compress is None:
-        compress = is_path and os.fspath(target).endswith(".zst")  # type: ignore[arg-type]
+        compress = path is not None and path.suffix == ".zst"
     pieces = export_session(storage, session_id=session_id, compress=compress)
-    if not isinstance(target, str | os.PathLike):
-        return await _write_all(pieces, target.write)
-    path = Path(target)
+    if path is None:
+        return await _write_all(pieces, cast("IO[bytes]", target).write)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     file = await in_thread(partial(_create, temporary))
     try:
@@ -78,7 +77,7 @@ async def save_export(
 
 
 async def _write_all(
-    pieces: AsyncGenerator[bytes, None], write: Callable[[bytes], object]
+    pieces: AsyncGenerator[bytes, None], write: Callable[[Any], object]
 ) -> ExportReport:
     report = ExportReport()
     async with aclosing(pieces):
@@ -88,11 +87,11 @@ async def _write_all(
     return report
 
 
-def _write(write: Callable[[bytes], object], piece: bytes) -> None:
+def _write(write: Callable[[Any], object], piece: bytes) -> None:
     """Write all of it: a raw file may take a part."""
     rest = memoryview(piece)
     while rest:
-        written = write(rest)  # type: ignore[arg-type]
+        written = write(rest)
         rest = rest[written if isinstance(written, int) else len(rest) :]
 
 

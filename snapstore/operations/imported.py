@@ -121,18 +121,17 @@ class _Checks:
         if LAYOUT.is_nested_store(name, self._prefix):
             raise _invalid(name, f"it is not of the session {session_id}")
         rest = name.removeprefix(self._prefix)
-        location = LAYOUT.location_in(name, self._prefix)
-        if location is None:
+        place = LAYOUT.place_of(name, self._prefix)
+        if place is None or place.kind == "archive":
             return ImportedObject(member, session_id, "other", rest)
-        snapshot_id = LAYOUT.snapshot_id_of(name)
-        if snapshot_id is not None and name == LAYOUT.history(location, snapshot_id):
-            return ImportedObject(member, session_id, "history", rest, location, snapshot_id)
-        if name == LAYOUT.latest(location):
-            self._check_origin(member)
-            return ImportedObject(member, session_id, "latest", rest, location)
-        if name == LAYOUT.manifest(location):
+        if place.kind == "manifest":
             decode_manifest(member.data, key=name)
-        return ImportedObject(member, session_id, "other", rest)
+            return ImportedObject(member, session_id, "other", rest)
+        if place.kind == "latest":
+            self._check_origin(member)
+        return ImportedObject(
+            member, session_id, place.kind, rest, place.location, place.snapshot_id
+        )
 
     def _check_origin(self, member: Member) -> None:
         if member.origin is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 
 from snapstore.errors import InvalidIdentifierError
-from snapstore.model.keys import Layout
 from snapstore.operations.contents import is_session
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.capabilities import LocatedStore, capability
@@ -32,8 +31,8 @@ async def validate_apart(
         ValueError: They are the same, or the target lies in one of the sessions.
     """
     root = await _root(source)
-    to = await _root(target) + _base(target.layout)
-    if root + _base(source.layout) == to:
+    to = await _root(target) + target.layout.sessions_prefix
+    if root + source.layout.sessions_prefix == to:
         raise ValueError(f"source and target are the same: {to}")
     around: set[str] = set()
     for session_id in set(to.split("/")):
@@ -61,7 +60,3 @@ async def _root(storage: ObjectSnapshotStorage) -> str:
     if located is None:
         return f"store:///{id(storage.objects.store):x}/"
     return await located.locate()
-
-
-def _base(layout: Layout) -> str:
-    return layout.session_prefix("x").removesuffix("x/")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from functools import partial
-from typing import Final
+from itertools import islice
+from typing import Final, TypeGuard
 
-from snapstore.errors import InvalidIdentifierError
-from snapstore.model.keys import Layout
+from snapstore.errors import InvalidIdentifierError, shown
 from snapstore.operations.events import CopyEvent, Event
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
@@ -26,7 +26,7 @@ _BATCH: Final = 256
 def apply_copies(
     source: ObjectSnapshotStorage,
     target: ObjectSnapshotStorage,
-    events: Iterable[Event] | AsyncIterable[Event],
+    events: Iterable[Event],
     *,
     max_requests_per_second: float | None = None,
 ) -> Operation[CopyEvent, CopyReport]:
@@ -39,7 +39,7 @@ def apply_copies(
     Args:
         source: Where from, open.
         target: Where to, open.
-        events: The events, in the order in which they came.
+        events: The events, in the order in which they came. They are read as they are needed.
         max_requests_per_second: For both storages together; `None` for no limit.
 
     Returns:
@@ -57,18 +57,11 @@ def apply_copies(
     async def applied() -> AsyncGenerator[CopyEvent, None]:
         around = await validate_apart(view, to, [])
         planned = _Planned(view, to, transfer, around)
-        batch: list[CopyEvent] = []
-        async with aclosing(_planned_events(events)) as found:
-            async for event in found:
-                batch.append(event)
-                if len(batch) == _BATCH:
-                    async with aclosing(planned.of_batch(batch)) as results:
-                        async for result in results:
-                            yield result
-                    batch = []
-        async with aclosing(planned.of_batch(batch)) as results:
-            async for result in results:
-                yield result
+        copies = (event for event in events if _is_planned_copy(event))
+        while batch := [*islice(copies, _BATCH)]:
+            async with aclosing(planned.of_batch(batch)) as results:
+                async for result in results:
+                    yield result
         report.requests = pace.turns
 
     return Operation(applied(), report)
@@ -123,20 +116,15 @@ class _Planned:
         except InvalidIdentifierError:
             prefix = stash = ""
         key = event.key
-        location = Layout.location_in(key, prefix) if prefix and key.startswith(prefix) else None
         if stash and key.startswith(stash):
             to = target.stash_prefix(session_id) + key.removeprefix(stash)
         elif prefix and key.startswith(prefix):
             to = target.session_prefix(session_id) + key.removeprefix(prefix)
         else:
-            raise ValueError(f"{key} is no object of the session {session_id!a} at the source")
-        snapshot_id = Layout.snapshot_id_of(key)
-        is_history = (
-            location is not None
-            and snapshot_id is not None
-            and key == source.history(location, snapshot_id)
-        )
-        is_snapshot = location is not None and (is_history or key == source.latest(location))
+            raise ValueError(f"an event is not of the source: {shown(key)}")
+        place = source.place_of(key, prefix)
+        is_history = place is not None and place.kind == "history"
+        is_snapshot = place is not None and place.kind in ("history", "latest")
         return Item(
             session_id,
             key,
@@ -144,27 +132,17 @@ class _Planned:
             partial(self._source.objects.get, key, max_bytes=self._transfer.max_bytes),
             event.size,
             event.etag,
-            location if is_snapshot else None,
+            place.location if place is not None and is_snapshot else None,
             is_history=is_history,
         )
 
 
+def _is_planned_copy(event: Event) -> TypeGuard[CopyEvent]:
+    return isinstance(event, CopyEvent) and event.result == "planned"
+
+
 def _is_latest(item: Item) -> bool:
     return item.location is not None and not item.is_history
-
-
-async def _planned_events(
-    events: Iterable[Event] | AsyncIterable[Event],
-) -> AsyncGenerator[CopyEvent, None]:
-    """The planned copies among some events."""
-    if isinstance(events, AsyncIterable):
-        async for event in events:
-            if isinstance(event, CopyEvent) and event.result == "planned":
-                yield event
-        return
-    for event in events:
-        if isinstance(event, CopyEvent) and event.result == "planned":
-            yield event
 
 
 async def _each(

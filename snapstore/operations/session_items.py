@@ -106,9 +106,9 @@ class SessionItems:
         """Note where history has gone before it could be copied."""
         if event.result == "missing":
             prefix = self._source.layout.session_prefix(self._session_id)
-            location = Layout.location_in(event.key, prefix)
-            if location is not None:
-                self._lost.add(location)
+            place = Layout.place_of(event.key, prefix)
+            if place is not None:
+                self._lost.add(place.location)
 
     async def has_its_history(self, latest: HeldLatest) -> bool:
         """Whether what a latest snapshot was saved from was copied, or was never there."""
