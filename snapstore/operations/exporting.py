@@ -101,6 +101,7 @@ class _Export:
         self._max_bytes = largest_object(storage)
         self._writer = TarWriter(session_id)
         self._locations: list[SnapshotLocation] = []
+        self._is_session = False
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The bytes of the file: a member each, and the end."""
@@ -113,12 +114,25 @@ class _Export:
                 async for latest, body in bodies:
                     name = LAYOUT.latest(latest.location)
                     yield await self._add(Member(name, body, latest.origin))
+        if not self._is_session:  # it was deleted meanwhile
+            raise self._not_found()
         yield self._writer.end()
 
     async def _add(self, member: Member) -> bytes:
+        prefix = LAYOUT.session_prefix(self._session_id)
+        self._is_session = self._is_session or LAYOUT.is_own(member.name, prefix)
         if len(member.data) < _LARGE:
             return self._writer.add(member)
         return await asyncio.to_thread(self._writer.add, member)
+
+    def _not_found(self) -> SnapshotNotFoundError:
+        objects = self._storage.objects
+        return SnapshotNotFoundError(
+            f"{objects.name} has no session {self._session_id}",
+            operation="get",
+            bucket=objects.name,
+            key=self._storage.layout.session_prefix(self._session_id),
+        )
 
     async def _read_latests(self, held: HeldLatests) -> None:
         """Read the latest snapshots, in the order of their locations.
@@ -132,12 +146,7 @@ class _Export:
                 [location async for location in found], key=lambda one: (one.scope, one.scope_id)
             )
         if not self._locations and not await is_session(self._storage, self._session_id):
-            raise SnapshotNotFoundError(
-                f"{objects.name} has no session {self._session_id}",
-                operation="get",
-                bucket=objects.name,
-                key=layout.session_prefix(self._session_id),
-            )
+            raise self._not_found()
         for location in self._locations:
             stored = await self._get(layout.latest(location))
             if stored is not None:
