@@ -35,12 +35,13 @@ nitpick_ignore_regex = [
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
     ("py:class", "datetime"),  # in a NamedTuple its module is not told
     # Type variables, and types that nobody needs to name.
-    ("py:class", r"snapstore\..*\.(Kind|StorageT_co|T|WriteT|WriteT_contra)"),
-    ("py:class", r"snapstore\.stores\.lifecycle\.Use"),
+    ("py:class", r"snapstore\..*\.(EventT_co|Kind|ReportT_co|StorageT_co|T|WriteT|WriteT_contra)"),
+    ("py:class", r"snapstore\.(stores\.lifecycle\.Use|model\.keys\.Layout)"),
 ]
 
 PUBLIC = (
     "snapstore",
+    "snapstore.operations",
     "snapstore.stores",
     "snapstore.stores.readback",
     "snapstore.testing",

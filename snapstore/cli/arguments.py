@@ -71,7 +71,7 @@ def _place(text: str) -> Place:
     found = _S3.fullmatch(text)
     if found is not None:
         return Place(text, found[1], (found[2] or "").removesuffix("/"))
-    if re.match(r"[a-z0-9+.-]+:/", text, re.IGNORECASE):
+    if re.match(r"s3:|[a-z0-9+.-]+://", text, re.IGNORECASE):
         raise ValueError(f"{text!r} is neither s3://bucket/prefix nor a directory")
     if not text:
         raise ValueError("a place is s3://bucket/prefix or a directory")

@@ -27,7 +27,7 @@ from snapstore.cli.arguments import (
     s3_options,
     storage_at,
 )
-from snapstore.cli.printing import say, shown_size, shown_time, write_json, write_table
+from snapstore.cli.printing import counted, say, shown_size, shown_time, write_json, write_table
 from snapstore.cli.running import opened, usage_errors
 
 __all__ = ["COMMANDS"]
@@ -121,7 +121,8 @@ def du(place: Place, session_id: str | None, as_json: bool, **settings: str | No
         return
     rows = [(one.session_id, f"{one.snapshots:,}", shown_size(one.bytes)) for one in sizes]
     write_table(("session", ">snapshots", ">size"), rows)
-    say(f"{len(sizes):,} sessions, {snapshots:,} snapshots, {shown_size(total)}")
+    parts = counted(len(sizes), "session"), counted(snapshots, "snapshot"), shown_size(total)
+    say(", ".join(parts))
 
 
 COMMANDS: Final = {"ls": ls, "du": du}
@@ -188,7 +189,7 @@ def _write_locations(described: SessionDescription, *, as_json: bool) -> None:
     for name in ("archive", "stash", "foreign"):
         totals = getattr(described, name)
         if totals.objects:
-            say(f"{name}: {totals.objects:,} objects, {shown_size(totals.bytes)}")
+            say(f"{name}: {counted(totals.objects, 'object')}, {shown_size(totals.bytes)}")
 
 
 def _write_snapshots(ids: list[str], *, as_json: bool) -> None:

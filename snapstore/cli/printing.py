@@ -14,7 +14,17 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["one_line", "printable", "say", "shown_size", "shown_time", "write_json", "write_table"]
+__all__ = [
+    "counted",
+    "is_terminal",
+    "one_line",
+    "printable",
+    "say",
+    "shown_size",
+    "shown_time",
+    "write_json",
+    "write_table",
+]
 
 # Everything that moves a cursor, colours, or turns the direction of writing.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,6 +49,11 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 session`, `2 sessions`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def shown_size(size: int | None) -> str:
     """A number of bytes for people; `-` where it is not known."""
     return "-" if size is None else decimal(size)
@@ -55,6 +70,11 @@ def write_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def is_terminal() -> bool:
+    """Whether results are shown to somebody, and not read by a program."""
+    return sys.stdout.isatty()
+
+
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: with borders on a terminal, else as lines whose fields are parted by tabs.
 
@@ -62,7 +82,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         columns: The headings. One that begins with `>` is of numbers.
         rows: The texts of each row.
     """
-    if not sys.stdout.isatty():
+    if not is_terminal():
         for row in ([column.lstrip(">") for column in columns], *rows):
             print("\t".join(_IN_A_CELL.sub(" ", printable(text)) for text in row))
         sys.stdout.flush()

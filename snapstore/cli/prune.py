@@ -19,7 +19,7 @@ from snapstore.cli.arguments import (
     s3_options,
     storage_at,
 )
-from snapstore.cli.printing import say, shown_size, write_json
+from snapstore.cli.printing import counted, say, shown_size, write_json
 from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
 from snapstore.operations import (
     ApplyReport,
@@ -239,9 +239,9 @@ def _change(
 
             report = run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
             if dry_run:
-                say(f"would be: {told(report)}")
+                say(told(report))
                 return
-            say(f"to be done: {told(report)}")
+            say(told(report))
             confirm("Do it?", yes=False)
             file.seek(0)
             applied = run(_applied(storage, file, unconditional, pace, as_json=as_json))
@@ -285,21 +285,24 @@ def _writer(as_json: bool) -> Callable[[Event], None]:
 
 
 def _told_of_prune(report: PruneReport) -> str:
+    what = "to be deleted" if report.dry_run else "deleted"
     text = (
-        f"{report.deleted:,} snapshots ({shown_size(report.bytes)}) deleted in "
-        f"{report.sessions:,} sessions, {report.kept:,} kept, {report.requests:,} requests"
+        f"{counted(report.deleted, 'snapshot')} {what} ({shown_size(report.bytes)}), "
+        f"{report.kept:,} kept in {counted(report.sessions, 'session')}, "
+        f"{counted(report.requests, 'request')}"
     )
-    if report.dry_run:
-        text += f" and {report.requests_needed:,} more to delete"
+    text += f" and {report.requests_needed:,} more to delete" if report.dry_run else ""
     return f"{text}, {report.failed:,} failed" if report.failed else text
 
 
 def _told_of_sessions(report: SessionPruneReport) -> str:
+    what = "to be removed" if report.dry_run else "removed"
     text = (
-        f"{report.removed:,} of {report.sessions:,} sessions removed ({report.objects:,} objects, "
-        f"{shown_size(report.bytes)}), {report.requests:,} requests"
+        f"{report.removed:,} of {counted(report.sessions, 'session')} {what} "
+        f"({counted(report.objects, 'object')}, {shown_size(report.bytes)}), "
+        f"{counted(report.requests, 'request')}"
     )
-    text = f"{text}, {report.woken:,} kept since they woke up" if report.woken else text
+    text += f", {report.woken:,} kept since they woke up" if report.woken else ""
     return f"{text}, {report.failed:,} failed" if report.failed else text
 
 

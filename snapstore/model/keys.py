@@ -170,10 +170,15 @@ class Layout:
 
         They put sessions into `session/` and stash into `context/`, under one prefix.
         """
+        return f"{self.stashes_prefix}{validate_identifier(session_id, 'session_id')}/"
+
+    @property
+    def stashes_prefix(self) -> str:
+        """What the keys begin with that the Strands SDKs keep for all sessions."""
         root = self._base.removesuffix("session/")
         if root and not root.endswith("/"):  # as of a prefix `my-session`
             root = self._base
-        return f"{root}context/{session_id}/"
+        return f"{root}context/"
 
     def pattern(self, key: str) -> str:
         """Where a key of this layout, or the prefix of a listing, lies: without any id.

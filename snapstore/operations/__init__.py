@@ -1,6 +1,13 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
 from snapstore.operations.copying import copy
+from snapstore.operations.erasing import (
+    EraseEvent,
+    ErasureReceipt,
+    RetainedVersion,
+    erase_all,
+    erase_session,
+)
 from snapstore.operations.events import (
     CopyEvent,
     DeleteEvent,
@@ -28,10 +35,13 @@ __all__ = [
     "CopyReport",
     "DeleteEvent",
     "DeletionReport",
+    "EraseEvent",
+    "ErasureReceipt",
     "Event",
     "ExportReport",
     "Operation",
     "PruneReport",
+    "RetainedVersion",
     "RetentionPolicy",
     "SessionEvent",
     "SessionPruneReport",
@@ -41,6 +51,8 @@ __all__ = [
     "decode_events",
     "delete_snapshots",
     "encode_event",
+    "erase_all",
+    "erase_session",
     "export_session",
     "import_message_log",
     "import_session",

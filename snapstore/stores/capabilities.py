@@ -21,10 +21,12 @@ __all__ = [
     "LocatedStore",
     "MetadataStore",
     "ObjectDetails",
+    "ObjectLock",
     "ObjectVersion",
     "RefusedWrite",
     "SweepableStore",
     "VersionedStore",
+    "beginning_of",
     "capability",
     "validate_delimiter",
 ]
@@ -213,21 +215,31 @@ class DelimiterStore(Protocol):
         Args:
             prefix: What the keys begin with; any text, `""` for all.
             delimiter: A text that is not empty. Keys without it after the prefix are left out.
-            start_after: Leave out what keys up to and including this one begin with, in the order
-                in which the store goes from page to page; within a page it may be another. What
-                keys on both sides of it begin with may come or not. Give a whole beginning, or
-                one up to a `/`: SeaweedFS takes `a` for the directory, and leaves out `a/b`.
+            start_after: Leave out what keys up to and including this one begin with, and what it
+                begins with itself. It counts in the order in which the store goes from page to
+                page; within a page it may be another. Give a whole beginning: SeaweedFS takes `a`
+                for the directory, and leaves out `a/b`, too.
             page_size: How many keys and beginnings a request returns, at the most; 1 to 1,000.
 
         Returns:
             An async generator of pages, a request each. A beginning ends with the delimiter, and
             comes once. Which of two comes first is up to the store. A page may be empty.
+            SeaweedFS keeps directories: by the delimiter `/` it also lists those whose keys have
+            all been deleted.
 
         Raises:
             ValueError: The delimiter is empty.
             UnsupportedOperationError: The server does not take this delimiter.
         """
         ...
+
+
+def beginning_of(key: str, prefix: str, delimiter: str) -> str | None:
+    """What a key begins with, up to the first delimiter after the prefix; `None` without one."""
+    if not key.startswith(prefix):
+        return None
+    before, found, _ = key[len(prefix) :].partition(delimiter)
+    return f"{prefix}{before}{found}" if found else None
 
 
 def validate_delimiter(delimiter: str) -> None:
@@ -280,6 +292,18 @@ class ObjectVersion(NamedTuple):
     modified: datetime
 
 
+class ObjectLock(NamedTuple):
+    """What keeps a version from being deleted.
+
+    Attributes:
+        mode: `"GOVERNANCE"` or `"COMPLIANCE"`; `"legal hold"`; `"MFA delete"`.
+        until: When it ends; `None` where it has no end.
+    """
+
+    mode: str
+    until: datetime | None
+
+
 @runtime_checkable
 class VersionedStore(Protocol):
     """Optional capability: what was overwritten or deleted may remain as a version."""
@@ -300,15 +324,28 @@ class VersionedStore(Protocol):
         ...
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> Mapping[tuple[str, str], str]:
         """Delete versions for good. One that does not exist counts as deleted.
 
         Args:
             versions: The full key and the version id of each, at most 1,000, none twice.
+            bypass_governance: Whether those locked in governance mode are deleted, too.
 
         Returns:
             Those that were not deleted, each with the server's code, or `UNCONFIRMED`.
+        """
+        ...
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """Find out what keeps a version from being deleted.
+
+        Args:
+            key: The full key.
+            version_id: The version.
+
+        Returns:
+            The lock; `None` if nothing tells of one.
         """
         ...
 

@@ -17,6 +17,7 @@ from snapstore.stores.capabilities import (
     DetailedListingStore,
     MetadataStore,
     ObjectDetails,
+    ObjectLock,
     ObjectVersion,
     VersionedStore,
     capability,
@@ -327,7 +328,7 @@ class ManagedStore:
         )
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> Mapping[tuple[str, str], str]:
         """Delete versions for good: see `VersionedStore`.
 
@@ -338,8 +339,20 @@ class ManagedStore:
         if not versions:
             return {}
         return await self.run(
-            "delete", versions[0][0], lambda: store.delete_versions(versions), writes=True
+            "delete",
+            versions[0][0],
+            lambda: store.delete_versions(versions, bypass_governance=bypass_governance),
+            writes=True,
         )
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """Find out what keeps a version: see `VersionedStore`.
+
+        Raises:
+            TypeError: The store can't.
+        """
+        store = self._inner(VersionedStore, "keeps no versions")
+        return await self.run("head", key, lambda: store.lock_of(key, version_id))
 
     async def has_conditional_deletes(self, scratch_key: str) -> bool:
         """Find out whether conditions of deletes are kept: see `ConditionalDeleteStore`."""

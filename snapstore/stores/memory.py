@@ -16,7 +16,7 @@ from snapstore.stores.base import (
     Version,
     content_version,
 )
-from snapstore.stores.capabilities import ObjectDetails, validate_delimiter
+from snapstore.stores.capabilities import ObjectDetails, beginning_of, validate_delimiter
 
 __all__ = ["MemoryObjectStore"]
 
@@ -155,8 +155,7 @@ class MemoryObjectStore:
                 {
                     beginning
                     for key in self.objects
-                    if key.startswith(prefix)
-                    and (beginning := _beginning(key, prefix, delimiter)) is not None
+                    if (beginning := beginning_of(key, prefix, delimiter)) is not None
                     and (after is None or (key > after and not after.startswith(beginning)))
                 }
             )
@@ -207,9 +206,3 @@ class MemoryObjectStore:
 
 def _is_at(stored: bytes | None, version: Version) -> bool:
     return stored is not None and content_version(stored).etag == version.etag
-
-
-def _beginning(key: str, prefix: str, delimiter: str) -> str | None:
-    """What a key begins with, up to the first delimiter after the prefix; `None` without one."""
-    before, found, _ = key[len(prefix) :].partition(delimiter)
-    return f"{prefix}{before}{found}" if found else None

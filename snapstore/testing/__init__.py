@@ -6,6 +6,7 @@ example.
 - `SnapshotStorageTests`: the six operations of the Strands Agents `SnapshotStorage`.
 - `VersionedSnapshotStorageTests`: these, and all that snapstore adds to them.
 - `ObjectStoreTests`: an object store, for a backend of `snapstore.ObjectSnapshotStorage`.
+- `StoreCapabilityTests`: what an object store can do beside that, as far as it claims it.
 
 A suite looks behind what it tests, by a `RawObjects`. For a bucket, a directory and a dictionary
 there are `BucketObjects`, `DirectoryObjects` and `DictObjects`; for another place, write its three
@@ -33,6 +34,7 @@ from snapstore.testing.raw import BucketObjects, DictObjects, DirectoryObjects
 from snapstore.testing.subjects import RawObjects, StorageSubject, StoreSubject
 
 if TYPE_CHECKING:
+    from snapstore.testing.capability_suite import StoreCapabilityTests
     from snapstore.testing.object_suite import ObjectStoreTests
     from snapstore.testing.snapshot_suite import SnapshotStorageTests
     from snapstore.testing.versioned_suite import VersionedSnapshotStorageTests
@@ -48,6 +50,7 @@ __all__ = [
     "SnapshotStorageTests",
     "StorageSubject",
     "StoreCall",
+    "StoreCapabilityTests",
     "StoreFault",
     "StoreSubject",
     "VersionedSnapshotStorageTests",
@@ -57,6 +60,7 @@ __all__ = [
 _SUITES: Final = {
     "ObjectStoreTests": "snapstore.testing.object_suite",
     "SnapshotStorageTests": "snapstore.testing.snapshot_suite",
+    "StoreCapabilityTests": "snapstore.testing.capability_suite",
     "VersionedSnapshotStorageTests": "snapstore.testing.versioned_suite",
 }
 

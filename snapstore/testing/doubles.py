@@ -20,6 +20,7 @@ from snapstore.stores.capabilities import (
     DetailedListingStore,
     MetadataStore,
     ObjectDetails,
+    ObjectLock,
     ObjectVersion,
     VersionedStore,
     capability,
@@ -204,11 +205,17 @@ class _Wrapped:
         )
 
     async def delete_versions(
-        self, versions: Sequence[tuple[str, str]]
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
     ) -> Mapping[tuple[str, str], str]:
         store = self._inner(VersionedStore)
         call = StoreCall("delete", tuple(key for key, _ in versions))
-        return await self._through(call, lambda: store.delete_versions(versions))
+        return await self._through(
+            call, lambda: store.delete_versions(versions, bypass_governance=bypass_governance)
+        )
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        store = self._inner(VersionedStore)
+        return await self._through(StoreCall("get", (key,)), lambda: store.lock_of(key, version_id))
 
     async def has_conditional_deletes(self, scratch_key: str) -> bool:
         store = self._inner(ConditionalDeleteStore)

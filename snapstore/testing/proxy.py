@@ -37,7 +37,7 @@ class RecordedRequest(NamedTuple):
     """A request as it arrived.
 
     Attributes:
-        operation: The S3 operation it is, by its method and query: `"PutObject"`.
+        operation: The S3 operation it is, by its method, query and headers: `"PutObject"`.
         method: The HTTP method.
         path: The path, percent-encoded as it was sent.
         query: The query parameters.
@@ -288,9 +288,13 @@ def _operation(request: web.Request) -> str:
     if request.method == "GET":
         if on_object:
             return "GetObject"
+        if "versions" in query:
+            return "ListObjectVersions"
         return "ListObjectsV2" if query.get("list-type") == "2" else "GetBucket"
     if request.method == "POST" and "delete" in query:
         return "DeleteObjects"
+    if "x-amz-copy-source" in request.headers:
+        return "CopyObject"
     kind = "Object" if on_object else "Bucket"
     return f"{request.method.capitalize()}{kind}"
 

@@ -7,18 +7,24 @@ on a real S3 server. A comment in the line before a block asks for another test 
 - `<!-- test: passes -->`, `<!-- test: passes with 2 tests -->`: it is a test module.
 - `<!-- test: prints <pattern> -->`: it is a program.
 - `<!-- test: takes turns with the TypeScript below -->`
+
+Blocks of `console` are commands and what they print, on what `write_chats` has saved.
 """
 
 import ast
 import asyncio
 import inspect
 import re
+import shlex
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from snapstore import S3Storage, Snapshot, SnapshotLocation, snapshot_id_at
+from snapstore.cli import main
 from snapstore.testing.server import create_bucket
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +35,10 @@ FENCE = re.compile(
     r"```(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)```$",
     re.MULTILINE,
 )
+
+
+COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+"""A command in a `console` block, and what it prints."""
 
 
 class Block(NamedTuple):
@@ -69,6 +79,8 @@ def pytest_generate_tests(metafunc):
     blocks = [block for page in pages for block in blocks_of(page)]
     if "page" in metafunc.fixturenames:
         plain = {block.page for block in blocks if block.language == "python" and not block.test}
+        if metafunc.definition.get_closest_marker("console"):
+            plain = {block.page for block in blocks if block.language == "console"}
         metafunc.parametrize("page", sorted(plain), ids=lambda page: str(page.relative_to(ROOT)))
     if "block" in metafunc.fixturenames:
         word = metafunc.definition.get_closest_marker("blocks").args[0]
@@ -77,12 +89,68 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "console: the pages with commands")
     config.addinivalue_line("markers", "blocks(word): the blocks whose comment begins with it")
 
 
 @pytest.fixture(scope="session")
 def every_block():
     return [block for page in PAGES for block in blocks_of(page)]
+
+
+async def write_chats(bucket, options):
+    """Save two chats under the prefix `prod`, always the same ones, of some days."""
+    texts = [
+        ("user", "What is the weather in Zürich?"),
+        ("assistant", "-3.5 °C, and snow. Take a coat."),
+        ("user", "And tomorrow?"),
+        ("assistant", "Sunny, 2 °C."),
+    ]
+    messages = [{"role": role, "content": [{"text": text}]} for role, text in texts]
+    async with S3Storage(bucket, prefix="prod", **options) as storage:
+        for chat, turns in (("chat-1", 4), ("chat-2", 2)):
+            for turn in range(1, turns + 1):
+                time = datetime(2026, 11, 20 + turn, 9, 30, tzinfo=UTC)
+                data = {"messages": messages[:turn], "state": {"turn": turn}}
+                created = time.isoformat().replace("+00:00", ".000Z")
+                await storage.checkpoint(
+                    location=SnapshotLocation.agent(chat, "weather"),
+                    snapshot=Snapshot("agent", "1.0", created, data, {}),
+                    snapshot_id=snapshot_id_at(time),
+                )
+
+
+@pytest.fixture
+def run_console(s3_server, tmp_path, monkeypatch, capsys):
+    """Run the commands of a page; returns pairs of what was to be printed and what was."""
+    environment = {**s3_server.environment(), "AWS_ENDPOINT_URL": s3_server.endpoint_url}
+    for name, value in {**environment, "COLUMNS": "96"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("snapstore.cli.printing.is_terminal", lambda: True)
+
+    def run(page):
+        bucket = f"page-{uuid.uuid4().hex}"
+        create_bucket(s3_server, bucket)
+        asyncio.run(write_chats(bucket, s3_server.storage_options))
+        pairs = []
+        for block in blocks_of(page):
+            if block.language != "console":
+                continue
+            for command, expected in COMMAND.findall(block.text):
+                arguments, _, file = command.replace("my-bucket", bucket).partition(" > ")
+                main(shlex.split(arguments)[1:])
+                printed = capsys.readouterr()
+                if file:
+                    Path(file).write_text(printed.out)
+                shown = ("" if file else printed.out) + printed.err
+                shown = "\n".join(line.rstrip() for line in shown.splitlines())
+                pairs.append(
+                    (f"$ {command}\n{expected}".rstrip(), f"$ {command}\n{shown}".rstrip())
+                )
+        return pairs
+
+    return run
 
 
 @pytest.fixture

@@ -12,12 +12,18 @@ pytest_plugins = ["pytester"]
 
 PACKAGE = Path(snapstore.__file__).parent
 ROOT = Path(__file__).parents[2]
-LANGUAGES = {"python", "sh", "text", "typescript"}
+LANGUAGES = {"console", "python", "sh", "text", "typescript"}
 TESTS = ("same as ", "passes", "prints ", "takes turns with the TypeScript below")
 
 
 def test_python_blocks_run(page, run_page):
     run_page(page)
+
+
+@pytest.mark.console
+def test_commands_print_what_the_page_says(page, run_console):
+    for said, printed in run_console(page):
+        assert printed == said
 
 
 def test_readme_example_loads_what_it_saved(run_page):

@@ -2,9 +2,15 @@
 
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Header, HTTPException, Response
+from fastapi import Body, FastAPI, Header, HTTPException, Query, Response
 
-from snapstore import Snapshot, SnapshotLocation, VersionedSnapshot, new_snapshot_id
+from snapstore import (
+    Snapshot,
+    SnapshotLocation,
+    VersionedSnapshot,
+    new_snapshot_id,
+    snapshot_time,
+)
 from snapstore.integrations.fastapi import (
     SnapshotJSONResponse,
     Storage,
@@ -17,6 +23,9 @@ app = FastAPI(
     exception_handlers=error_handlers,
     default_response_class=SnapshotJSONResponse,
 )
+
+
+PageSize = Annotated[int, Query(ge=1, le=100)]
 
 
 async def answer(messages: list[dict[str, str]]) -> str:
@@ -44,6 +53,19 @@ async def start(storage: Storage) -> dict[str, Any]:
         if_none_match=True,
     )
     return {"chat_id": chat_id}
+
+
+@app.get("/chats")
+async def sidebar(
+    storage: Storage, limit: PageSize = 20, cursor: str | None = None
+) -> dict[str, Any]:
+    # Newest first: chat ids are those of `new_snapshot_id`, which sort by time.
+    page = await storage.list_sessions(limit=limit, order="created", cursor=cursor)
+    chats = [
+        {"chat_id": chat.session_id, "updated_at": chat.updated_at, "turns": chat.snapshots}
+        for chat in page.sessions
+    ]
+    return {"chats": chats, "cursor": page.cursor}
 
 
 @app.get("/chats/{chat_id}")
@@ -79,23 +101,22 @@ async def say(
 
 @app.get("/chats/{chat_id}/turns")
 async def turns(
-    chat_id: str, storage: Storage, limit: int = 10, after: str | None = None
-) -> list[str]:
-    return await storage.list_snapshot_ids(
-        location=location_of(chat_id), limit=limit, start_after=after
+    chat_id: str, storage: Storage, limit: PageSize = 10, before: str | None = None
+) -> list[dict[str, Any]]:
+    ids = await storage.list_snapshot_ids(
+        location=location_of(chat_id), limit=limit, start_after=before, newest_first=True
     )
+    return [{"turn": turn, "at": snapshot_time(turn)} for turn in ids]
 
 
 @app.post("/chats/{chat_id}/rewind")
 async def rewind(
-    chat_id: str, turn: Annotated[str, Body(embed=True)], storage: Storage
+    chat_id: str, turn: Annotated[str, Body(embed=True)], storage: Storage, response: Response
 ) -> dict[str, Any]:
     now = await load(storage, chat_id)
-    then = await load(storage, chat_id, turn)
-    await storage.save_snapshot(
-        location=location_of(chat_id), snapshot=then.snapshot, is_latest=True, if_match=now
-    )
-    return then.snapshot.data
+    saved = await storage.rewind(location=location_of(chat_id), snapshot_id=turn, if_match=now)
+    response.headers["ETag"] = f'"{saved.etag}"'
+    return (await load(storage, chat_id, turn)).snapshot.data
 
 
 @app.delete("/chats/{chat_id}", status_code=204)

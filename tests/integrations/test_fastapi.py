@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from snapstore import (
     StorageTimeoutError,
     StorageUnavailableError,
     WrongEventLoopError,
+    snapshot_time,
 )
 from snapstore.integrations.fastapi import (
     SnapshotJSONResponse,
@@ -808,11 +810,24 @@ async def test_a_chat_is_resumed_rewound_and_deleted(s3_server, bucket, prefix, 
         texts = [message["text"] for message in resumed.json()["messages"][::2]]
         assert texts == ["one", "two", "three"]
 
-        first, second = (await chats.ask("GET", f"{chat}/turns?limit=2")).json()
-        after = await chats.ask("GET", f"{chat}/turns", params={"after": second})
-        assert [first, second, *after.json()] == [turn["turn"] for turn in said]
+        third, second = (await chats.ask("GET", f"{chat}/turns?limit=2")).json()
+        before = await chats.ask("GET", f"{chat}/turns", params={"before": second["turn"]})
+        menu = [third, second, *before.json()]
+        assert [found["turn"] for found in menu] == [turn["turn"] for turn in said][::-1]
+        assert all(datetime.fromisoformat(found["at"]).utcoffset() is not None for found in menu)
+        first = menu[-1]["turn"]
+
+        page = (await chats.ask("GET", "/chats?limit=1")).json()
+        assert [found["chat_id"] for found in page["chats"]] == [other.removeprefix("/chats/")]
+        more = (await chats.ask("GET", "/chats", params={"cursor": page["cursor"]})).json()
+        [summary] = more["chats"]
+        assert (summary["chat_id"], summary["turns"]) == (chat.removeprefix("/chats/"), 3)
+        assert datetime.fromisoformat(summary["updated_at"]) == snapshot_time(said[-1]["turn"])
+        assert (await chats.ask("GET", "/chats?cursor=nonsense")).status_code == 422
+        assert (await chats.ask("GET", "/chats?limit=0")).status_code == 422
 
         rewound = await chats.ask("POST", f"{chat}/rewind", json={"turn": first})
+        assert rewound.headers["ETag"]
         assert len(rewound.json()["messages"]) == 2
         await chats.say(chat, "four")
         resumed = await chats.ask("GET", chat)
@@ -858,7 +873,7 @@ async def test_two_workers_race_on_one_chat_and_lose_no_message(
             for name in ("ann", "ben", "cid", "dot", "eve", "fay"):
                 tasks.create_task(talk(chats, chat, name))
         messages = (await chats.ask("GET", chat)).json()["messages"]
-        history = (await chats.ask("GET", f"{chat}/turns", params={"limit": 1000})).json()
+        history = (await chats.ask("GET", f"{chat}/turns", params={"limit": 100})).json()
         workers = set(re.findall(r"^(\d+) .*POST .*/messages", chats.log, re.MULTILINE))
 
     said = [message["text"] for message in messages[::2]]
@@ -868,7 +883,7 @@ async def test_two_workers_race_on_one_chat_and_lose_no_message(
     # It was a race, of two: each conflict was one, and left its turn in history.
     assert len(workers) == 2
     assert set(conflicts) == {"SnapshotConflictError"}
-    assert {turn["turn"] for turn in accepted.values()} <= set(history)
+    assert {turn["turn"] for turn in accepted.values()} <= {turn["turn"] for turn in history}
     assert len(history) == 30 + len(conflicts)
 
 

@@ -40,7 +40,7 @@ OTHER = location_of("session-1", "travel")
 LAYOUT = Layout()
 
 
-@pytest.fixture(params=["s3", "file", "memory"])
+@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
 async def storage(request, tmp_path):
     match request.param:
         case "file":

@@ -233,7 +233,10 @@ async def no_fault(_):
     return None
 
 
-@pytest.fixture(params=["s3", "file"])
+WITH_CONDITIONS = [pytest.mark.s3, pytest.mark.seaweedfs, pytest.mark.moto]
+
+
+@pytest.fixture(params=[pytest.param("s3", marks=WITH_CONDITIONS), "file"])
 async def storage(request, tmp_path):
     if request.param == "file":
         storage = FileStorage(tmp_path)
@@ -312,6 +315,19 @@ async def test_without_conditional_deletes_it_is_refused_unless_that_is_accepted
         ).run()
     assert report.removed == 1
     assert store.objects == {}
+
+
+@pytest.mark.ceph
+async def test_on_a_server_without_conditions_of_deletes_it_is_refused(s3_server, bucket, prefix):
+    async with S3Storage(bucket, prefix=prefix, **s3_server.storage_options) as storage:
+        await write_session(storage, "s-1")
+        with pytest.raises(UnsupportedOperationError, match="unconditional=True"):
+            await prune_sessions(storage, idle_for=SHORT).run()
+        await asyncio.sleep(0.01)
+        assert len(await storage.list_snapshot_ids(location=location_of("s-1"))) == 5
+        report = await prune_sessions(storage, idle_for=SHORT, unconditional=True).run()
+        assert report.removed == 1
+        assert [found async for found in storage.iter_sessions()] == []
 
 
 async def test_without_times_in_listings_it_is_refused():

@@ -21,6 +21,7 @@ from snapstore.testing import (
     ObjectStoreTests,
     SnapshotStorageTests,
     StorageSubject,
+    StoreCapabilityTests,
     StoreSubject,
     VersionedSnapshotStorageTests,
 )
@@ -58,7 +59,7 @@ class TestNamespaceOfFileStorage(VersionedSnapshotStorageTests):
             yield StorageSubject(storage.namespace("prod"), objects)
 
 
-class TestMemoryObjectStore(ObjectStoreTests):
+class TestMemoryObjectStore(ObjectStoreTests, StoreCapabilityTests):
     @pytest.fixture
     async def subject(self):
         store = MemoryObjectStore()
@@ -67,7 +68,7 @@ class TestMemoryObjectStore(ObjectStoreTests):
         await store.aclose()
 
 
-class TestManagedStore(ObjectStoreTests):
+class TestManagedStore(ObjectStoreTests, StoreCapabilityTests):
     @pytest.fixture
     async def subject(self):
         store = MemoryObjectStore()
@@ -75,7 +76,7 @@ class TestManagedStore(ObjectStoreTests):
             yield StoreSubject(managed, DictObjects(store.objects))
 
 
-class TestFileObjectStore(ObjectStoreTests):
+class TestFileObjectStore(ObjectStoreTests, StoreCapabilityTests):
     @pytest.fixture(params=["locked directories", "lock files"])
     async def subject(self, tmp_path, monkeypatch, request):
         if request.param == "lock files":
@@ -183,7 +184,7 @@ class TestS3StorageWithABorrowedClientAndNoPrefix(SnapshotStorageTests):
         return StorageSubject(storage_with_a_borrowed_client, objects)
 
 
-class TestS3ObjectStore(ObjectStoreTests):
+class TestS3ObjectStore(ObjectStoreTests, StoreCapabilityTests):
     pytestmark = on_one_loop
 
     @pytest_asyncio.fixture(loop_scope="module")

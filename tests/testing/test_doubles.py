@@ -18,7 +18,7 @@ from snapstore import (
 from snapstore.stores import ObjectStore, PreconditionFailedError
 from snapstore.stores.file.store import FileObjectStore
 from snapstore.stores.memory import MemoryObjectStore
-from snapstore.testing import DictObjects, ObjectStoreTests, StoreSubject
+from snapstore.testing import DictObjects, ObjectStoreTests, StoreCapabilityTests, StoreSubject
 from snapstore.testing.doubles import (
     FaultyObjectStore,
     LatencyObjectStore,
@@ -34,14 +34,14 @@ STALLED, STALLED_AFTER = StoreFault(stall=True), StoreFault(stall=True, applied=
 MIB = 2**20
 
 
-class TestFaultyObjectStoreWithoutFaults(ObjectStoreTests):
+class TestFaultyObjectStoreWithoutFaults(ObjectStoreTests, StoreCapabilityTests):
     @pytest.fixture
     async def subject(self):
         behind = MemoryObjectStore()
         return StoreSubject(FaultyObjectStore(behind), DictObjects(behind.objects))
 
 
-class TestLatencyObjectStore(ObjectStoreTests):
+class TestLatencyObjectStore(ObjectStoreTests, StoreCapabilityTests):
     @pytest.fixture
     async def subject(self):
         behind = MemoryObjectStore()

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
+import capability_mistakes
+from capability_mistakes import BrokenCapability, mistakes_in
 from snapstore import (
     DeletedSession,
     InvalidIdentifierError,
@@ -47,6 +50,7 @@ from snapstore.stores.memory import MemoryObjectStore
 from snapstore.testing import (
     ObjectStoreTests,
     SnapshotStorageTests,
+    StoreCapabilityTests,
     VersionedSnapshotStorageTests,
 )
 
@@ -131,9 +135,11 @@ TESTS = """
         ObjectStoreTests,
         SnapshotStorageTests,
         StorageSubject,
+        StoreCapabilityTests,
         StoreSubject,
         VersionedSnapshotStorageTests,
     )
+    from capability_mistakes import CapableStore
     from test_suite_runs_everywhere import ThirdPartyStorage
 
     pytestmark = [MARK]
@@ -167,6 +173,13 @@ TESTS = """
             await store.open()
             yield StoreSubject(store, DictObjects(objects))
             await store.aclose()
+
+
+    class TestCapabilities(StoreCapabilityTests):
+        @pytest.fixture
+        def subject(self):
+            objects = {}
+            return StoreSubject(CapableStore(objects), DictObjects(objects))
 """
 
 STRICT = ("-p", "no:anyio", "-o", "asyncio_mode=strict", "-o", f"{LOOP_SCOPE}=function")
@@ -185,8 +198,9 @@ FRAMEWORKS = pytest.mark.parametrize(
 @pytest.fixture
 def run(pytester, monkeypatch):
     """Run a test file in a process of its own, as a user would."""
-    # The tests there take from this module what it defines.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    # The tests there take from these modules what they define.
+    modules = (__file__, capability_mistakes.__file__)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(Path(m).parent) for m in modules))
 
     def run(tests, *options):
         pytester.makeini(
@@ -224,6 +238,7 @@ def test_every_test_of_every_suite_runs_and_passes_under(run, pytester, options,
         **{("TestThirdParty", name): {"passed"} for name in names_in(SnapshotStorageTests)},
         **{("TestStorage", name): {"passed"} for name in names_in(VersionedSnapshotStorageTests)},
         **{("TestStore", name): {"passed"} for name in names_in(ObjectStoreTests)},
+        **{("TestCapabilities", name): {"passed"} for name in names_in(StoreCapabilityTests)},
     }
     assert results(pytester) == expected
 
@@ -246,7 +261,11 @@ def test_the_example_in_the_docstring_runs_as_it_stands(run, pytester, suite, op
 
 
 def test_no_test_carries_the_mark_of_a_framework():
-    for suite in (SnapshotStorageTests, VersionedSnapshotStorageTests, ObjectStoreTests):
+    suites = (
+        *(SnapshotStorageTests, VersionedSnapshotStorageTests),
+        *(ObjectStoreTests, StoreCapabilityTests),
+    )
+    for suite in suites:
         marks = {
             mark.name
             for name in names_in(suite)
@@ -1046,13 +1065,23 @@ class BelongsToTheLoopThatOpenedItFirst(BrokenStore):
         return await super().get(key, max_bytes=max_bytes)
 
 
-BROKEN = [*BrokenStorage.__subclasses__(), *BrokenStore.__subclasses__()]
+BROKEN = [
+    *BrokenStorage.__subclasses__(),
+    *BrokenStore.__subclasses__(),
+    *mistakes_in(BrokenCapability),
+]
 
 TESTS_OF_BROKEN = """
     import pytest
     from snapstore.testing import (
-        DictObjects, ObjectStoreTests, StorageSubject, StoreSubject, VersionedSnapshotStorageTests
+        DictObjects,
+        ObjectStoreTests,
+        StorageSubject,
+        StoreCapabilityTests,
+        StoreSubject,
+        VersionedSnapshotStorageTests,
     )
+    from capability_mistakes import BrokenCapability, mistakes_in
     from test_suite_runs_everywhere import BrokenStorage, BrokenStore
 
 
@@ -1067,8 +1096,8 @@ TESTS_OF_BROKEN = """
         return Tests
 
 
-    def store_tests(broken):
-        class Tests(ObjectStoreTests):
+    def store_tests(broken, suite):
+        class Tests(suite):
             @pytest.fixture
             async def subject(self):
                 objects = {}
@@ -1080,7 +1109,9 @@ TESTS_OF_BROKEN = """
     for broken in BrokenStorage.__subclasses__():
         globals()[f"Test{broken.__name__}"] = storage_tests(broken)
     for broken in BrokenStore.__subclasses__():
-        globals()[f"Test{broken.__name__}"] = store_tests(broken)
+        globals()[f"Test{broken.__name__}"] = store_tests(broken, ObjectStoreTests)
+    for broken in mistakes_in(BrokenCapability):
+        globals()[f"Test{broken.__name__}"] = store_tests(broken, StoreCapabilityTests)
 """
 
 

@@ -26,7 +26,7 @@ from snapstore.stores.s3.bounds import read_bounded
 from snapstore.stores.s3.options import DEFAULT_MAX_CONCURRENCY, S3OwnClientOptions
 from snapstore.version import __version__
 
-__all__ = ["HTTPSession", "make_client"]
+__all__ = ["HTTPSession", "make_client", "may_resend"]
 
 
 def make_client(options: S3OwnClientOptions) -> Awaitable[Any]:
@@ -152,6 +152,11 @@ Example:
 
         session.create_client("s3", config=AioConfig(http_session_cls=HTTPSession))
 """
+
+
+def may_resend(client: Any) -> bool:
+    """Whether the HTTP session of a client may send a request again, and nobody learns of it."""
+    return not issubclass(client.meta.config.http_session_cls, HTTPSession)
 
 
 class _WithoutRedirects:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from snapstore.errors import StorageError, shown
 from snapstore.stores.base import UNCONFIRMED
@@ -13,6 +14,9 @@ from snapstore.stores.s3.request_loop import RequestLoop
 from snapstore.stores.s3.requests import DELETED, Requests, is_refused_as_such, xml_can_carry
 
 __all__ = ["Deletes"]
+
+Item = TypeVar("Item", str, tuple[str, str])
+"""What is deleted: a key, or a key and a version id."""
 
 _MAX_ATTEMPTS: Final = 4
 _TRANSIENT_CODES: Final = frozenset(
@@ -44,58 +48,99 @@ class Deletes:
         A key that XML can't carry needs a request of its own (boto3 #2005), and so does each key
         if the server refuses DeleteObjects as such.
         """
-        batch = [key for key in keys if xml_can_carry(key)]
-        results: dict[str, str] = {}
+        return await self._delete(keys, self._requests.delete, self._requests.delete_one)
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool
+    ) -> Mapping[tuple[str, str], str]:
+        """See `VersionedStore.delete_versions`, and `delete`."""
+
+        def delete_one(version: tuple[str, str]) -> Awaitable[None]:
+            key, version_id = version
+            return self._requests.delete_one(
+                key, version_id=version_id, bypass_governance=bypass_governance
+            )
+
+        by_batch = partial(self._requests.delete_versions, bypass_governance=bypass_governance)
+
+        return await self._delete(versions, by_batch, delete_one)
+
+    async def _delete(
+        self,
+        items: Sequence[Item],
+        by_batch: Callable[[Sequence[Item]], Awaitable[dict[Item, str]]],
+        by_itself: Callable[[Item], Awaitable[None]],
+    ) -> Mapping[Item, str]:
+        """Delete.
+
+        Args:
+            items: What is to be deleted.
+            by_batch: Deletes several by one request; returns what became of each.
+            by_itself: Deletes one by one request.
+        """
+        batch = [item for item in items if xml_can_carry(_key(item))]
+        results: dict[Item, str] = {}
         refusal: StorageError | None = None
         if batch and self.batches_refused is None:
             try:
-                results = await self._delete_batch(batch)
+                results = await self._delete_batch(batch, by_batch)
             except StorageError as error:
                 if not is_refused_as_such(error):
                     raise
                 refusal = error
         if refusal is not None:
-            results = await self._delete_each(batch[:1])
+            results = await self._delete_each(batch[:1], by_itself)
             if DELETED not in results.values():
                 raise refusal  # it is not the batch that is refused
             self.batches_refused = refusal
-        results |= await self._delete_each([key for key in keys if key not in results])
-        return {key: shown(code, 100) for key, code in results.items() if code != DELETED}
+        rest = [item for item in items if item not in results]
+        results |= await self._delete_each(rest, by_itself)
+        return {item: shown(code, 100) for item, code in results.items() if code != DELETED}
 
-    async def _delete_batch(self, keys: Sequence[str]) -> dict[str, str]:
-        """Delete by one request, and again those keys that failed with a transient code.
+    async def _delete_batch(
+        self,
+        items: Sequence[Item],
+        by_batch: Callable[[Sequence[Item]], Awaitable[dict[Item, str]]],
+    ) -> dict[Item, str]:
+        """Delete by one request, and again those that failed with a transient code.
 
         Returns:
-            The result for each key: `DELETED`, or a code.
+            The result for each: `DELETED`, or a code.
         """
-        results = dict.fromkeys(keys, UNCONFIRMED)
-        remaining = list(keys)
+        results = dict.fromkeys(items, UNCONFIRMED)
+        remaining = list(items)
 
-        async def request() -> dict[str, str]:
-            return await self._requests.delete(remaining)
+        async def request() -> dict[Item, str]:
+            return await by_batch(remaining)
 
         for attempt in range(_MAX_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(full_jitter(attempt))
             try:
-                results |= await self._loop.run("DeleteObjects", remaining[0], request)
+                results |= await self._loop.run("DeleteObjects", _key(remaining[0]), request)
             except StorageError:
                 if not attempt:
                     raise
                 break  # the results of the responses before must not be lost
-            remaining = [key for key in remaining if results[key] in _TRANSIENT_CODES]
+            remaining = [item for item in remaining if results[item] in _TRANSIENT_CODES]
             if not remaining:
                 break
         return results
 
-    async def _delete_each(self, keys: Sequence[str]) -> dict[str, str]:
-        """Delete each key by a request of its own; returns as `_delete_batch`."""
+    async def _delete_each(
+        self, items: Sequence[Item], by_itself: Callable[[Item], Awaitable[None]]
+    ) -> dict[Item, str]:
+        """Delete each by a request of its own; returns as `_delete_batch`."""
 
-        async def delete(key: str) -> str:
+        async def delete(item: Item) -> str:
             try:
-                await self._loop.run("DeleteObject", key, lambda: self._requests.delete_one(key))
+                await self._loop.run("DeleteObject", _key(item), lambda: by_itself(item))
             except StorageError as error:
                 return error.code or UNCONFIRMED
             return DELETED
 
-        return dict(zip(keys, await asyncio.gather(*map(delete, keys)), strict=True))
+        return dict(zip(items, await asyncio.gather(*map(delete, items)), strict=True))
+
+
+def _key(item: str | tuple[str, str]) -> str:
+    return item if isinstance(item, str) else item[0]

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 
 from snapstore.errors import StorageError, UnsupportedOperationError
+from snapstore.stores.capabilities import beginning_of
 from snapstore.stores.s3.listing import scan
 from snapstore.stores.s3.request_loop import RequestLoop
 from snapstore.stores.s3.requests import Page, Requests, is_refused_as_such
@@ -38,6 +39,9 @@ async def scan_prefixes(
         UnsupportedOperationError: The server refuses the delimiter, ignores it, or takes another.
         InvalidResponseError: As for `listing.scan`.
     """
+    # SeaweedFS lists by the wrong delimiter after a key that lies deep in a beginning.
+    own = None if start_after is None else beginning_of(start_after, prefix, delimiter)
+    start_after = own or start_after
 
     def request(token: str | None) -> Awaitable[Page[tuple[str, bool], str]]:
         return requests.list_prefixes(prefix, delimiter, page_size, start_after, token)
@@ -54,7 +58,7 @@ async def scan_prefixes(
                     return
                 if not all(_is_expected(*item, prefix, delimiter) for item in page):
                     raise _unsupported(bucket, prefix, delimiter, "ignores it, or takes another")
-                yield [text for text, is_prefix in page if is_prefix]
+                yield [text for text, is_prefix in page if is_prefix and text != own]
                 is_first = False
                 continue
             if is_first and is_refused_as_such(failure) and await _lists(loop, requests, prefix):
@@ -64,10 +68,7 @@ async def scan_prefixes(
 
 def _is_expected(text: str, is_prefix: bool, prefix: str, delimiter: str) -> bool:
     """Whether the server may list a text by a delimiter, as a common prefix or as a key."""
-    end = text.find(delimiter, len(prefix))
-    if is_prefix:
-        return end >= 0 and end + len(delimiter) == len(text)
-    return end < 0
+    return beginning_of(text, prefix, delimiter) == (text if is_prefix else None)
 
 
 async def _lists(loop: RequestLoop, requests: Requests, prefix: str) -> bool:

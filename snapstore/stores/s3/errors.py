@@ -62,7 +62,7 @@ CREATE_CLIENT: Final = "CreateClient"
 _OUR_OPERATIONS: Final = frozenset(
     {
         *("GetObject", "HeadObject", "PutObject", "ListObjectsV2", "ListObjectVersions"),
-        *("DeleteObject", "DeleteObjects"),
+        *("DeleteObject", "DeleteObjects", "CopyObject"),
     }
 )
 _MAX_CODE: Final = 100

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from snapstore.stores.base import DamagedResponseError, StoredObject, Version
-from snapstore.stores.capabilities import ObjectDetails
+from snapstore.stores.capabilities import ObjectDetails, ObjectLock, ObjectVersion
 from snapstore.stores.deadline import Deadline
 from snapstore.stores.readback import metadata_of_caller, version_of
 from snapstore.stores.s3 import xml
@@ -223,9 +223,42 @@ class FastPath:
             return await self._templates.capture("DeleteObjects", "", self._slow.delete(keys))
         return results
 
-    async def delete_one(self, key: str) -> None:
+    async def delete_one(
+        self,
+        key: str,
+        condition: tuple[str, str] | None = None,
+        *,
+        version_id: str | None = None,
+        bypass_governance: bool = False,
+    ) -> None:
         """See `Requests.delete_one`. It is rare, and always slow."""
-        await self._slow.delete_one(key)
+        await self._slow.delete_one(
+            key, condition, version_id=version_id, bypass_governance=bypass_governance
+        )
+
+    async def copy(self, source: str, key: str, write: S3Write) -> Version:
+        """See `Requests.copy`. It is rare, and always slow."""
+        return await self._slow.copy(source, key, write)
+
+    async def list_versions(
+        self, prefix: str, page_size: int, token: tuple[str, str] | None
+    ) -> Page[ObjectVersion, tuple[str, str]]:
+        """See `Requests.list_versions`. It is rare, and always slow."""
+        return await self._slow.list_versions(prefix, page_size, token)
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
+    ) -> dict[tuple[str, str], str]:
+        """See `Requests.delete_versions`. It is rare, and always slow."""
+        return await self._slow.delete_versions(versions, bypass_governance=bypass_governance)
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """See `Requests.lock_of`. It is rare, and always slow."""
+        return await self._slow.lock_of(key, version_id)
+
+    async def needs_mfa_to_delete(self) -> bool:
+        """See `Requests.needs_mfa_to_delete`. It is rare, and always slow."""
+        return await self._slow.needs_mfa_to_delete()
 
 
 def _list_query(prefix: str, page_size: int, start_after: str | None, token: str | None) -> str:

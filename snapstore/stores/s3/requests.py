@@ -18,7 +18,7 @@ from snapstore.stores.base import (
     StoredObject,
     Version,
 )
-from snapstore.stores.capabilities import ObjectDetails
+from snapstore.stores.capabilities import ObjectDetails, ObjectLock, ObjectVersion
 from snapstore.stores.s3.conditions import S3Write
 
 __all__ = [
@@ -113,8 +113,46 @@ class Requests(Protocol):
         """Delete objects. Returns the result for each key: `DELETED`, or a code."""
         ...
 
-    async def delete_one(self, key: str) -> None:
-        """Delete an object whose key is in the URL, and not in a document."""
+    async def delete_one(
+        self,
+        key: str,
+        condition: tuple[str, str] | None = None,
+        *,
+        version_id: str | None = None,
+        bypass_governance: bool = False,
+    ) -> None:
+        """Delete an object whose key is in the URL, and not in a document.
+
+        Args:
+            key: The key.
+            condition: The header of the condition, as `S3Write.precondition`.
+            version_id: The version that is deleted for good; `None` for the object.
+            bypass_governance: Whether one locked in governance mode is deleted, too.
+        """
+        ...
+
+    async def copy(self, source: str, key: str, write: S3Write) -> Version:
+        """Copy an object, with the metadata of a write in place of its own."""
+        ...
+
+    async def list_versions(
+        self, prefix: str, page_size: int, token: tuple[str, str] | None
+    ) -> Page[ObjectVersion, tuple[str, str]]:
+        """Fetch a page of versions. Its token is a key, and a version id that may be `""`."""
+        ...
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
+    ) -> dict[tuple[str, str], str]:
+        """Delete versions, each a key and a version id. Returns as `delete`."""
+        ...
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """Ask for the object lock of a version."""
+        ...
+
+    async def needs_mfa_to_delete(self) -> bool:
+        """Ask whether the bucket's versions are deleted only with a code (MFA delete)."""
         ...
 
 
@@ -154,7 +192,7 @@ def details_of(found: Mapping[str, Any], prefix: str) -> ObjectDetails:
     return ObjectDetails(key, int(size), modified, bare_etag(str(etag or "")) or None)
 
 
-def time_of(found: Mapping[str, Any], prefix: str) -> datetime:
+def time_of(found: Mapping[str, Any], prefix: str, operation: str = "ListObjectsV2") -> datetime:
     """The time in an entry of a listing, in UTC. See `details_of`."""
     told = found.get("LastModified")
     if isinstance(told, str):
@@ -163,22 +201,25 @@ def time_of(found: Mapping[str, Any], prefix: str) -> datetime:
         except ValueError:
             told = None
     if not isinstance(told, datetime) or told.tzinfo is None:
-        raise invalid_entry(prefix, "time", found.get("Key"))
+        raise invalid_entry(prefix, "time", found.get("Key"), operation)
     return told.astimezone(UTC)
 
 
-def invalid_entry(prefix: str, lacking: str, key: str | None = None) -> InvalidResponseError:
+def invalid_entry(
+    prefix: str, lacking: str, key: str | None = None, operation: str = "ListObjectsV2"
+) -> InvalidResponseError:
     """The error for an entry of a listing that lacks something.
 
     Args:
         prefix: The prefix of the listing.
         lacking: What it lacks: `"size"`.
         key: The key of the entry, if it has one.
+        operation: The S3 operation.
     """
     of_key = "" if key is None else f" for {key}"
     return InvalidResponseError(
-        f"ListObjectsV2 of {prefix}: an entry of the listing has no {lacking}{of_key}",
-        operation="ListObjectsV2",
+        f"{operation} of {prefix}: an entry of the listing has no {lacking}{of_key}",
+        operation=operation,
         key=prefix,
     )
 
@@ -258,6 +299,10 @@ def etag_of(headers: Mapping[str, Any], operation: str, key: str) -> str:
     etag = bare_etag(str(headers.get("ETag", "")))
     if not etag:
         # A write that succeeded is not repeated just for its etag.
-        kind = InvalidResponseError if operation == "PutObject" else DamagedResponseError
+        kind = (
+            InvalidResponseError
+            if operation in ("PutObject", "CopyObject")
+            else DamagedResponseError
+        )
         raise kind(f"{operation} of {key}: the response has no ETag", operation=operation, key=key)
     return etag

@@ -13,9 +13,17 @@ from urllib.parse import urlsplit
 from snapstore.errors import StorageError
 from snapstore.stores import readback
 from snapstore.stores.base import PAGE_SIZE, Finding, StoredObject, Version
-from snapstore.stores.capabilities import ObjectDetails, RefusedWrite, validate_delimiter
+from snapstore.stores.capabilities import (
+    ObjectDetails,
+    ObjectLock,
+    ObjectVersion,
+    RefusedWrite,
+    validate_delimiter,
+)
 from snapstore.stores.s3.calls import register_hooks, unregister_hooks
+from snapstore.stores.s3.conditional_deletes import ConditionalDeletes
 from snapstore.stores.s3.conditions import ETagSpelling, S3Write
+from snapstore.stores.s3.copies import copy
 from snapstore.stores.s3.deletes import Deletes
 from snapstore.stores.s3.delimiters import scan_prefixes
 from snapstore.stores.s3.listing import scan
@@ -84,6 +92,7 @@ class S3ObjectStore:
         self._fast_path: FastPath | None = None
         self._writes: Writes
         self._deletes: Deletes
+        self._conditional_deletes: ConditionalDeletes
 
     @property
     def borrows_client(self) -> bool:
@@ -98,6 +107,8 @@ class S3ObjectStore:
             LifecycleError: No thread can be started, see `snapstore.stores.threads`.
         """
         client = await self._get_client()
+        from snapstore.stores.s3.client import may_resend
+
         self._client = client
         register_hooks(client)
         slow_path = SlowPath(client, self.name, common=self._common, encryption=self._encryption)
@@ -115,6 +126,13 @@ class S3ObjectStore:
         )
         self._writes = Writes(self._request_loop, self._requests, self._spelling)
         self._deletes = Deletes(self._request_loop, self._requests)
+        self._conditional_deletes = ConditionalDeletes(
+            self._request_loop,
+            self._requests,
+            self._writes,
+            quoted=self._spelling.quoted,
+            may_resend=may_resend(client),
+        )
         if self._fast_path is not None and self._borrowed is None:
             try:
                 await self._fast_path.prime()
@@ -290,6 +308,57 @@ class S3ObjectStore:
         Where the server refuses batches, and for keys that XML can't carry, a request for each.
         """
         return await self._deletes.delete(keys)
+
+    async def has_conditional_deletes(self, scratch_key: str) -> bool:
+        """See `ConditionalDeleteStore`. Six requests, once for as long as the store is open.
+
+        In a versioned bucket, a version of the scratch object stays.
+        """
+        return await self._conditional_deletes.are_kept(scratch_key)
+
+    async def delete_if_match(self, key: str, version: Version) -> None:
+        """See `ConditionalDeleteStore`. One request; what is not clear is read back, by a HEAD.
+
+        If the server says nothing of a missing object, its delete counts as one.
+        """
+        await self._conditional_deletes.delete(key, version)
+
+    async def copy(
+        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+    ) -> Version | None:
+        """See `CopyingStore`. One request, with the write id and the encryption of a put."""
+        return await copy(self._request_loop, self._requests, source, key, metadata)
+
+    def scan_versions(
+        self, prefix: str, *, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[ObjectVersion], None]:
+        """See `VersionedStore`, and `scan`. Of a page, delete markers come last."""
+
+        def request(
+            token: tuple[str, str] | None,
+        ) -> Awaitable[Page[ObjectVersion, tuple[str, str]]]:
+            return self._requests.list_versions(prefix, page_size, token)
+
+        operation = "ListObjectVersions"
+        return scan(self._request_loop, self.name, prefix, request, operation=operation)
+
+    async def delete_versions(
+        self, versions: Sequence[tuple[str, str]], *, bypass_governance: bool = False
+    ) -> Mapping[tuple[str, str], str]:
+        """See `VersionedStore`, and `delete`."""
+        return await self._deletes.delete_versions(versions, bypass_governance=bypass_governance)
+
+    async def lock_of(self, key: str, version_id: str) -> ObjectLock | None:
+        """See `VersionedStore`. A HEAD; without a lock, the bucket is asked for its MFA delete."""
+        lock = await self._request_loop.run(
+            "HeadObject", key, lambda: self._requests.lock_of(key, version_id)
+        )
+        if lock is not None:
+            return lock
+        needs_mfa = await self._request_loop.run(
+            "GetBucketVersioning", key, self._requests.needs_mfa_to_delete
+        )
+        return ObjectLock("MFA delete", None) if needs_mfa else None
 
     async def inspect(self, key: str) -> list[Finding]:
         """See `InspectableStore.inspect`: the server, the bucket, the client, the fast path."""

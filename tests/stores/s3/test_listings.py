@@ -332,3 +332,16 @@ async def test_an_empty_delimiter_is_refused_before_anything_is_sent() -> None:
         with pytest.raises(ValueError, match="delimiter"):
             await all_of(store.scan_prefixes("a/", delimiter=""))
         assert server.arrived == []
+
+
+@pytest.mark.parametrize("start_after", ["a/1/", "a/1/x/y"])
+async def test_the_beginning_of_the_cursor_is_left_out(start_after) -> None:
+    """Amazon S3 gives it again: there are keys after the cursor that begin with it."""
+    document = page(common("a/1/"), common("a/2/"))
+    async with (
+        serving_bytes(answer_with(document)) as server,
+        store_at(server.url, direct=True) as store,
+    ):
+        found = await all_of(store.scan_prefixes("a/", delimiter="/", start_after=start_after))
+        assert found == ["a/2/"]
+        assert "start-after=a%2F1%2F&" in f"{server.arrived[0].target}&"

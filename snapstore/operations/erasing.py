@@ -1,0 +1,409 @@
+"""Erase a session, or all of a namespace, for good: with versions, delete markers and stash.
+
+The order answers what can come in between:
+
+1. What is current is deleted as usual. In a versioned bucket that makes delete markers, so a load
+   finds nothing from now on, whatever becomes of the rest.
+2. Every version is deleted. They are found by the listing of versions, not by what is current, so
+   this works also after `delete_session`. Where an object is current again, because somebody has
+   saved it meanwhile, it is deleted as usual first: its older version would come back else.
+3. The delete markers are deleted, but not those of keys of which a version had to stay: it would
+   come back.
+4. All is listed once more. If something is there, it begins again, a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import msgspec
+
+from snapstore.errors import StorageError, UnsupportedOperationError
+from snapstore.model.keys import Layout
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.storage.snapshots import ObjectSnapshotStorage
+from snapstore.stores.base import PAGE_SIZE
+from snapstore.stores.capabilities import (
+    ObjectVersion,
+    SweepableStore,
+    VersionedStore,
+    capability,
+)
+from snapstore.stores.managed import ManagedStore
+from snapstore.stores.pace import Pace
+
+__all__ = ["EraseEvent", "ErasureReceipt", "RetainedVersion", "erase_all", "erase_session"]
+
+_PASSES: Final = 3
+"""How often it begins again where somebody goes on saving."""
+
+Includes = Callable[[str], bool]
+
+
+class EraseEvent(msgspec.Struct, frozen=True, kw_only=True, tag="erase", omit_defaults=True):
+    """An object, a version or a delete marker that was erased, or in a dry run would be.
+
+    Attributes:
+        key: The full key.
+        kind: What it is. Without versions there are only objects.
+        result: `"planned"` in a dry run; `"erased"`; `"retained"` where the server keeps it under a
+            lock; `"failed"`, with the server's code.
+        version_id: The version; `None` of an object.
+        size: Its bytes; `None` where listings don't tell.
+        code: The server's code.
+    """
+
+    key: str
+    kind: Literal["object", "version", "delete marker"]
+    result: Literal["planned", "erased", "retained", "failed"]
+    version_id: str | None = None
+    size: int | None = None
+    code: str | None = None
+
+
+class RetainedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that could not be erased.
+
+    Attributes:
+        key: The full key.
+        version_id: The version; `None` of an object without versions.
+        code: The server's code for the refusal.
+        reason: `"GOVERNANCE"` or `"COMPLIANCE"`, the mode of an object lock; `"legal hold"`;
+            `"MFA delete"`; `None` where nothing tells.
+        until: When the lock ends; `None` for a lock without end, or none.
+    """
+
+    key: str
+    version_id: str | None
+    code: str
+    reason: str | None = None
+    until: datetime | None = None
+
+
+class ErasureReceipt(msgspec.Struct, kw_only=True):
+    """What was erased, when, and what could not be. It has keys and no content.
+
+    Attributes:
+        place: The bucket, or the directory.
+        prefixes: What the keys of all that was erased begin with.
+        dry_run: Whether nothing was changed.
+        started_at: When it began.
+        finished_at: When it ended; `None` if it was cut off.
+        objects: Objects deleted as usual.
+        versions: Versions erased for good.
+        delete_markers: Delete markers erased.
+        bytes: Bytes of what was erased, as far as listings tell.
+        retained: What could not be erased.
+        nothing_left: Whether all was listed once more, and nothing was there. `None` if that could
+            not be found out: the server can't list versions, or it was cut off.
+        notes: What can't be known, in words.
+        requests: Calls of the store: on S3 a request each, without retries.
+    """
+
+    place: str
+    prefixes: tuple[str, ...]
+    dry_run: bool = False
+    started_at: datetime
+    finished_at: datetime | None = None
+    objects: int = 0
+    versions: int = 0
+    delete_markers: int = 0
+    bytes: int = 0
+    retained: list[RetainedVersion] = []
+    nothing_left: bool | None = None
+    notes: list[str] = []
+    requests: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left."""
+        return self.nothing_left is True
+
+
+def erase_session(
+    storage: ObjectSnapshotStorage,
+    *,
+    session_id: str,
+    dry_run: bool = False,
+    bypass_governance: bool = False,
+    max_requests_per_second: float | None = None,
+) -> Operation[EraseEvent, ErasureReceipt]:
+    """Erase a session for good: its objects and its stash, with versions and delete markers.
+
+    It erases what `delete_session` deletes, and works after it, too. Nothing can be loaded from the
+    first step on. It may be cut off and made again. What another writer saves meanwhile is erased
+    as well, up to the third pass; then the receipt says that something is left.
+
+    Args:
+        storage: Where, open.
+        session_id: The session.
+        dry_run: Change nothing: the events tell what would be erased.
+        bypass_governance: Erase also what is locked in governance mode. It needs the permission
+            `s3:BypassGovernanceRetention`.
+        max_requests_per_second: Keeps it from slowing saves; `None` for no limit.
+
+    Returns:
+        The operation. Its report is the receipt.
+
+    Raises:
+        InvalidIdentifierError: The session id is not valid.
+        ValueError: `max_requests_per_second` is not more than 0.
+    """
+    layout = storage.layout
+    session, stash = layout.session_prefix(session_id), layout.stash_prefix(session_id)
+
+    def includes(key: str) -> bool:
+        return key.startswith(stash) or not Layout.is_nested_store(key, session)
+
+    note = (
+        "Contents that an application has offloaded elsewhere than under "
+        f"{stash} are not known here."
+    )
+    erasure = _Erasure(
+        storage,
+        (session, stash),
+        includes,
+        note,
+        dry_run=dry_run,
+        bypass_governance=bypass_governance,
+        pace=Pace(max_requests_per_second),
+    )
+    return Operation(erasure.run(), erasure.receipt)
+
+
+def erase_all(
+    storage: ObjectSnapshotStorage,
+    *,
+    dry_run: bool = False,
+    bypass_governance: bool = False,
+    max_requests_per_second: float | None = None,
+) -> Operation[EraseEvent, ErasureReceipt]:
+    """Erase all that lies under the prefix of a storage for good: a user's namespace, say.
+
+    Everything goes, whatever it is. For a prefix that is or ends with `session`, the stash that the
+    Strands SDKs keep beside it goes as well.
+
+    Args:
+        storage: A storage with a prefix, such as `storage.namespace("user-7")`.
+        dry_run: As in `erase_session`, as are the others.
+        bypass_governance: Erase also what is locked in governance mode.
+        max_requests_per_second: Keeps it from slowing saves.
+
+    Returns:
+        The operation. Its report is the receipt.
+
+    Raises:
+        ValueError: The storage has no prefix: that would be the whole bucket.
+    """
+    layout = storage.layout
+    if not layout.sessions_prefix:
+        raise ValueError("erase_all needs a storage with a prefix: without, it is the whole bucket")
+    prefixes = [layout.sessions_prefix]
+    if not layout.stashes_prefix.startswith(layout.sessions_prefix):
+        prefixes.append(layout.stashes_prefix)
+    erasure = _Erasure(
+        storage,
+        tuple(prefixes),
+        lambda _: True,
+        "Contents that an application has offloaded under another prefix are not known here.",
+        dry_run=dry_run,
+        bypass_governance=bypass_governance,
+        pace=Pace(max_requests_per_second),
+    )
+    return Operation(erasure.run(), erasure.receipt)
+
+
+class _Erasure:
+    def __init__(
+        self,
+        storage: ObjectSnapshotStorage,
+        prefixes: tuple[str, ...],
+        includes: Includes,
+        note: str,
+        *,
+        dry_run: bool,
+        bypass_governance: bool,
+        pace: Pace,
+    ) -> None:
+        self._objects: ManagedStore = with_pace(storage, pace).objects
+        self._includes = includes
+        self._bypass_governance = bypass_governance
+        self._pace = pace
+        self._versions = capability(self._objects, VersionedStore)
+        self._cannot_list_versions = False
+        self._retained: dict[tuple[str, str | None], RetainedVersion] = {}
+        self.receipt = ErasureReceipt(
+            place=storage.objects.name,
+            prefixes=prefixes,
+            dry_run=dry_run,
+            started_at=datetime.now(UTC),
+            notes=[note],
+        )
+
+    async def run(self) -> AsyncGenerator[EraseEvent, None]:
+        receipt = self.receipt
+        receipt.started_at = datetime.now(UTC)
+        await self._find_out_about_versions()
+        for _ in range(_PASSES):
+            self._retained.clear()
+            async with aclosing(self._pass()) as events:
+                async for event in events:
+                    receipt.requests = self._pace.turns
+                    yield event
+            if receipt.dry_run:
+                break
+            receipt.retained = [*self._retained.values()]
+            receipt.nothing_left = await self._is_nothing_left()
+            if receipt.nothing_left or any(one.reason for one in receipt.retained):
+                break
+        if self._cannot_list_versions and receipt.nothing_left:
+            receipt.nothing_left = None
+        await self._sweep()
+        receipt.requests = self._pace.turns
+        receipt.finished_at = datetime.now(UTC)
+
+    async def _find_out_about_versions(self) -> None:
+        """List versions once, so that a missing permission is found before anything is changed."""
+        if self._versions is None:
+            return
+        try:
+            async with aclosing(
+                self._versions.scan_versions(self.receipt.prefixes[0], page_size=1)
+            ) as pages:
+                async for _ in pages:
+                    break
+        except UnsupportedOperationError:
+            self._versions = None
+            self._cannot_list_versions = True
+            self.receipt.notes.append(
+                "The server can't list versions: if the bucket has any, they are still there."
+            )
+
+    async def _pass(self) -> AsyncGenerator[EraseEvent, None]:
+        for prefix in self.receipt.prefixes:
+            async with aclosing(self._objects.scan(prefix)) as pages:
+                async for page in pages:
+                    for event in await self._delete([key for key in page if self._includes(key)]):
+                        yield event
+        if self._versions is None:
+            return
+        for markers in (False, True):
+            for prefix in self.receipt.prefixes:
+                async with aclosing(self._versions.scan_versions(prefix)) as pages_of_versions:
+                    async for versions in pages_of_versions:
+                        found = [one for one in versions if self._includes(one.key)]
+                        for event in await self._erase(found, markers=markers):
+                            yield event
+
+    async def _delete(self, keys: Sequence[str]) -> list[EraseEvent]:
+        """Delete objects as usual."""
+        if not keys:
+            return []
+        if self.receipt.dry_run:
+            if self._versions is not None:  # each is one of the versions that are listed next
+                return []
+            self.receipt.objects += len(keys)
+            return [EraseEvent(key=key, kind="object", result="planned") for key in keys]
+        failed: dict[str, str] = {}
+        for start in range(0, len(keys), PAGE_SIZE):
+            failed |= await self._objects.delete(keys[start : start + PAGE_SIZE])
+        for key, code in failed.items():
+            self._retained[key, None] = RetainedVersion(key=key, version_id=None, code=code)
+        self.receipt.objects += len(keys) - len(failed)
+        return [
+            EraseEvent(
+                key=key,
+                kind="object",
+                result="failed" if key in failed else "erased",
+                code=failed.get(key),
+            )
+            for key in keys
+        ]
+
+    async def _erase(self, found: list[ObjectVersion], *, markers: bool) -> list[EraseEvent]:
+        """Erase versions, or delete markers, for good."""
+        events: list[EraseEvent] = []
+        # Saved since it was deleted: what lies under it must not become current.
+        again = [one.key for one in found if one.is_current and not one.is_delete_marker]
+        events += await self._delete(again)
+        versions = [one for one in found if one.is_delete_marker is markers]
+        if markers:
+            kept = {key for key, _ in self._retained}
+            versions = [one for one in versions if one.key not in kept]
+        for start in range(0, len(versions), PAGE_SIZE):
+            events += await self._erase_batch(versions[start : start + PAGE_SIZE])
+        return events
+
+    async def _erase_batch(self, versions: list[ObjectVersion]) -> list[EraseEvent]:
+        receipt = self.receipt
+        failed: dict[tuple[str, str], str] = {}
+        if not receipt.dry_run and versions and self._versions is not None:
+            failed |= await self._versions.delete_versions(
+                [(one.key, one.version_id) for one in versions],
+                bypass_governance=self._bypass_governance,
+            )
+        events: list[EraseEvent] = []
+        for one in versions:
+            code = failed.get((one.key, one.version_id))
+            retained = None if code is None else await self._retain(one, code)
+            if code is None:
+                receipt.versions += not one.is_delete_marker
+                receipt.delete_markers += one.is_delete_marker
+                receipt.bytes += one.size
+            result: Literal["planned", "erased", "retained", "failed"] = "erased"
+            if receipt.dry_run:
+                result = "planned"
+            elif retained is not None:
+                result = "failed" if retained.reason is None else "retained"
+            events.append(
+                EraseEvent(
+                    key=one.key,
+                    kind="delete marker" if one.is_delete_marker else "version",
+                    result=result,
+                    version_id=one.version_id,
+                    size=one.size,
+                    code=code,
+                )
+            )
+        return events
+
+    async def _retain(self, version: ObjectVersion, code: str) -> RetainedVersion:
+        """Note a version that could not be erased, and why."""
+        reason, until = None, None
+        if self._versions is not None:
+            try:
+                lock = await self._versions.lock_of(version.key, version.version_id)
+            except StorageError:
+                lock = None  # it is refused all the same, and only nothing tells why
+            if lock is not None:
+                reason, until = lock
+        retained = RetainedVersion(
+            key=version.key, version_id=version.version_id, code=code, reason=reason, until=until
+        )
+        self._retained[version.key, version.version_id] = retained
+        return retained
+
+    async def _is_nothing_left(self) -> bool:
+        for prefix in self.receipt.prefixes:
+            async with aclosing(self._objects.scan(prefix)) as pages:
+                async for page in pages:
+                    if any(map(self._includes, page)):
+                        return False
+            if self._versions is None:
+                continue
+            async with aclosing(self._versions.scan_versions(prefix)) as pages_of_versions:
+                async for versions in pages_of_versions:
+                    if any(self._includes(one.key) for one in versions):
+                        return False
+        return True
+
+    async def _sweep(self) -> None:
+        """Let the store remove what interrupted writes have left, which holds content, too."""
+        sweepable = capability(self._objects, SweepableStore)
+        if sweepable is None or self.receipt.dry_run:
+            return
+        for prefix in self.receipt.prefixes:
+            await sweepable.sweep(prefix)
