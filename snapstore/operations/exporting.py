@@ -50,7 +50,8 @@ def export_session(
 
     Returns:
         An async generator of pieces of the file. Close it if you leave it early. It holds 16
-        objects in memory at most, and the names of those that are not history. It raises:
+        objects in memory at most, and the names of those that are not history. It raises one of
+        these errors.
 
         - `SnapshotNotFoundError`: there is no such session;
         - `ObjectTooLargeError`: an object is larger than the storage's `max_snapshot_bytes`;

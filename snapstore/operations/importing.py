@@ -62,7 +62,7 @@ def import_session(
         max_requests_per_second: `None` for no limit.
 
     Returns:
-        The operation. It raises, before anything is changed:
+        The operation. Before anything is changed it raises one of these errors.
 
         - `InvalidExportError`: the file is no export, or not a whole one, or an object is larger
           than the storage's `max_snapshot_bytes`;

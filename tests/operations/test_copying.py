@@ -381,6 +381,32 @@ async def test_left_early_it_has_begun_nothing_that_it_did_not_end():
         assert await contents(target) == await contents(source)
 
 
+async def yield_to_others(call):
+    """As a store does that has to wait for something."""
+    await asyncio.sleep(0)
+
+
+async def test_left_early_it_does_not_compare_the_rest():
+    """Where all is equal, no more events come by which it would notice that nobody listens."""
+    prefix = "s-1/scopes/agent/weather/snapshots/immutable_history/snapshot_"
+    stores = [MemoryObjectStore(), MemoryObjectStore()]
+    for store in stores:
+        for n in range(2_000):
+            store.objects[f"{prefix}{n:08x}-0000-7000-8000-000000000000.json"] = b"equal"
+    stores[0].objects["s-1/note.txt"] = b"new"
+    faulty = FaultyObjectStore(stores[1], yield_to_others)
+    async with (
+        ObjectSnapshotStorage(SixMethods(stores[0])) as source,
+        ObjectSnapshotStorage(SixMethods(faulty)) as target,
+    ):
+        operation = copy(source, target, sessions=["s-1"])
+        async with asyncio.timeout(60), operation:
+            async for event in operation:
+                assert event.key == "s-1/note.txt"
+                break
+        assert len([call for call in faulty.calls if call.operation == "get"]) < 500
+
+
 async def test_a_failing_copy_raises_and_tells_what_failed():
     async with memories() as (source, target):
         await write_session(source)

@@ -358,6 +358,17 @@ async def test_a_file_cut_anywhere_is_refused():
         await refused(data)
 
 
+async def test_all_of_a_long_file_is_checked_before_anything_changes():
+    """More than is read at a time, and damaged at its very end."""
+    history = HISTORY.replace("01912a3b-0001", "{:08x}-0001")
+    members = [Member(history.format(n), DOCUMENT) for n in range(500)]
+    data = tar_of(*members, Member(LATEST, DOCUMENT, ORIGIN))
+    for bad in (data[:-1024], data + b"x", flipped(data, len(data) - 3_000)):
+        await refused(bad)
+    last = Member(LATEST, DOCUMENT[:-1], ORIGIN)
+    await refused(tar_of(*members, last))
+
+
 async def test_a_compressed_file_cut_anywhere_is_refused():
     async with MemoryStorage() as storage:
         await write_session(storage)
