@@ -57,6 +57,7 @@ async def validate_apart(
 
 async def _root(storage: ObjectSnapshotStorage) -> str:
     located = capability(storage.objects, LocatedStore)
-    if located is None:
-        return f"store:///{id(storage.objects.store):x}/"
-    return await located.locate()
+    with storage.objects.use():
+        if located is None:
+            return f"store:///{id(storage.objects.store):x}/"
+        return await located.locate()

@@ -17,6 +17,7 @@ from snapstore import (
     S3Storage,
     Snapshot,
     SnapshotLocation,
+    StorageClosedError,
     StorageUnavailableError,
 )
 from snapstore.operations import (
@@ -535,6 +536,17 @@ async def test_bad_arguments_are_errors_at_once(arguments, error, match):
         with pytest.raises(error, match=match):
             copy(source, target, **arguments)
         assert calls_of(source) == calls_of(target) == []
+
+
+async def test_a_closed_storage_is_an_error_before_anything_changes(s3_server, bucket, prefix):
+    closed = S3Storage(bucket, prefix=prefix, **s3_server.storage_options)
+    async with MemoryStorage() as storage:
+        await write_session(storage)
+        for source, target in ((storage, closed), (closed, storage)):
+            with pytest.raises(StorageClosedError):
+                await copy(source, target, sessions=["s-1"]).run()
+            with pytest.raises(StorageClosedError):
+                await apply_copies(source, target, []).run()
 
 
 INTO_ITSELF = re.compile("source and target are the same|lies in the session")
