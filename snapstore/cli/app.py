@@ -25,6 +25,8 @@ _COMMANDS: Final = {
     "prune": "prune",
     "prune-sessions": "prune",
     "apply": "prune",
+    "erase": "erase",
+    "erase-all": "erase",
     "check": "diagnose",
     "demo": "diagnose",
 }

@@ -16,6 +16,7 @@ from snapstore.cli.arguments import (
     PLACE,
     Place,
     S3Settings,
+    change_options,
     s3_options,
     storage_at,
 )
@@ -40,23 +41,6 @@ __all__ = ["COMMANDS"]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly")
-
-
-def _change_options(command: CommandT) -> CommandT:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON."),
-        click.option("--yes", is_flag=True, help="Don't ask."),
-        click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done."),
-        click.option(
-            "--max-requests-per-second",
-            "pace",
-            type=click.FloatRange(0, min_open=True),
-            metavar="NUMBER",
-            help="Go slowly, so that saves are not kept waiting.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def _session_option(command: CommandT) -> CommandT:
@@ -86,7 +70,7 @@ _PERIODS: Final = {"hourly": "hours", "daily": "days", "weekly": "weeks", "month
 @_rule_options
 @click.option("--keep-within", type=DURATION, help="All that are less than this older, as 90d.")
 @_session_option
-@_change_options
+@change_options
 @s3_options
 def prune_command(
     place: Place,
@@ -133,7 +117,7 @@ def prune_command(
     "lost.",
 )
 @_session_option
-@_change_options
+@change_options
 @s3_options
 def prune_sessions_command(
     place: Place,

@@ -18,6 +18,7 @@ from snapstore.operations.events import (
 )
 from snapstore.operations.export_files import ExportReport, save_export
 from snapstore.operations.exporting import export_session
+from snapstore.operations.forking import ForkEvent, ForkReport, fork_session
 from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
 from snapstore.operations.importing import import_session
 from snapstore.operations.locations import iter_locations
@@ -39,6 +40,8 @@ __all__ = [
     "ErasureReceipt",
     "Event",
     "ExportReport",
+    "ForkEvent",
+    "ForkReport",
     "Operation",
     "PruneReport",
     "RetainedVersion",
@@ -54,6 +57,7 @@ __all__ = [
     "erase_all",
     "erase_session",
     "export_session",
+    "fork_session",
     "import_message_log",
     "import_session",
     "iter_locations",

@@ -167,11 +167,15 @@ class MemoryObjectStore:
             after = f"{found[page_size - 1]}{_LAST}"
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         """See `CopyingStore`."""
         data = self._body(source)
-        return None if data is None else await self.put_with_metadata(key, data, metadata)
+        if data is None:
+            return None
+        if metadata is None:
+            metadata = self._metadata.get(source, {})
+        return await self.put_with_metadata(key, data, metadata)
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`."""

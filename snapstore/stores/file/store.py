@@ -170,7 +170,7 @@ class FileObjectStore:
         source: str,
         key: str,
         *,
-        metadata: Mapping[str, str] = {},  # noqa: ARG002 -- files have none
+        metadata: Mapping[str, str] | None = {},  # noqa: ARG002 -- files have none
     ) -> Version | None:
         """See `CopyingStore`. The copy is written as `put` does; its etag is the source's."""
         work = partial(self._files.copy, source, key)

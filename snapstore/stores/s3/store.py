@@ -324,9 +324,21 @@ class S3ObjectStore:
         await self._conditional_deletes.delete(key, version)
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
-        """See `CopyingStore`. One request, with the write id and the encryption of a put."""
+        """See `CopyingStore`. One request, with the write id and the encryption of a put.
+
+        To keep the metadata, a HEAD goes before it.
+        """
+        if metadata is None:
+            try:
+                metadata = await self._request_loop.run(
+                    "HeadObject", source, lambda: self._requests.metadata_of(source)
+                )
+            except StorageError as error:
+                if error.code != "NoSuchKey":
+                    raise
+                return None
         return await copy(self._request_loop, self._requests, source, key, metadata)
 
     def scan_versions(
