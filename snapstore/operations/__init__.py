@@ -1,5 +1,6 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
+from snapstore.operations.copying import copy
 from snapstore.operations.erasing import (
     EraseEvent,
     ErasureReceipt,
@@ -8,28 +9,38 @@ from snapstore.operations.erasing import (
     erase_session,
 )
 from snapstore.operations.events import (
+    CopyEvent,
     DeleteEvent,
     Event,
     SessionEvent,
     decode_events,
     encode_event,
 )
+from snapstore.operations.export_files import ExportReport, save_export
+from snapstore.operations.exporting import export_session
 from snapstore.operations.forking import ForkEvent, ForkReport, fork_session
 from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
+from snapstore.operations.importing import import_session
 from snapstore.operations.locations import iter_locations
+from snapstore.operations.message_log import import_message_log
 from snapstore.operations.operation import Operation
+from snapstore.operations.planned_copies import apply_copies
 from snapstore.operations.plans import ApplyReport, apply
 from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.retention import RetentionPolicy
+from snapstore.operations.transfer import CopyReport
 from snapstore.operations.verifying import VerifyFinding, VerifyReport, verify
 
 __all__ = [
     "ApplyReport",
+    "CopyEvent",
+    "CopyReport",
     "DeleteEvent",
     "DeletionReport",
     "EraseEvent",
     "ErasureReceipt",
     "Event",
+    "ExportReport",
     "ForkEvent",
     "ForkReport",
     "Operation",
@@ -41,14 +52,20 @@ __all__ = [
     "VerifyFinding",
     "VerifyReport",
     "apply",
+    "apply_copies",
+    "copy",
     "decode_events",
     "delete_snapshots",
     "encode_event",
     "erase_all",
     "erase_session",
+    "export_session",
     "fork_session",
+    "import_message_log",
+    "import_session",
     "iter_locations",
     "prune",
     "prune_sessions",
+    "save_export",
     "verify",
 ]

@@ -63,6 +63,7 @@ class ObjectSnapshotStorage(SessionOperations):
         objects: The store under management, for objects of your own beside the snapshots. It is
             opened and closed with the storage.
         layout: Where each object lies in it.
+        max_snapshot_bytes: As the argument.
 
     Raises:
         InvalidIdentifierError: The prefix can't be part of a key, or is too long.

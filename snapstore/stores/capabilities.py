@@ -18,6 +18,7 @@ __all__ = [
     "DelimiterStore",
     "DetailedListingStore",
     "InspectableStore",
+    "LocatedStore",
     "MetadataStore",
     "ObjectDetails",
     "ObjectLock",
@@ -152,6 +153,20 @@ class SweepableStore(Protocol):
 
         Args:
             prefix: Remove leftovers of writes to keys under this prefix, which ends with `/`.
+        """
+        ...
+
+
+@runtime_checkable
+class LocatedStore(Protocol):
+    """Optional capability: a store that can tell where its objects lie."""
+
+    async def locate(self) -> str:
+        """Tell where the objects lie.
+
+        Returns:
+            A URL that ends with `/`, without credentials. With a key behind it, it is the same for
+            all stores in which this key is the same object, as far as that can be known.
         """
         ...
 

@@ -47,6 +47,10 @@ class MemoryObjectStore:
     async def aclose(self) -> None:
         """Do nothing: what is stored stays."""
 
+    async def locate(self) -> str:
+        """See `LocatedStore`."""
+        return f"memory:///{id(self):x}/"
+
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
         data = self._body(key)

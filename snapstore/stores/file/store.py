@@ -88,6 +88,11 @@ class FileObjectStore:
             else:
                 await asyncio.to_thread(pool.shutdown)
 
+    async def locate(self) -> str:
+        """See `LocatedStore`. Symbolic links on the way to the root are followed."""
+        root = await asyncio.to_thread(os.path.realpath, self.name)
+        return f"file://{root.rstrip('/')}/"
+
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
         work = partial(self._files.get, key, max_bytes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Unpack
+from urllib.parse import urlsplit
 
 from snapstore.errors import StorageError
 from snapstore.stores import readback
@@ -188,6 +190,12 @@ class S3ObjectStore:
         self._fast_path = None
         if self._borrowed is None:
             await client.close()
+
+    async def locate(self) -> str:
+        """See `LocatedStore`. A name of a bucket is one bucket in all regions of Amazon S3."""
+        parts = urlsplit(self._client.meta.endpoint_url)
+        host = re.sub(r".*\.(amazonaws\.com(?:\.cn)?)", r"\1", parts.netloc.lower())
+        return f"s3://{host}{parts.path.rstrip('/')}/{self.name}/"
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`. One request; the length is checked before the body is read."""
