@@ -122,7 +122,7 @@ class _Checks:
             raise _invalid(name, f"it is not of the session {session_id}")
         rest = name.removeprefix(self._prefix)
         place = LAYOUT.place_of(name, self._prefix)
-        if place is None or place.kind == "archive":
+        if place is None or place.kind in ("archive", "damaged"):
             return ImportedObject(member, session_id, "other", rest)
         if place.kind == "manifest":
             decode_manifest(member.data, key=name)
