@@ -61,7 +61,7 @@ class StoreFault(NamedTuple):
     Attributes:
         applied: Whether the store does what fails.
         error: The class of the error; `None` for the one that a good store raises, which is
-            `OutcomeUnknownError` where the reply to a put or a delete with a condition is lost, else
+            `OutcomeUnknownError` where the reply to a conditional call is lost, and else
             `StorageUnavailableError`. `PreconditionFailedError` is a race that another won.
         stall: No error: the call never ends, until it is cancelled.
         failed: No exception: a delete reports these keys as failed, with these codes. With
