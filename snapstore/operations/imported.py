@@ -127,11 +127,11 @@ class _Checks:
         if place.kind == "manifest":
             decode_manifest(member.data, key=name)
             return ImportedObject(member, session_id, "other", rest)
-        if place.kind == "latest":
+        is_latest = place.kind == "latest"
+        if is_latest:
             self._check_origin(member)
-        return ImportedObject(
-            member, session_id, place.kind, rest, place.location, place.snapshot_id
-        )
+        kind: Literal["latest", "history"] = "latest" if is_latest else "history"
+        return ImportedObject(member, session_id, kind, rest, place.location, place.snapshot_id)
 
     def _check_origin(self, member: Member) -> None:
         if member.origin is not None:
