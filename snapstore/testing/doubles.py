@@ -62,13 +62,8 @@ class StoreFault(NamedTuple):
     Attributes:
         applied: Whether the store does what fails.
         error: The class of the error; `None` for the one that a good store raises, which is
-<<<<<<< HEAD
-            `OutcomeUnknownError` where the reply to a put or a delete with a condition is lost,
-            else `StorageUnavailableError`. `PreconditionFailedError` is a race that another won.
-=======
             `OutcomeUnknownError` where the reply to a conditional call is lost, and else
             `StorageUnavailableError`. `PreconditionFailedError` is a race that another won.
->>>>>>> stores
         stall: No error: the call never ends, until it is cancelled.
         failed: No exception: a delete reports these keys as failed, with these codes. With
             `applied` they are deleted all the same.
