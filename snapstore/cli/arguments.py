@@ -23,6 +23,7 @@ __all__ = [
     "S3Settings",
     "change_options",
     "s3_options",
+    "session_option",
     "storage_at",
 ]
 
@@ -143,6 +144,17 @@ def change_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def session_option(command: CommandT) -> CommandT:
+    """Add the option that names sessions."""
+    return click.option(
+        "--session",
+        "sessions",
+        type=IDENTIFIER,
+        multiple=True,
+        help="Only this session; can be given several times.",
+    )(command)
 
 
 def storage_at(

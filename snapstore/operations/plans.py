@@ -11,7 +11,7 @@ import msgspec
 from snapstore.errors import shown
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.events import DeleteEvent, Event, SessionEvent
+from snapstore.operations.events import CopyEvent, DeleteEvent, Event, SessionEvent
 from snapstore.operations.idle_sessions import SessionPruneReport, SessionRemoval
 from snapstore.operations.inventory import Inventory
 from snapstore.operations.locations import HistoryEntry, iter_history
@@ -167,7 +167,9 @@ class _Applying:
                 yield event
 
 
-def _planned(event: Event) -> Event:
+def _planned(event: Event) -> DeleteEvent | SessionEvent:
+    if isinstance(event, CopyEvent):
+        raise ValueError("an event is of a copy: apply_copies does what it says")  # noqa: TRY004 -- the events are wrong
     if event.result != "planned":
         raise ValueError(f"an event is not of a dry run: its result is {event.result!r}")
     return event
