@@ -1,5 +1,6 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
+from snapstore.operations.changes import Change, redaction
 from snapstore.operations.copying import copy
 from snapstore.operations.erasing import (
     EraseEvent,
@@ -27,12 +28,14 @@ from snapstore.operations.operation import Operation
 from snapstore.operations.planned_copies import apply_copies
 from snapstore.operations.plans import ApplyReport, apply
 from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
+from snapstore.operations.redacting import RedactEvent, RedactReport, redact
 from snapstore.operations.retention import RetentionPolicy
 from snapstore.operations.transfer import CopyReport
 from snapstore.operations.verifying import VerifyFinding, VerifyReport, verify
 
 __all__ = [
     "ApplyReport",
+    "Change",
     "CopyEvent",
     "CopyReport",
     "DeleteEvent",
@@ -45,6 +48,8 @@ __all__ = [
     "ForkReport",
     "Operation",
     "PruneReport",
+    "RedactEvent",
+    "RedactReport",
     "RetainedVersion",
     "RetentionPolicy",
     "SessionEvent",
@@ -66,6 +71,8 @@ __all__ = [
     "iter_locations",
     "prune",
     "prune_sessions",
+    "redact",
+    "redaction",
     "save_export",
     "verify",
 ]
