@@ -66,11 +66,11 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
             - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
               read;
             - `"latest missing"`: there is history without a latest snapshot;
-            - `"latest without its history"`: the snapshot in history that latest was saved from is not
-              there;
+            - `"latest without its history"`: the snapshot in history that latest was saved from
+              is not there;
             - `"latest differs from its history"`: it has another document;
-            - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or the
-              other way round;
+            - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or
+              the other way round;
             - `"id in the future"`: an id is over a day ahead of this clock;
             - `"listing out of order"`: the store's listing can't be relied on;
             - `"unfinished fork"`: a fork that was cut off;
@@ -130,7 +130,7 @@ def verify(
         max_requests_per_second: Keeps it from slowing saves; `None` for no limit.
 
     Returns:
-        The operation. Its events are findings: see `VerifyFinding`.
+        The operation, whose events are findings.
 
     Raises:
         TypeError: `sessions` is a single text.
