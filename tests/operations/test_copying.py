@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from copies import KINDS, bodies, collected, contents, opened, results, write_session
+from examples import examples
 from snapstore import (
     FileStorage,
     InvalidIdentifierError,
@@ -243,6 +246,82 @@ async def test_stores_of_six_methods_do(poor):
         assert stores[1].objects == stores[0].objects
         again = await copy(source, target, sessions=["s-1"]).run()
         assert (again.copied, again.equal) == (0, 12)
+
+
+KEYS = {
+    "history": [
+        f"s-1/scopes/agent/weather/snapshots/immutable_history/"
+        f"snapshot_0000000{n}-0000-7000-8000-000000000000.json"
+        for n in range(3)
+    ],
+    "latest": ["s-1/scopes/agent/weather/snapshots/snapshot_latest.json"],
+    "other": [
+        "s-1/scopes/agent/weather/snapshots/manifest.json",
+        "s-1/note.txt",
+        "context/s-1/a",
+        "context/s-1/b",
+    ],
+}
+STATES = st.fixed_dictionaries(
+    {
+        key: st.sampled_from([None, b"one", b"two", b"three"])
+        for keys in KEYS.values()
+        for key in keys
+    }
+)
+
+
+def copied(source, target, *, overwrites):
+    """What a target has after a copy: all that `copy` promises, in a few lines."""
+    if not any("/scopes/" in key for key in source):
+        return target
+    result = dict(target)
+    clashes = {key for key in source if target.get(key, source[key]) != source[key]}
+    for key, body in source.items():
+        is_held = key in KEYS["latest"] and clashes & set(KEYS["history"])
+        may_replace = overwrites and key not in KEYS["history"]
+        if not is_held and (key not in clashes or may_replace):
+            result[key] = body
+    return result
+
+
+@given(
+    source=STATES,
+    target=STATES,
+    overwrites=st.booleans(),
+    verify=st.booleans(),
+    poor=st.tuples(st.booleans(), st.booleans()),
+    planned=st.booleans(),
+)
+@examples(200)
+async def test_a_target_has_what_it_should(source, target, overwrites, verify, poor, planned):
+    stores = []
+    for state in (source, target):
+        stores.append(MemoryObjectStore())
+        stores[-1].objects.update({key: body for key, body in state.items() if body is not None})
+    expected = copied(stores[0].objects, stores[1].objects, overwrites=overwrites)
+    before = dict(stores[0].objects)
+    wrapped = [
+        SixMethods(store) if is_poor else store for store, is_poor in zip(stores, poor, strict=True)
+    ]
+    async with (
+        ObjectSnapshotStorage(wrapped[0]) as one,
+        ObjectSnapshotStorage(wrapped[1]) as other,
+    ):
+        options = {
+            "sessions": ["s-1"],
+            "verify": verify,
+            "on_conflict": "overwrite" if overwrites else "error",
+        }
+        if planned:
+            events = await collected(copy(one, other, dry_run=True, **options))
+            report = await apply_copies(one, other, events).run()
+        else:
+            report = await copy(one, other, **options).run()
+    assert stores[1].objects == expected
+    assert stores[0].objects == before
+    if not planned and "s-1" in {key.split("/")[0] for key in before if "/scopes/" in key}:
+        assert report.ok == (before.items() <= expected.items())
 
 
 # While others write.
