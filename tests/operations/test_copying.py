@@ -385,6 +385,37 @@ async def test_a_session_deleted_at_any_step_leaves_no_latest_without_its_histor
             await assert_latest_has_its_history(target)
 
 
+@pytest.mark.parametrize("has_origin", [True, False])
+async def test_history_that_goes_while_latest_stays_holds_latest(has_origin):
+    """As in the middle of a delete, which takes history first."""
+    async with memories() as (source, target):
+        await write_session(source)
+        ids = await source.list_snapshot_ids(location=LOCATION)
+        if not has_origin:
+            latest = await source.load_snapshot(location=LOCATION)
+            await source.save_snapshot(location=LOCATION, snapshot=latest, is_latest=True)
+
+        async def delete(call):
+            if call.keys == (source.layout.history(LOCATION, ids[0]),):
+                source.objects.store.fault = nothing
+                for snapshot_id in ids:
+                    del source.objects.store.inner.objects[
+                        source.layout.history(LOCATION, snapshot_id)
+                    ]
+
+        source.objects.store.fault = delete
+        operation = copy(source, target)
+        events = await collected(operation)
+        assert {event.key: event.result for event in events if "weather" in event.key} == {
+            **{source.layout.history(LOCATION, one): "missing" for one in ids},
+            source.layout.latest(LOCATION): "changed",
+        }
+        assert not operation.report.ok
+        assert await target.load_snapshot(location=LOCATION) is None
+        assert (await copy(source, target).run()).ok  # a session that has no history
+        assert await contents(target) == await contents(source)
+
+
 async def test_a_session_pruned_at_any_step_leaves_no_latest_without_its_history():
     async with memories() as (source, target):
         await write_session(source)
@@ -578,13 +609,25 @@ async def test_what_has_changed_since_it_was_planned_is_left_alone():
         operation = apply_copies(source, target, planned)
         events = await collected(operation)
         assert {event.key: event.result for event in events if event.result != "copied"} == {
-            source.layout.latest(LOCATION): "changed",
+            source.layout.latest(LOCATION): "held",
             "s-1/note.txt": "changed",
             stash: "changed",
             source.layout.history(LOCATION, first): "missing",
         }
         assert target.objects.store.inner.objects[stash] == b"somebody's"
         assert not operation.report.ok
+        assert await target.load_snapshot(location=LOCATION) is None
+
+
+async def test_a_latest_that_was_saved_since_is_not_copied():
+    async with memories() as (source, target):
+        await write_session(source)
+        planned = await collected(copy(source, target, dry_run=True))
+        await source.checkpoint(location=LOCATION, snapshot=Snapshot.new({"later": True}))
+        events = await collected(apply_copies(source, target, planned))
+        assert {event.key: event.result for event in events if event.result != "copied"} == {
+            source.layout.latest(LOCATION): "changed"
+        }
         assert await target.load_snapshot(location=LOCATION) is None
 
 

@@ -481,6 +481,25 @@ async def test_a_session_deleted_at_any_step_is_an_error_or_exported_whole():
     assert set(outcomes) >= {SnapshotConflictError, SnapshotNotFoundError}
 
 
+async def test_history_that_goes_while_latest_stays_is_an_error():
+    """As in the middle of a delete, which takes history first."""
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with ObjectSnapshotStorage(store) as storage:
+        await write_session(storage)
+        ids = await storage.list_snapshot_ids(location=LOCATION)
+
+        async def delete(call):
+            if call.keys == (storage.layout.history(LOCATION, ids[0]),):
+                for snapshot_id in ids:
+                    store.inner.objects.pop(storage.layout.history(LOCATION, snapshot_id), None)
+
+        store.fault = delete
+        with pytest.raises(SnapshotConflictError, match="export it again"):
+            await exported(storage)
+        store.fault = nothing
+        assert await exported(storage)
+
+
 @pytest.mark.parametrize("fault", [StoreFault(), StoreFault(applied=True)])
 async def test_an_import_killed_at_every_call_and_run_again_ends_the_same(fault):
     async with MemoryStorage() as storage:
