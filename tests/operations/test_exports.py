@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -622,9 +623,10 @@ async def test_what_can_t_be_read_or_written_is_said(tmp_path):
 
 
 async def test_without_the_extra_compression_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "backports.zstd", None)
-    monkeypatch.setitem(__import__("sys").modules, "compression.zstd", None)
-    monkeypatch.delattr("backports.zstd", raising=False)
+    for package in ("backports", "compression"):
+        monkeypatch.setitem(sys.modules, f"{package}.zstd", None)
+        if package in sys.modules:
+            monkeypatch.delattr(sys.modules[package], "zstd", raising=False)
     async with MemoryStorage() as storage:
         with pytest.raises(ModuleNotFoundError, match=r"snapstore\[archive\]"):
             export_session(storage, session_id="s-1", compress=True)
