@@ -48,6 +48,7 @@ PUBLIC = (
     "snapstore.testing.proxy",
     "snapstore.testing.server",
     "snapstore.integrations.fastapi",
+    "snapstore.integrations.openai_agents",
     "snapstore.integrations.opentelemetry",
     "snapstore.integrations.strands",
     "snapstore.pytest_plugin",
