@@ -50,6 +50,7 @@ PUBLIC = (
     "snapstore.integrations.fastapi",
     "snapstore.integrations.openai_agents",
     "snapstore.integrations.opentelemetry",
+    "snapstore.integrations.pydantic_ai",
     "snapstore.integrations.strands",
     "snapstore.pytest_plugin",
 )
