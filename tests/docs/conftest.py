@@ -72,7 +72,7 @@ FRAMEWORKS = ("claude", "langgraph", "openai-agents", "pydantic-ai")
 
 
 def group_of(page):
-    """The directory of tests that a page belongs to, for what it needs: the SDKs, or a framework."""
+    """The directory of the tests that a page belongs to: for what it needs to run."""
     if page.name.startswith("strands"):
         return "strands"
     is_framework = page.parent.name == "integrations" and page.stem in FRAMEWORKS
