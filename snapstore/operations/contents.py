@@ -51,7 +51,7 @@ async def iter_stash(
     prefix = storage.layout.stash_prefix(session_id)
     async with aclosing(iter_listed(storage.objects, prefix)) as listed:
         async for found in listed:
-            if not _is_directory(found):
+            if storage.layout.is_stash(found.key, session_id) and not _is_directory(found):
                 yield found
 
 

@@ -1,15 +1,19 @@
 """Fork a session: its history up to a snapshot, under a session id that is free.
 
 The target is claimed before anything is copied: the manifest of each location, written where there
-is none, says what it is forked from. So two forks into one target are told apart, and a fork that
-was cut off is known again by its claim and goes on. The claims say at the end that the fork is
-whole: from then on it is a session like any other, and its id is taken.
+is none, says what it is forked from, and which run of the fork is at work. So two forks into one
+target are told apart, and a fork that was cut off is known again by its claims: the next run takes
+them over, each on the version that it has read, and goes on. A run whose claim was taken over ends:
+it looks at each claim again before it copies a latest snapshot, and can't say of it that it is
+whole. So a run that was only slow does not put back a latest snapshot under a session that is in
+use by then. The claims say at the end that the fork is whole: from then on it is a session like any
+other, and its id is taken.
 
 Copies are made by the server where it can. They are never conditional, since many servers ignore
 the condition of a copy: what lies at the target is listed before, and refused unless it is of this
-fork. History is copied before latest. Where the latest snapshot of the source is copied, history
-is listed once more after it: a checkpoint writes history first, so what latest was saved from is
-there.
+fork. History is copied before latest. Where the latest snapshot of the source is copied, histories
+are compared once more after it: a checkpoint writes history first, so what latest was saved from is
+there, also where its clock is behind.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ import msgspec
 
 from snapstore.encoding.envelope import decode_manifest, encode_manifest
 from snapstore.errors import SnapshotDecodeError, SnapshotExistsError, SnapshotNotFoundError
-from snapstore.model.ids import validate_identifier, validate_snapshot_id
+from snapstore.model.ids import new_snapshot_id, validate_identifier, validate_snapshot_id
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SCHEMA_VERSION, SnapshotLocation, SnapshotManifest, now
-from snapstore.operations.locations import iter_history, iter_locations
+from snapstore.operations.locations import HistoryEntry, exists, iter_history, iter_locations
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.storage.snapshots import ObjectSnapshotStorage
@@ -64,7 +68,8 @@ class ForkReport(msgspec.Struct, kw_only=True):
         dry_run: Whether nothing was changed.
         locations: Locations of the fork.
         copied: Objects copied, or to be copied: history, latest and stash.
-        missing: Objects that were deleted at the source meanwhile.
+        missing: Objects that were deleted at the source meanwhile. Without a latest snapshot, the
+            fork of a location stays unfinished.
         requests: Calls of the store: on S3 a request each, without retries.
     """
 
@@ -167,9 +172,10 @@ class _Fork:
         self._copying = capability(self._objects, CopyingStore)
         # The last snapshot of each location; `None` for all of history, and latest.
         self._ends: dict[SnapshotLocation, str | None] = {}
-        self._last_copied: dict[SnapshotLocation, str] = {}
+        self._run = new_snapshot_id()
         self._claims: dict[SnapshotLocation, Version] = {}
         self._whole: set[SnapshotLocation] = set()
+        self._without_latest: set[SnapshotLocation] = set()
 
     async def run(self) -> AsyncGenerator[ForkEvent, None]:
         await self._find_ends()
@@ -177,15 +183,14 @@ class _Fork:
         if not self._report.dry_run:
             await self._claim()
         self._report.locations = len(self._ends)
-        for copies in (self._stash(), self._histories(), self._latests(), self._histories()):
+        for copies in (self._stash(), self._histories(), self._latests(), self._late_histories()):
             async with aclosing(overlapped(copies, self._copy)) as events:
                 async for event in events:
                     self._report.requests = self._pace.turns
                     yield event
-        if not self._report.dry_run:
-            for location, claim in self._claims.items():
-                if location not in self._whole:
-                    await self._write_claim(location, claim)
+        for location, claim in self._claims.items():
+            if location not in self._without_latest:
+                await self._write_claim(location, claim, is_complete=True)
         self._report.requests = self._pace.turns
 
     async def _find_ends(self) -> None:
@@ -281,8 +286,9 @@ class _Fork:
         made: list[SnapshotLocation] = []
         try:
             for location in self._ends:
-                if location not in self._claims:
-                    self._claims[location] = await self._write_claim(location, None)
+                claim = self._claims.get(location)
+                self._claims[location] = await self._write_claim(location, claim)
+                if claim is None:
                     made.append(location)
             if made:
                 await self._require_free_target()
@@ -291,8 +297,10 @@ class _Fork:
                 await self._release(location)
             raise
 
-    async def _write_claim(self, location: SnapshotLocation, replaces: Version | None) -> Version:
-        """Write the claim of a location; with a version to replace, as complete."""
+    async def _write_claim(
+        self, location: SnapshotLocation, replaces: Version | None, *, is_complete: bool = False
+    ) -> Version:
+        """Write the claim of a location, over the version that was read."""
         key = self._layout.manifest(location)
         source = await self._objects.get(key, max_bytes=_MAX_BYTES)
         manifest = SnapshotManifest(SCHEMA_VERSION, now())
@@ -302,8 +310,10 @@ class _Fork:
             "sessionId": self._session_id,
             "snapshotId": self._ends[location],
             "upto": self._upto,
-            "complete": replaces is not None,
+            "complete": is_complete,
         }
+        if not is_complete:
+            claim["run"] = self._run
         if _CLAIM in manifest.extra:
             claim[_CLAIM] = manifest.extra[_CLAIM]
         claimed = msgspec.structs.replace(manifest, extra={**manifest.extra, _CLAIM: claim})
@@ -316,6 +326,17 @@ class _Fork:
         except PreconditionFailedError:
             pass
         raise self._occupied(target)
+
+    async def _require_claim(self, location: SnapshotLocation) -> None:
+        """Look whether a claim is still of this run.
+
+        Raises:
+            SnapshotExistsError: Another run has taken it over, or somebody has written over it.
+        """
+        key = self._layout.manifest(self._target_of(location))
+        stored = await self._objects.get(key, max_bytes=_MAX_BYTES)
+        if stored is None or stored.version.etag != self._claims[location].etag:
+            raise self._occupied(key)
 
     async def _release(self, location: SnapshotLocation) -> None:
         """Take back a claim, unless somebody has written over it."""
@@ -330,25 +351,52 @@ class _Fork:
         async with aclosing(self._objects.scan(source)) as pages:
             async for page in pages:
                 for key in page:
-                    yield _Copy(key, target + key.removeprefix(source), None)
+                    if self._layout.is_stash(key, self._session_id):
+                        yield _Copy(key, target + key.removeprefix(source), None)
 
     async def _histories(self) -> AsyncGenerator[_Copy, None]:
-        """What of history has not been copied yet."""
+        for location in self._ends:
+            async with aclosing(self._history(location)) as copies:
+                async for copy in copies:
+                    yield copy
+
+    async def _late_histories(self) -> AsyncGenerator[_Copy, None]:
+        """What was saved while the fork was made, before the latest snapshot was copied."""
+        if self._report.dry_run:
+            return
         for location, end in self._ends.items():
-            after = self._last_copied.get(location)
-            if after is not None and after == end:
-                continue
-            history = iter_history(self._objects, self._layout, location, after=after, last=end)
-            async with aclosing(history) as pages:
-                async for page in pages:
-                    for entry in page:
-                        target = self._layout.history(self._target_of(location), entry.snapshot_id)
-                        yield _Copy(entry.key, target, {})
-                        self._last_copied[location] = entry.snapshot_id
+            if end is None:
+                async with aclosing(self._history(location)) as copies:
+                    async for copy in copies:
+                        yield copy
+
+    async def _history(self, location: SnapshotLocation) -> AsyncGenerator[_Copy, None]:
+        """What of a history is not at the target."""
+        target = self._target_of(location)
+        source = self._entries(location, self._ends[location])
+        async with aclosing(source), aclosing(self._entries(target, None)) as copies:
+            copied = await anext(copies, None)
+            async for entry in source:
+                while copied is not None and copied.snapshot_id < entry.snapshot_id:
+                    copied = await anext(copies, None)
+                if copied is None or copied.snapshot_id != entry.snapshot_id:
+                    yield _Copy(entry.key, self._layout.history(target, entry.snapshot_id), {})
+
+    async def _entries(
+        self, location: SnapshotLocation, last: str | None
+    ) -> AsyncGenerator[HistoryEntry, None]:
+        history = iter_history(self._objects, self._layout, location, last=last)
+        async with aclosing(history) as pages:
+            async for page in pages:
+                for entry in page:
+                    yield entry
 
     async def _latests(self) -> AsyncGenerator[_Copy, None]:
-        for location in self._ends:
-            yield self._latest_of(location)
+        for location, end in self._ends.items():
+            copy = self._latest_of(location)
+            # Not every location has a latest snapshot.
+            if end is not None or await exists(self._objects, copy.source):
+                yield copy
 
     def _latest_of(self, location: SnapshotLocation) -> _Copy:
         end, target = self._ends[location], self._layout.latest(self._target_of(location))
@@ -357,13 +405,16 @@ class _Fork:
         return _Copy(self._layout.history(location, end), target, {ORIGIN: end})
 
     async def _copy(self, copy: _Copy) -> AsyncGenerator[ForkEvent, None]:
+        place = Layout.place_of(copy.target, self._layout.session_prefix(self._into))
+        is_latest = place is not None and place.kind == "latest"
+        source = None if place is None else self._source_of(place.location)
         result: Literal["planned", "copied", "missing"] = "planned"
-        if not self._report.dry_run and not await self._is_copied(copy):
-            if self._upto is None and copy in map(self._latest_of, self._ends):
-                return  # not every location has a latest snapshot
-            result = "missing"
-        elif not self._report.dry_run:
-            result = "copied"
+        if not self._report.dry_run:
+            if source is not None and is_latest:
+                await self._require_claim(source)
+            result = "copied" if await self._is_copied(copy) else "missing"
+        if result == "missing" and source is not None and is_latest:
+            self._without_latest.add(source)
         self._report.copied += result != "missing"
         self._report.missing += result == "missing"
         yield ForkEvent(key=copy.source, into=copy.target, result=result)

@@ -16,7 +16,13 @@ from snapstore.storage.backwards import iter_backwards
 from snapstore.stores.capabilities import DelimiterStore, DetailedListingStore, capability
 from snapstore.stores.managed import ManagedStore
 
-__all__ = ["HistoryEntry", "iter_history", "iter_history_backwards", "iter_locations"]
+__all__ = [
+    "HistoryEntry",
+    "exists",
+    "iter_history",
+    "iter_history_backwards",
+    "iter_locations",
+]
 
 
 class HistoryEntry(NamedTuple):
@@ -35,6 +41,14 @@ class HistoryEntry(NamedTuple):
     size: int | None = None
     etag: str | None = None
     modified: datetime | None = None
+
+
+async def exists(objects: ManagedStore, key: str) -> bool:
+    """Whether there is an object, by a listing: its content is not read."""
+    async with aclosing(objects.scan(key, page_size=1)) as pages:
+        async for page in pages:
+            return page[:1] == [key]
+    return False
 
 
 async def iter_locations(

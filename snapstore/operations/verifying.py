@@ -19,6 +19,7 @@ from snapstore.errors import (
 from snapstore.model.ids import new_snapshot_id, snapshot_time
 from snapstore.model.keys import Layout, ObjectPlace
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
+from snapstore.operations.locations import exists
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
@@ -348,7 +349,7 @@ class _Verification:
             yield VerifyFinding(kind="latest damaged", key=key, message=problem, mended=mended)
         elif found.has_history and not found.has_latest:
             # A first checkpoint writes history first, and latest in the next moment.
-            if _is_fresh(found.newest) or await self._exists(key):
+            if _is_fresh(found.newest) or await exists(self._objects, key):
                 return
             mended = await self._mend_latest(location, found, None, None)
             yield VerifyFinding(
@@ -395,12 +396,6 @@ class _Verification:
         except SnapshotDecodeError:
             return stored
         return None
-
-    async def _exists(self, key: str) -> bool:
-        async with aclosing(self._objects.scan(key, page_size=1)) as pages:
-            async for page in pages:
-                return page[:1] == [key]
-        return False
 
     async def _set_aside(self, place: ObjectPlace, key: str, stored: StoredObject) -> str | None:
         """Keep damaged bytes under another key, and remove the object; returns what was done."""

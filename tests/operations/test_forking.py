@@ -1,8 +1,10 @@
 """`fork_session`: a session up to a snapshot, under an id that is free, and only there."""
 
+from contextlib import suppress
+
 import pytest
 
-from histories import document, location_of, write_history
+from histories import document, id_days_ago, location_of, write_history
 from snapstore import (
     FileStorage,
     InvalidIdentifierError,
@@ -16,13 +18,18 @@ from snapstore import (
     SnapshotNotFoundError,
     new_snapshot_id,
 )
-from snapstore.operations import fork_session
+from snapstore.operations import fork_session, verify
+from snapstore.storage.writes import ORIGIN
 from snapstore.stores import CopyingStore, MemoryObjectStore
 from snapstore.testing import FaultyObjectStore
 from snapstore.testing.proxy import recording_proxy
 
 LOCATION = location_of("s-1")
 FORKED = location_of("fork")
+
+
+class StopError(Exception):
+    """Raised to cut an operation off."""
 
 
 async def write_session(storage, session_id="s-1"):
@@ -206,6 +213,122 @@ async def test_a_checkpoint_meanwhile_leaves_no_latest_without_its_history():
             assert forked.snapshot_id in ids
         if calls < step:
             break
+
+
+async def test_a_snapshot_with_an_earlier_id_meanwhile_is_copied_with_its_history():
+    """The clock of another writer is behind: its id comes before those that are copied already."""
+    for step in range(1, 60):
+        store = FaultyObjectStore(MemoryObjectStore())
+        async with ObjectSnapshotStorage(store) as storage:
+            await write_session(storage)
+            calls, late = 0, id_days_ago(2.5)
+
+            async def save(_):
+                nonlocal calls
+                calls += 1
+                if calls == step:  # noqa: B023
+                    layout = storage.layout
+                    await store.inner.put(layout.history(LOCATION, late), document(50))  # noqa: B023
+                    await store.inner.put_with_metadata(
+                        layout.latest(LOCATION),
+                        document(50),
+                        {ORIGIN: late},  # noqa: B023
+                    )
+
+            store.fault = save
+            await fork_session(storage, session_id="s-1", into="fork").run()
+            forked = await storage.load_versioned(location=FORKED)
+            assert forked.snapshot_id in await storage.list_snapshot_ids(location=FORKED)
+        if calls < step:
+            break
+    assert step > 20
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_slow_run_overwrites_nothing_after_another_run_has_ended(begun):
+    """At every call, another run of the same fork comes first, and its fork is used at once."""
+    for step in range(1, 80):
+        store = FaultyObjectStore(MemoryObjectStore())
+        async with ObjectSnapshotStorage(store) as storage:
+            ids = await write_session(storage)
+            if begun:
+                copies = 0
+
+                async def stop(call):
+                    nonlocal copies
+                    copies += call.operation == "copy"
+                    if copies == 4:
+                        raise StopError
+
+                store.fault = stop
+                with pytest.raises(StopError):
+                    await fork_session(storage, session_id="s-1", into="fork", upto=ids[2]).run()
+            used = None
+            calls = 0
+
+            async def come_first(call):
+                nonlocal calls, used
+                calls += 1
+                # Between the look at a claim and the copy of a latest snapshot a moment remains.
+                is_moment = call.operation == "copy" and "snapshot_latest" in str(call)
+                if calls == step and not is_moment:  # noqa: B023
+                    async with ObjectSnapshotStorage(store.inner) as other:  # noqa: B023
+                        with suppress(SnapshotExistsError):
+                            await fork_session(
+                                other,
+                                session_id="s-1",
+                                into="fork",
+                                upto=ids[2],  # noqa: B023
+                            ).run()
+                            loaded = await other.load_versioned(location=FORKED)
+                            used = await other.checkpoint(
+                                location=FORKED,
+                                snapshot=Snapshot.new({"used": 1}),
+                                if_match=loaded,
+                            )
+
+            store.fault = come_first
+            try:
+                await fork_session(storage, session_id="s-1", into="fork", upto=ids[2]).run()
+            except SnapshotExistsError:
+                assert used is not None
+            else:
+                assert used is None or calls < step
+            if used is not None:
+                latest = await storage.load_versioned(location=FORKED)
+                assert latest.snapshot.data == {"used": 1}
+                assert latest.snapshot_id == used.snapshot_id
+                assert [found async for found in verify(storage, sessions=["fork"])] == []
+        if calls < step:
+            break
+    assert step > 20
+
+
+async def test_a_fork_whose_snapshot_is_deleted_meanwhile_is_not_whole():
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with ObjectSnapshotStorage(store) as storage:
+        ids = await write_session(storage)
+
+        async def delete(call):
+            if call.operation == "copy":
+                await store.inner.delete([storage.layout.history(LOCATION, ids[2])])
+
+        store.fault = delete
+        report = await fork_session(storage, session_id="s-1", into="fork", upto=ids[2]).run()
+        assert not report.ok
+        findings = [found.kind async for found in verify(storage, sessions=["fork"])]
+        assert "unfinished fork" in findings
+
+
+async def test_a_session_without_latest_snapshots_is_forked():
+    async with MemoryStorage() as storage:
+        ids = await write_history(storage, LOCATION, range(1, 3))
+        plan = await fork_session(storage, session_id="s-1", into="fork", dry_run=True).run()
+        report = await fork_session(storage, session_id="s-1", into="fork").run()
+        assert plan.copied == report.copied == 2
+        assert report.ok
+        assert await storage.list_snapshot_ids(location=FORKED) == ids
+        assert await storage.load_snapshot(location=FORKED) is None
 
 
 async def test_no_body_passes_the_client_on_s3(s3_server, bucket, prefix):

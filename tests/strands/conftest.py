@@ -69,16 +69,17 @@ class Session:
     node: subprocess.Popen[str]
     dialect: str = "typescript"
     """What agents in Python write; those in TypeScript read nothing else."""
+    id: str = "session-1"
 
     async def typescript(self, kind="agent", **run):
         """Run agents of the SDK for TypeScript; an exception there is a `RuntimeError` here."""
-        where = {"bucket": self.bucket, "prefix": self.prefix, "session": "session-1"}
+        where = {"bucket": self.bucket, "prefix": self.prefix, "session": self.id}
         return Outcome(**ask(self.node, kind=kind, **where, **run))
 
     async def python(self, kind="agent", **run):
         """Run agents of the SDK for Python."""
         with StrandsStorage(self.bucket, prefix=self.prefix, dialect=self.dialect) as storage:
-            manager = SnapstoreSessionManager("session-1", storage=storage)
+            manager = SnapstoreSessionManager(self.id, storage=storage)
             if kind == "agent":
                 return await run_agent(manager, storage, **run)
             return await run_orchestrator(manager, kind, **run)
