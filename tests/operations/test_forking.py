@@ -229,7 +229,7 @@ async def test_a_snapshot_with_an_earlier_id_meanwhile_is_copied_with_its_histor
                 if calls == step:  # noqa: B023
                     layout = storage.layout
                     await store.inner.put(layout.history(LOCATION, late), document(50))  # noqa: B023
-                    await store.inner.put_with_metadata(
+                    await store.inner.put_with_metadata(  # noqa: B023
                         layout.latest(LOCATION),
                         document(50),
                         {ORIGIN: late},  # noqa: B023

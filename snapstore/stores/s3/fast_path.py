@@ -116,7 +116,7 @@ class FastPath:
         """See `Requests.head`. It is rare, and always slow."""
         return await self._slow.head(key)
 
-    async def metadata_of(self, key: str) -> Mapping[str, str]:
+    async def metadata_of(self, key: str) -> tuple[Mapping[str, str], Version]:
         """See `Requests.metadata_of`. It is rare, and always slow."""
         return await self._slow.metadata_of(key)
 

@@ -78,8 +78,8 @@ class Requests(Protocol):
         """Ask for an object's version."""
         ...
 
-    async def metadata_of(self, key: str) -> Mapping[str, str]:
-        """Ask for what a caller keeps beside an object."""
+    async def metadata_of(self, key: str) -> tuple[Mapping[str, str], Version]:
+        """Ask for what a caller keeps beside an object, and of which version."""
         ...
 
     async def put(self, key: str, data: bytes, write: S3Write) -> Version:

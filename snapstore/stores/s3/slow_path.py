@@ -82,10 +82,12 @@ class SlowPath:
         reply = await self._client.head_object(Key=key, **self._common)
         return _version(reply, "HeadObject", key)
 
-    async def metadata_of(self, key: str) -> Mapping[str, str]:
+    async def metadata_of(self, key: str) -> tuple[Mapping[str, str], Version]:
         """See `Requests.metadata_of`."""
         reply = await self._client.head_object(Key=key, **self._common)
-        return metadata_of_caller(reply.get("Metadata", {}))
+        metadata = reply.get("Metadata", {})
+        version = version_of(etag_of(reply, "HeadObject", key), metadata)
+        return metadata_of_caller(metadata), version
 
     async def put(self, key: str, data: bytes, write: S3Write) -> Version:
         """See `Requests.put`."""

@@ -23,7 +23,7 @@ from snapstore.stores.capabilities import (
 from snapstore.stores.s3.calls import register_hooks, unregister_hooks
 from snapstore.stores.s3.conditional_deletes import ConditionalDeletes
 from snapstore.stores.s3.conditions import ETagSpelling, S3Write
-from snapstore.stores.s3.copies import copy
+from snapstore.stores.s3.copies import copy, copy_with_metadata
 from snapstore.stores.s3.deletes import Deletes
 from snapstore.stores.s3.delimiters import scan_prefixes
 from snapstore.stores.s3.listing import scan
@@ -328,17 +328,10 @@ class S3ObjectStore:
     ) -> Version | None:
         """See `CopyingStore`. One request, with the write id and the encryption of a put.
 
-        To keep the metadata, a HEAD goes before it.
+        To keep the metadata, one HEAD goes before it and one after it.
         """
         if metadata is None:
-            try:
-                metadata = await self._request_loop.run(
-                    "HeadObject", source, lambda: self._requests.metadata_of(source)
-                )
-            except StorageError as error:
-                if error.code != "NoSuchKey":
-                    raise
-                return None
+            return await copy_with_metadata(self._request_loop, self._requests, source, key)
         return await copy(self._request_loop, self._requests, source, key, metadata)
 
     def scan_versions(

@@ -88,6 +88,39 @@ async def test_a_copy_over_itself_has_new_metadata(store, prefix) -> None:
     assert stored == StoredObject(b"body", version, {"author": "you"})
 
 
+async def test_content_and_kept_metadata_are_of_one_version(store, proxy, prefix) -> None:
+    source, key = f"{prefix}/a", f"{prefix}/b"
+    await store.put_with_metadata(source, b"first", {"n": "first"})
+    replacements = iter([b"second", b"third"])
+
+    async def replace(_):
+        if proxy.operations[-1] == "CopyObject":
+            data = next(replacements, None)
+            if data is not None:
+                await store.put_with_metadata(source, data, {"n": data.decode()})
+
+    proxy.fault = replace
+    version = await store.copy(source, key, metadata=None)
+    assert await store.get(key, max_bytes=MIB) == StoredObject(b"third", version, {"n": "third"})
+    assert proxy.operations.count("CopyObject") == 3
+
+
+async def test_a_source_that_is_always_replaced_is_an_error_in_the_end(
+    store, proxy, prefix
+) -> None:
+    source, key = f"{prefix}/a", f"{prefix}/b"
+    await store.put(source, b"0")
+
+    async def replace(_):
+        if proxy.operations[-1] == "CopyObject":
+            await store.put(source, str(len(proxy.operations)).encode())
+
+    proxy.fault = replace
+    with pytest.raises(StorageError) as caught:
+        await store.copy(source, key, metadata=None)
+    assert (caught.value.outcome, proxy.operations.count("CopyObject")) == ("applied", 10)
+
+
 async def test_a_copy_whose_response_is_lost_is_made_again(store, proxy, prefix) -> None:
     await store.put(f"{prefix}/a", b"body")
 
