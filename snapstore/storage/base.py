@@ -35,6 +35,7 @@ class StorageBase:
     ) -> None:
         if max_snapshot_bytes < 1:
             raise ValueError("max_snapshot_bytes must be at least 1")
+        self.max_snapshot_bytes: int = max_snapshot_bytes
         self.layout: Layout = Layout(prefix)
         self.objects: ManagedStore = ManagedStore(store, timeout=timeout, name=type(self).__name__)
         self._reader = SnapshotReader(store, max_snapshot_bytes)
