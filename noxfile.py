@@ -75,6 +75,7 @@ def lowest_dependencies() -> list[str]:
     published = [*project["dependencies"], *(line for extra in extras for line in extra)]
     return [
         f"{requirement.name}=={bound.version}"
+        + (f"; {requirement.marker}" if requirement.marker else "")
         for requirement in map(Requirement, published)
         for bound in requirement.specifier
         if bound.operator == ">="

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from snapstore.errors import (
         AccessDeniedError,
         BucketNotFoundError,
+        InvalidExportError,
         InvalidIdentifierError,
         InvalidResponseError,
         LifecycleError,
@@ -70,6 +71,7 @@ __all__ = [
     "Dialect",
     "FileStorage",
     "Finding",
+    "InvalidExportError",
     "InvalidIdentifierError",
     "InvalidResponseError",
     "LatestDescription",

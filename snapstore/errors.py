@@ -7,6 +7,7 @@
     ├── ScopeMismatchError       (ValueError)
     ├── SnapshotEncodeError      (ValueError)
     ├── SnapshotDecodeError      (ValueError)
+    ├── InvalidExportError       (ValueError)
     ├── LifecycleError           (RuntimeError)
     │   ├── StorageClosedError
     │   └── WrongEventLoopError
@@ -36,6 +37,7 @@ from typing import Any, ClassVar, Final, Literal
 __all__ = [
     "AccessDeniedError",
     "BucketNotFoundError",
+    "InvalidExportError",
     "InvalidIdentifierError",
     "InvalidResponseError",
     "LifecycleError",
@@ -128,6 +130,13 @@ class SnapshotDecodeError(SnapstoreError, ValueError):
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+class InvalidExportError(SnapstoreError, ValueError):
+    """A file to be imported is no export of a session, or is damaged, or was cut.
+
+    Nothing was imported. The message names members, never what they hold.
+    """
 
 
 class LifecycleError(SnapstoreError, RuntimeError):

@@ -21,7 +21,9 @@ __all__ = [
     "TIME",
     "Place",
     "S3Settings",
+    "change_options",
     "s3_options",
+    "session_option",
     "storage_at",
 ]
 
@@ -124,6 +126,35 @@ def s3_options(command: CommandT) -> CommandT:
     ):
         command = click.option(name, metavar=metavar, help=what)(command)
     return command
+
+
+def change_options(command: CommandT) -> CommandT:
+    """Add the options of commands that change something."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON."),
+        click.option("--yes", is_flag=True, help="Don't ask."),
+        click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done."),
+        click.option(
+            "--max-requests-per-second",
+            "pace",
+            type=click.FloatRange(0, min_open=True),
+            metavar="NUMBER",
+            help="Go slowly, so that saves are not kept waiting.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def session_option(command: CommandT) -> CommandT:
+    """Add the option that names sessions."""
+    return click.option(
+        "--session",
+        "sessions",
+        type=IDENTIFIER,
+        multiple=True,
+        help="Only this session; can be given several times.",
+    )(command)
 
 
 def storage_at(

@@ -12,11 +12,12 @@ import click
 from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import (
     DURATION,
-    IDENTIFIER,
     PLACE,
     Place,
     S3Settings,
+    change_options,
     s3_options,
+    session_option,
     storage_at,
 )
 from snapstore.cli.printing import counted, say, shown_size, write_json
@@ -42,33 +43,6 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly")
 
 
-def _change_options(command: CommandT) -> CommandT:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON."),
-        click.option("--yes", is_flag=True, help="Don't ask."),
-        click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done."),
-        click.option(
-            "--max-requests-per-second",
-            "pace",
-            type=click.FloatRange(0, min_open=True),
-            metavar="NUMBER",
-            help="Go slowly, so that saves are not kept waiting.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _session_option(command: CommandT) -> CommandT:
-    return click.option(
-        "--session",
-        "sessions",
-        type=IDENTIFIER,
-        multiple=True,
-        help="Only this session; can be given several times.",
-    )(command)
-
-
 def _rule_options(command: CommandT) -> CommandT:
     for rule in reversed(_RULES):
         what = "The newest N." if rule == "last" else f"The last one of each of N {_PERIODS[rule]}."
@@ -85,8 +59,8 @@ _PERIODS: Final = {"hourly": "hours", "daily": "days", "weekly": "weeks", "month
 @click.argument("place", type=PLACE)
 @_rule_options
 @click.option("--keep-within", type=DURATION, help="All that are less than this older, as 90d.")
-@_session_option
-@_change_options
+@session_option
+@change_options
 @s3_options
 def prune_command(
     place: Place,
@@ -132,8 +106,8 @@ def prune_command(
     help="Also on a server whose deletes have no conditions: what is saved in the same moment is "
     "lost.",
 )
-@_session_option
-@_change_options
+@session_option
+@change_options
 @s3_options
 def prune_sessions_command(
     place: Place,

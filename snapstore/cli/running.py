@@ -12,10 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from snapstore import ObjectSnapshotStorage
+from snapstore import ObjectSnapshotStorage, SnapstoreError
+from snapstore.cli.printing import one_line
 from snapstore.operations import Operation
 
-__all__ = ["confirm", "follow", "opened", "require_consent", "usage_errors"]
+__all__ = ["confirm", "file_errors", "follow", "opened", "require_consent", "usage_errors"]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT")
@@ -54,8 +55,21 @@ def usage_errors() -> Iterator[None]:
     """Turn what the library says of wrong arguments into an error of the command line."""
     try:
         yield
+    except SnapstoreError:
+        raise
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Turn a file that can't be read or written, or a missing library, into one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, ModuleNotFoundError) as error:
+        raise click.ClickException(one_line(error)) from None
 
 
 async def follow(

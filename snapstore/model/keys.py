@@ -53,6 +53,7 @@ _LATEST: Final = "snapshot_latest.json"
 _MANIFEST: Final = "manifest.json"
 _HISTORY: Final = "immutable_history/"
 _ARCHIVE: Final = "archive/"
+_DAMAGED: Final = "damaged/"
 
 _SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
 """Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
@@ -63,12 +64,13 @@ class ObjectPlace(NamedTuple):
 
     Attributes:
         location: Whose it is.
-        kind: Latest, a snapshot in history, the manifest, or a part of the archive.
+        kind: Latest, a snapshot in history, the manifest, a part of the archive, or damaged bytes
+            that were set aside.
         snapshot_id: The id in history; `None` for what is not there.
     """
 
     location: SnapshotLocation
-    kind: Literal["latest", "history", "manifest", "archive"]
+    kind: Literal["latest", "history", "manifest", "archive", "damaged"]
     snapshot_id: str | None = None
 
 
@@ -208,6 +210,10 @@ class Layout:
                 return PackName(stem, match[1], match[2], match[3])
         return None
 
+    def damaged(self, location: SnapshotLocation, name: str) -> str:
+        """The key under which damaged bytes are set aside."""
+        return f"{self._snapshots(location)}{_DAMAGED}{name}"
+
     def session_prefix(self, session_id: str) -> str:
         """What the keys of a session begin with, and those of no sibling (`s-1`, `s-10`).
 
@@ -328,6 +334,8 @@ class Layout:
             return ObjectPlace(location, "manifest")
         if name.startswith(_ARCHIVE):
             return ObjectPlace(location, "archive")
+        if name.startswith(_DAMAGED):
+            return ObjectPlace(location, "damaged")
         snapshot = _HISTORY_OBJECT.fullmatch(name.removeprefix(_HISTORY))
         if snapshot is None or not name.startswith(_HISTORY):
             return None

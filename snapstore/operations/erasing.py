@@ -14,7 +14,7 @@ The order answers what can come in between:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -27,6 +27,7 @@ from snapstore.operations.operation import Operation, with_pace
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.capabilities import (
+    DetailedListingStore,
     ObjectVersion,
     SweepableStore,
     VersionedStore,
@@ -234,6 +235,7 @@ class _Erasure:
         self._pace = pace
         self._versions = capability(self._objects, VersionedStore)
         self._cannot_list_versions = False
+        self._object_bytes = self._version_bytes = 0
         self._retained: dict[tuple[str, str | None], RetainedVersion] = {}
         self.receipt = ErasureReceipt(
             place=storage.objects.name,
@@ -284,9 +286,10 @@ class _Erasure:
 
     async def _pass(self) -> AsyncGenerator[EraseEvent, None]:
         for prefix in self.receipt.prefixes:
-            async with aclosing(self._objects.scan(prefix)) as pages:
+            async with aclosing(self._listed(prefix)) as pages:
                 async for page in pages:
-                    for event in await self._delete([key for key in page if self._includes(key)]):
+                    sizes = {key: size for key, size in page.items() if self._includes(key)}
+                    for event in await self._delete(sizes):
                         yield event
         if self._versions is None:
             return
@@ -298,36 +301,65 @@ class _Erasure:
                         for event in await self._erase(found, markers=markers):
                             yield event
 
-    async def _delete(self, keys: Sequence[str]) -> list[EraseEvent]:
-        """Delete objects as usual."""
+    def _count(self, *, objects: int = 0, versions: int = 0) -> None:
+        """Count bytes. In a versioned bucket an object that is deleted stays, as a version."""
+        self._object_bytes += objects
+        self._version_bytes += versions
+        self.receipt.bytes = self._version_bytes or self._object_bytes
+
+    async def _listed(self, prefix: str) -> AsyncGenerator[dict[str, int | None], None]:
+        """List objects, with their sizes where the store tells them."""
+        detailed = capability(self._objects, DetailedListingStore)
+        if detailed is None:
+            async with aclosing(self._objects.scan(prefix)) as pages:
+                async for page in pages:
+                    yield dict.fromkeys(page)
+            return
+        async with aclosing(detailed.scan_details(prefix)) as details:
+            async for found in details:
+                yield {one.key: one.size for one in found}
+
+    async def _delete(self, sizes: Mapping[str, int | None]) -> list[EraseEvent]:
+        """Delete objects as usual.
+
+        Args:
+            sizes: Their keys, and the bytes of each; `None` where they are not known.
+        """
+        keys = [*sizes]
         if not keys:
             return []
         if self.receipt.dry_run:
             if self._versions is not None:  # each is one of the versions that are listed next
                 return []
             self.receipt.objects += len(keys)
-            return [EraseEvent(key=key, kind="object", result="planned") for key in keys]
+            self._count(objects=sum(size or 0 for size in sizes.values()))
+            return [
+                EraseEvent(key=key, kind="object", result="planned", size=size)
+                for key, size in sizes.items()
+            ]
         failed: dict[str, str] = {}
         for start in range(0, len(keys), PAGE_SIZE):
             failed |= await self._objects.delete(keys[start : start + PAGE_SIZE])
         for key, code in failed.items():
             self._retained[key, None] = RetainedVersion(key=key, version_id=None, code=code)
         self.receipt.objects += len(keys) - len(failed)
+        self._count(objects=sum(sizes[key] or 0 for key in keys if key not in failed))
         return [
             EraseEvent(
                 key=key,
                 kind="object",
                 result="failed" if key in failed else "erased",
+                size=size,
                 code=failed.get(key),
             )
-            for key in keys
+            for key, size in sizes.items()
         ]
 
     async def _erase(self, found: list[ObjectVersion], *, markers: bool) -> list[EraseEvent]:
         """Erase versions, or delete markers, for good."""
         events: list[EraseEvent] = []
         # Saved since it was deleted: what lies under it must not become current.
-        again = [one.key for one in found if one.is_current and not one.is_delete_marker]
+        again = {one.key: one.size for one in found if one.is_current and not one.is_delete_marker}
         events += await self._delete(again)
         versions = [one for one in found if one.is_delete_marker is markers]
         if markers:
@@ -352,7 +384,7 @@ class _Erasure:
             if code is None:
                 receipt.versions += not one.is_delete_marker
                 receipt.delete_markers += one.is_delete_marker
-                receipt.bytes += one.size
+                self._count(versions=one.size)
             result: Literal["planned", "erased", "retained", "failed"] = "erased"
             if receipt.dry_run:
                 result = "planned"

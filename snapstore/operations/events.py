@@ -11,6 +11,7 @@ import msgspec
 __all__ = [
     "ArchiveEvent",
     "ArchiveResult",
+    "CopyEvent",
     "DeleteEvent",
     "Event",
     "PackEvent",
@@ -143,7 +144,46 @@ class PackEvent(msgspec.Struct, frozen=True, kw_only=True, tag="pack", omit_defa
     documents: int = 0
 
 
-Event = DeleteEvent | SessionEvent | ArchiveEvent | UnarchiveEvent | PackEvent
+class CopyEvent(msgspec.Struct, frozen=True, kw_only=True, tag="copy", omit_defaults=True):
+    """An object that the target of a copy or an import does not have as the source has it.
+
+    Attributes:
+        session_id: The session at the source.
+        key: The full key at the source; of an import, the name in the file; of a message log, the
+            key at the target, or of a document that can't be imported.
+        result: What became of it:
+
+            - `"planned"` in a dry run: it would be written;
+            - `"copied"`: there was no object under its key at the target;
+            - `"replaced"`: it was written over another object, as `on_conflict="overwrite"` asks;
+            - `"conflict"`: another object is there, and was not touched;
+            - `"held"`: a latest snapshot that was not written, since its history at the target is
+              not whole: an event before this one says why;
+            - `"missing"`: the source does not have it any more; or, where `key` ends with `/`, a
+              session that does not exist;
+            - `"changed"`: the source or the target is not as the plan that was applied says; or
+              history was deleted at the source meanwhile, and its latest is a newer one by now;
+            - `"failed"`: it can't be copied, see `code`.
+
+        size: Its bytes; `None` where that is not known.
+        etag: Its etag at the source; `None` where that is not known.
+        replaces: In a dry run, the etag of the object that it would replace at the target.
+        code: Why it failed: `"TooLarge"`, `"InvalidKey"` where the target can't have such a key,
+            `"InvalidIdentifier"` and `"InvalidDocument"` in a message log, or the server's code.
+    """
+
+    session_id: str
+    key: str
+    result: Literal[
+        "planned", "copied", "replaced", "conflict", "held", "missing", "changed", "failed"
+    ]
+    size: int | None = None
+    etag: str | None = None
+    replaces: str | None = None
+    code: str | None = None
+
+
+Event = DeleteEvent | SessionEvent | CopyEvent | ArchiveEvent | UnarchiveEvent | PackEvent
 """An event of any operation that can be applied later."""
 
 

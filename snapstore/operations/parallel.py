@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["WIDTH", "overlapped"]
+__all__ = ["WIDTH", "in_order", "overlapped"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -92,3 +93,33 @@ async def overlapped(
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def in_order(
+    items: AsyncGenerator[ItemT, None],
+    work: Callable[[ItemT], Coroutine[Any, Any, ResultT]],
+    *,
+    width: int = WIDTH,
+) -> AsyncGenerator[ResultT, None]:
+    """Work on items, several at a time, with a result for each in their order.
+
+    Who leaves early, or is cancelled, cancels those that are at work.
+
+    Args:
+        items: The items. It is closed at the end.
+        work: Works on one item.
+        width: How many items at a time.
+    """
+    tasks: deque[asyncio.Task[ResultT]] = deque()
+    async with aclosing(items):
+        try:
+            async for item in items:
+                tasks.append(asyncio.create_task(work(item)))
+                if len(tasks) == width:
+                    yield await tasks.popleft()
+            while tasks:
+                yield await tasks.popleft()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,7 +12,7 @@ from snapstore.errors import shown
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
 from snapstore.operations.archive_pruning import ArchivePruneReport, PackRemoval
-from snapstore.operations.archiving import Archiver, ArchiveReport
+from snapstore.operations.archiver import Archiver, ArchiveReport
 from snapstore.operations.events import ArchiveEvent, Event, PackEvent, UnarchiveEvent
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.planned_snapshots import is_same, located, location_of, look_up

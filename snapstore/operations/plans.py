@@ -10,7 +10,15 @@ from typing import Final
 import msgspec
 
 from snapstore.encoding.packs import MAX_DOCUMENTS
-from snapstore.operations.events import ArchiveEvent, DeleteEvent, Event, SessionEvent
+from snapstore.operations.events import (
+    ArchiveEvent,
+    CopyEvent,
+    DeleteEvent,
+    Event,
+    PackEvent,
+    SessionEvent,
+    UnarchiveEvent,
+)
 from snapstore.operations.idle_sessions import SessionPruneReport, SessionRemoval
 from snapstore.operations.inventory import Inventory
 from snapstore.operations.locations import HistoryEntry
@@ -25,6 +33,7 @@ from snapstore.stores.pace import Pace
 __all__ = ["ApplyReport", "apply"]
 
 
+PlannedEvent = DeleteEvent | SessionEvent | ArchiveEvent | UnarchiveEvent | PackEvent
 _DONE: Final = ("deleted", "removed", "archived", "restored", "present")
 _CHANGED: Final = ("changed", "kept", "conflict", "busy")
 
@@ -109,7 +118,7 @@ class _Applying:
                         self._count(event.result)
                         yield event
 
-    def _apply(self, batch: Sequence[Event]) -> AsyncGenerator[Event, None]:
+    def _apply(self, batch: Sequence[PlannedEvent]) -> AsyncGenerator[Event, None]:
         """Apply events of one kind."""
         deletes = [event for event in batch if isinstance(event, DeleteEvent)]
         if deletes:
@@ -166,7 +175,9 @@ class _Applying:
                 yield event
 
 
-def _planned(event: Event) -> Event:
+def _planned(event: Event) -> PlannedEvent:
+    if isinstance(event, CopyEvent):
+        raise ValueError("an event is of a copy: apply_copies does what it says")  # noqa: TRY004 -- the events are wrong
     if event.result != "planned":
         raise ValueError(f"an event is not of a dry run: its result is {event.result!r}")
     return event

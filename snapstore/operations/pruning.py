@@ -15,7 +15,7 @@ from snapstore.operations.events import DeleteEvent
 from snapstore.operations.locations import HistoryEntry, iter_history_backwards, iter_locations
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.retention import Retention, RetentionPolicy
+from snapstore.operations.retention import Retention, RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
@@ -107,8 +107,7 @@ def prune(
             async iterable.
         ValueError: `max_requests_per_second` is not more than 0.
     """
-    if not isinstance(policy, RetentionPolicy):
-        raise TypeError(f"policy must be a RetentionPolicy, not a {type(policy).__name__}")
+    validate_policy(policy)
     pace = Pace(max_requests_per_second)
     report = PruneReport(dry_run=dry_run)
     view = with_pace(storage, pace)

@@ -18,7 +18,6 @@ from snapstore.model.sessions import (
     SessionSummary,
 )
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.storage.overlap import overlap
 from snapstore.stores.capabilities import DetailedListingStore, ObjectDetails, capability
 from snapstore.stores.managed import ManagedStore
 
@@ -233,8 +232,8 @@ async def _iter_details(
 
     async with aclosing(objects.scan(prefix)) as key_pages:
         async for keys in key_pages:
-            if reads:
-                yield [found for found in await overlap(keys, read) if found is not None]
+            if reads:  # one after the other: each body is in memory
+                yield [found for key in keys if (found := await read(key)) is not None]
             else:
                 yield [_Found(key) for key in keys]
 

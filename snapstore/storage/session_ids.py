@@ -47,7 +47,6 @@ class SessionIds:
         self._objects = objects
         self._layout = layout
         self._prefix = layout.sessions_prefix
-        self._takes_scopes = True
 
     async def sorted_pages(self, start_after: str | None) -> AsyncGenerator[list[str], None]:
         """Walk the ids in the order of their keys, page by page. A page may be empty.
@@ -67,7 +66,7 @@ class SessionIds:
             parents = [start_after[:end] for end in ends]
             found = await overlap(parents, self._is_session)
             held = {name for name, is_session in zip(parents, found, strict=True) if is_session}
-        first, end = last, ""
+        first, end = last, start_after or ""
         async with aclosing(self.pages(start_after)) as pages:
             async for page in pages:
                 held.update(name for name in page if _in_keys(name) > first)
@@ -94,9 +93,7 @@ class SessionIds:
         if capability(self._objects, DelimiterStore) is None:
             ways = [self._by_keys(start_after)]
         else:
-            ways = [self._by_names(start_after)]
-            if self._takes_scopes:
-                ways.insert(0, self._by_delimiter(_SCOPES, start_after))
+            ways = [self._by_delimiter(_SCOPES, start_after), self._by_names(start_after)]
         for way in ways:
             async with aclosing(way) as pages:
                 try:
@@ -104,7 +101,6 @@ class SessionIds:
                 except UnsupportedOperationError:
                     if way is ways[-1]:
                         raise
-                    self._takes_scopes = False
                     continue
                 while page is not None:
                     yield page

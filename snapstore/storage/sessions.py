@@ -33,8 +33,8 @@ class SessionOperations(StorageBase):
                 in it there is one more request.
 
         Returns:
-            An async generator. Close it if you leave it early. The ids ascend as their keys do:
-            `s-1` comes before `s`, since `-` is less than `/`.
+            An async generator. Close it if you leave it early. The ids ascend as their keys do,
+            `s-1` before `s`, since `-` is less than `/`.
 
         Raises:
             InvalidIdentifierError: `start_after` is no session id.

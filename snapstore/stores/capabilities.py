@@ -18,6 +18,7 @@ __all__ = [
     "DelimiterStore",
     "DetailedListingStore",
     "InspectableStore",
+    "LocatedStore",
     "MetadataStore",
     "ObjectDetails",
     "ObjectLock",
@@ -156,6 +157,20 @@ class SweepableStore(Protocol):
         ...
 
 
+@runtime_checkable
+class LocatedStore(Protocol):
+    """Optional capability: a store that can tell where its objects lie."""
+
+    async def locate(self) -> str:
+        """Tell where the objects lie.
+
+        Returns:
+            A URL that ends with `/`, without credentials. With a key behind it, it is the same for
+            all stores in which this key is the same object, as far as that can be known.
+        """
+        ...
+
+
 class ObjectDetails(NamedTuple):
     """What a listing tells of an object.
 
@@ -242,14 +257,15 @@ class CopyingStore(Protocol):
     """Optional capability: the server copies objects, and no body passes through here."""
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         """Copy an object, over any that there is under the new key.
 
         Args:
             source: The full key to be copied.
             key: The full key of the copy.
-            metadata: What is kept beside the copy, as in `MetadataStore`; none of the source's is.
+            metadata: What is kept beside the copy, as in `MetadataStore`, by stores that keep
+                metadata; `None` for what is kept beside the source.
 
         Returns:
             The version of the copy; `None` if there is no source.
@@ -360,10 +376,11 @@ class ConditionalDeleteStore(Protocol):
             version: Delete only this version: compared by its etag.
 
         Raises:
-            PreconditionFailedError: The object is at another version, and was not deleted; or there
-                is none (`is_missing`). Its outcome is then `"unknown"` if a response to an earlier
-                try was lost.
-            OutcomeUnknownError: The response was lost, and nothing tells whether it was deleted.
+            PreconditionFailedError: The object is at another version; or there is none
+                (`is_missing`), which not every server tells. Its outcome is `"unknown"` if a
+                response to an earlier try was lost: then this try may have been the one.
+            OutcomeUnknownError: The response was lost, and it may yet be deleted, or nothing tells
+                whether it was.
             UnsupportedOperationError: The server ignores conditions, or
                 `has_conditional_deletes` was not asked before.
         """

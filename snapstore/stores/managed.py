@@ -315,7 +315,7 @@ class ManagedStore:
         return await self.run("delete", keys[0], lambda: self.store.delete(keys), writes=True)
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         """Copy an object: see `CopyingStore`.
 

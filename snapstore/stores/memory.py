@@ -47,6 +47,10 @@ class MemoryObjectStore:
     async def aclose(self) -> None:
         """Do nothing: what is stored stays."""
 
+    async def locate(self) -> str:
+        """See `LocatedStore`."""
+        return f"memory:///{id(self):x}/"
+
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
         data = self._body(key)
@@ -163,11 +167,15 @@ class MemoryObjectStore:
             after = f"{found[page_size - 1]}{_LAST}"
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         """See `CopyingStore`."""
         data = self._body(source)
-        return None if data is None else await self.put_with_metadata(key, data, metadata)
+        if data is None:
+            return None
+        if metadata is None:
+            metadata = self._metadata.get(source, {})
+        return await self.put_with_metadata(key, data, metadata)
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`."""

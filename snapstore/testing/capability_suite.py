@@ -20,6 +20,7 @@ from snapstore.stores.capabilities import (
     DelimiterStore,
     DetailedListingStore,
     InspectableStore,
+    LocatedStore,
     MetadataStore,
     ObjectVersion,
     SweepableStore,
@@ -366,6 +367,14 @@ class StoreCapabilityTests:
         assert read.data == b"second"
         with pytest.raises(PreconditionFailedError):
             refused.resolve(read.version)
+
+    async def test_a_place_is_the_same_url_each_time(self, subject: StoreSubject) -> None:
+        store = claimed(subject, LocatedStore)
+        place = await store.locate()
+
+        assert "://" in place
+        assert place.endswith("/")
+        assert await store.locate() == place
 
     async def test_a_sweep_leaves_objects_alone(self, subject: StoreSubject) -> None:
         store = claimed(subject, SweepableStore)

@@ -62,7 +62,7 @@ class StoreFault(NamedTuple):
     Attributes:
         applied: Whether the store does what fails.
         error: The class of the error; `None` for the one that a good store raises, which is
-            `OutcomeUnknownError` where the reply to a conditional put is lost, and else
+            `OutcomeUnknownError` where the reply to a conditional call is lost, and else
             `StorageUnavailableError`. `PreconditionFailedError` is a race that another won.
         stall: No error: the call never ends, until it is cancelled.
         failed: No exception: a delete reports these keys as failed, with these codes. With
@@ -197,7 +197,7 @@ class _Wrapped:
                 yield page
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
         store = self._inner(CopyingStore)
         return await self._through(

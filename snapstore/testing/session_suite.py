@@ -33,6 +33,7 @@ Subject = StorageSubject[VersionedSnapshotStorage]
 ORDERS: Final[tuple[SessionOrder, ...]] = ("id", "created", "updated")
 CLOCKS_DIFFER_BY: Final = timedelta(days=1)
 """How far the clock of the store may be off."""
+IN_ORDER: Final = sorted(SIBLINGS, key=lambda session_id: f"{session_id}/")
 NO_SESSIONS: Final = (
     "readme.md",
     "backups/2026/scopes.tar",
@@ -60,17 +61,17 @@ class SessionTests:
             assert await listed(subject, order=order) == []
         for session_id in SIBLINGS:
             await subject.raw.put(latest_of(session_id), b"{}")
-        assert sorted(await walked(subject)) == sorted(SIBLINGS)
-        assert sorted(await listed(subject)) == sorted(SIBLINGS)
-        assert sorted(await listed(subject, order="updated")) == sorted(SIBLINGS)
+        assert await walked(subject) == await listed(subject) == IN_ORDER
+        assert sorted(await listed(subject, order="updated")) == sorted(IN_ORDER)
 
     async def test_sessions_after_a_cursor_are_those_that_follow_it(self, subject: Subject) -> None:
         for session_id in SIBLINGS:
             await subject.raw.put(latest_of(session_id), b"{}")
             await subject.raw.put(f"{session_id}/notes.txt", b"of nobody")
-        found = await walked(subject)
-        for place, session_id in enumerate(found):
-            assert await walked(subject, start_after=session_id) == found[place + 1 :]
+        for place, session_id in enumerate(IN_ORDER):
+            assert await walked(subject, start_after=session_id) == IN_ORDER[place + 1 :]
+        assert await walked(subject, start_after="s-1-0") == IN_ORDER[1:]
+        assert await walked(subject, start_after="s0") == IN_ORDER[-1:]
         with pytest.raises(InvalidIdentifierError):
             await walked(subject, start_after="S-1")
 

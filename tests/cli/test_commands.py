@@ -328,3 +328,41 @@ async def test_a_server_that_is_down_is_said_in_one_line(snapstore):
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("snapstore ls: ")
     assert ended.err.count("\n") == 1
+
+
+async def test_a_session_is_erased_with_a_receipt(here, snapstore, tmp_path):
+    await write_chat(here.storage)
+    await write_chat(here.storage, "chat-10")
+    arguments = ("erase", here.name, "chat-1")
+    assert (await snapstore(*arguments, environment=here.environment)).status == 2
+    dry = await snapstore(*arguments, "--dry-run", "--json", environment=here.environment)
+    assert (dry.status, {line["result"] for line in lines(dry)}) == (0, {"planned"})
+    assert await here.storage.load_snapshot(location=LOCATION) is not None
+    receipt = tmp_path / "receipt.json"
+    ended = await snapstore(*arguments, "--yes", "--receipt", receipt, environment=here.environment)
+    assert ended.status == 0, ended.err
+    assert len(ended.out.splitlines()) == 5
+    assert ended.err.endswith("nothing is left\n")
+    written = json.loads(receipt.read_text())
+    assert (written["objects"], written["nothing_left"]) == (5, True)
+    assert [found async for found in here.storage.iter_sessions()] == ["chat-10"]
+
+
+async def test_a_namespace_is_erased_but_never_a_bucket(here, snapstore):
+    await write_chat(here.storage.namespace("user-7"))
+    await write_chat(here.storage.namespace("user-8"))
+    if here.name.startswith("s3:"):
+        name, bucket = f"{here.name}user-7", "/".join(here.name.split("/")[:3])
+        refused = await snapstore("erase-all", bucket, "--yes", environment=here.environment)
+    else:
+        name = f"{here.name}/user-7"
+        refused = await snapstore("erase-all", here.name, "--yes", environment=here.environment)
+    assert (refused.status, refused.out) == (2, "")
+    assert "needs a storage with a prefix" in refused.err
+    if here.name.startswith("s3:"):
+        ended = await snapstore("erase-all", name, "--yes", environment=here.environment)
+        assert ended.status == 0, ended.err
+        left = here.storage.namespace("user-7").iter_sessions()
+        assert [found async for found in left] == []
+    left = here.storage.namespace("user-8").iter_sessions()
+    assert [found async for found in left] == ["chat-1"]

@@ -20,6 +20,7 @@ SnapstoreError
 ├── ScopeMismatchError (ValueError)
 ├── SnapshotEncodeError (ValueError)
 ├── SnapshotDecodeError (ValueError)
+├── InvalidExportError (ValueError)
 ├── LifecycleError (RuntimeError)
 │   ├── StorageClosedError
 │   └── WrongEventLoopError

@@ -8,6 +8,7 @@ import pytest
 from histories import NOW, document, id_days_ago, location_of, write_history
 from snapstore import MemoryStorage, ObjectSnapshotStorage
 from snapstore.operations import (
+    CopyEvent,
     DeleteEvent,
     RetentionPolicy,
     SessionEvent,
@@ -114,6 +115,7 @@ EVENT = DeleteEvent(key="s-1/scopes/agent/weather/snapshots/manifest.json", resu
         (EVENT, "not of this storage"),
         (DeleteEvent(key="elsewhere", result="planned"), "not of this storage"),
         (DeleteEvent(key="elsewhere", result="deleted"), "not of a dry run"),
+        (CopyEvent(session_id="s-1", key="s-1/x", result="planned"), "of a copy"),
         (
             SessionEvent(
                 session_id="s-1",

@@ -78,6 +78,7 @@ async def test_a_session_is_erased_with_its_stash_and_no_other(storage):
     assert set(await keys_of(storage)) == others
     receipt = operation.report
     assert (receipt.objects, receipt.nothing_left, receipt.ok) == (10, True, True)
+    assert receipt.bytes == sum(event.size for event in events) > 900
     assert receipt.finished_at >= receipt.started_at
     assert {event.result for event in events} == {"erased"}
     assert CANARY not in msgspec.json.encode(receipt).decode()

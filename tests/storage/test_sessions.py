@@ -25,7 +25,7 @@ from snapstore import (
     snapshot_time,
 )
 from snapstore.stores import MemoryObjectStore, ObjectDetails
-from snapstore.testing import FaultyObjectStore, StoreFault, faults_in_turn
+from snapstore.testing import FaultyObjectStore, LatencyObjectStore, StoreFault, faults_in_turn
 
 PATIENCE = 60
 """Seconds after which a test gives up on what would otherwise hang."""
@@ -148,7 +148,7 @@ SERVERS = {
     "kind": st.sampled_from(list(KINDS)),
     "order": st.sampled_from(ORDERS),
     "page_size": st.integers(1, 5),
-    "prefix": st.sampled_from(["", "p", "p/session"]),
+    "prefix": st.sampled_from(["", "p", "p/session", "session", "my-session"]),
 }
 
 
@@ -287,7 +287,7 @@ async def test_a_description_is_that_of_a_naive_model(seeds, kind, order, page_s
         page_size=page_size,
         delimiters=KINDS[kind],
     )
-    beside = {"p/session": "p/context/"}.get(prefix, f"{base}context/")
+    beside = {"p/session": "p/context/", "session": "context/"}.get(prefix, f"{base}context/")
     server.objects[f"{beside}s/scopes/agent/a/call_0"] = b"12345"
     async with ObjectSnapshotStorage(store_of(server, kind), prefix=prefix) as storage:
         for name in NAMES:
@@ -571,14 +571,15 @@ async def test_a_cursor_that_was_changed_or_is_of_another_order_is_an_error():
 @pytest.mark.parametrize("order", ["id", "updated"])
 async def test_an_error_of_one_listing_is_the_error_of_all(order):
     store = FaultyObjectStore(MemoryObjectStore())
-    async with ObjectSnapshotStorage(store) as storage:
-        for n in range(300):
+    async with ObjectSnapshotStorage(LatencyObjectStore(store, 0)) as storage:
+        for n in range(500):
             store.inner.objects[latest_of(f"s-{n:03}")] = b"{}"
         before = asyncio.all_tasks()
-        store.fault = faults_in_turn("scan", *[None] * 150, StoreFault())
+        store.fault = faults_in_turn("scan", *[None] * 50, StoreFault())
         with pytest.raises(StorageUnavailableError):
-            await storage.list_sessions(limit=200, order=order)
+            await storage.list_sessions(limit=500, order=order)
         assert asyncio.all_tasks() == before
+        assert len(store.calls) < 300  # those under way were cancelled, the others never begun
 
 
 @pytest.mark.parametrize("order", ["id", "created", "updated"])

@@ -10,6 +10,7 @@ from snapstore.stores import (
     DetailedListingStore,
     FileObjectStore,
     InspectableStore,
+    LocatedStore,
     ManagedStore,
     MemoryObjectStore,
     MetadataStore,
@@ -22,7 +23,8 @@ from snapstore.testing import FaultyObjectStore, LatencyObjectStore
 
 ALL = {
     *(ConditionalDeleteStore, CopyingStore, DeferredReadbackStore, DelimiterStore),
-    *(DetailedListingStore, InspectableStore, MetadataStore, SweepableStore, VersionedStore),
+    *(DetailedListingStore, InspectableStore, LocatedStore, MetadataStore, SweepableStore),
+    VersionedStore,
 }
 CLAIMED = {
     "memory": ALL - {DeferredReadbackStore, InspectableStore, SweepableStore, VersionedStore},

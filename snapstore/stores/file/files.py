@@ -105,7 +105,8 @@ class FileTree:
                     raise self._precondition_failed(key, why, "delete", is_missing=is_missing)
                 target.check()
                 with naming(target.path):  # whose mode says who may delete
-                    os.unlink(name, dir_fd=target.descriptor)
+                    # If it is missing now, NFS has repeated our own request.
+                    unlink(name, target.descriptor)
                 self._sync(target.descriptor, "delete", key)
         except (FileNotFoundError, NotADirectoryError):
             why = "it does not exist"

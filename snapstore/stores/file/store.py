@@ -88,6 +88,11 @@ class FileObjectStore:
             else:
                 await asyncio.to_thread(pool.shutdown)
 
+    async def locate(self) -> str:
+        """See `LocatedStore`. Symbolic links on the way to the root are followed."""
+        root = await asyncio.to_thread(os.path.realpath, self.name)
+        return f"file://{root.rstrip('/')}/"
+
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
         work = partial(self._files.get, key, max_bytes)
@@ -165,7 +170,7 @@ class FileObjectStore:
         source: str,
         key: str,
         *,
-        metadata: Mapping[str, str] = {},  # noqa: ARG002 -- files have none
+        metadata: Mapping[str, str] | None = {},  # noqa: ARG002 -- files have none
     ) -> Version | None:
         """See `CopyingStore`. The copy is written as `put` does; its etag is the source's."""
         work = partial(self._files.copy, source, key)

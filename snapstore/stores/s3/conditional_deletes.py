@@ -116,19 +116,15 @@ class ConditionalDeletes:
             StorageError: What became of it.
         """
         is_refused = failure.status in _REFUSED
-        if failure.code == "NoSuchKey":
-            found = None
-        elif is_refused or delete.may_be_applied:
-            try:
-                found = await self._writes.head(key)
-            except StorageError:
-                raise (
-                    _unknown(failure, delete)
-                    if delete.may_be_applied
-                    else _refused(failure, is_missing=False, is_known=True)
-                ) from None
-        else:
-            raise failure
+        found = None
+        if failure.code != "NoSuchKey":
+            if not (is_refused or delete.may_be_applied):
+                raise failure
+            found, is_read = await self._read_back(key)
+            if not is_read and delete.may_be_applied:
+                raise _unknown(failure, delete)
+            if not is_read:
+                raise _refused(failure, is_missing=False, is_known=True)
         classified = delete.classify(found)
         if found is not None and classified is Classification.NOT_APPLIED:
             if is_refused and self._spelling.respell(delete, found.etag):
@@ -144,6 +140,13 @@ class ConditionalDeletes:
             is_missing and self._may_resend
         )
         raise _refused(failure, is_missing=is_missing, is_known=is_known)
+
+    async def _read_back(self, key: str) -> tuple[Version | None, bool]:
+        """The version of an object now, and whether that could be read."""
+        try:
+            return await self._writes.head(key), True
+        except StorageError:
+            return None, False
 
     async def _probe(self, key: str) -> bool:
         try:

@@ -15,7 +15,7 @@ path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
@@ -115,6 +115,10 @@ class FastPath:
     async def head(self, key: str) -> Version:
         """See `Requests.head`. It is rare, and always slow."""
         return await self._slow.head(key)
+
+    async def metadata_of(self, key: str) -> Mapping[str, str]:
+        """See `Requests.metadata_of`. It is rare, and always slow."""
+        return await self._slow.metadata_of(key)
 
     async def put(self, key: str, data: bytes, write: S3Write) -> Version:
         """See `Requests.put`."""

@@ -78,6 +78,10 @@ class Requests(Protocol):
         """Ask for an object's version."""
         ...
 
+    async def metadata_of(self, key: str) -> Mapping[str, str]:
+        """Ask for what a caller keeps beside an object."""
+        ...
+
     async def put(self, key: str, data: bytes, write: S3Write) -> Version:
         """Write an object, with a CRC-32 of the body for the server to check."""
         ...

@@ -82,6 +82,11 @@ class SlowPath:
         reply = await self._client.head_object(Key=key, **self._common)
         return _version(reply, "HeadObject", key)
 
+    async def metadata_of(self, key: str) -> Mapping[str, str]:
+        """See `Requests.metadata_of`."""
+        reply = await self._client.head_object(Key=key, **self._common)
+        return metadata_of_caller(reply.get("Metadata", {}))
+
     async def put(self, key: str, data: bytes, write: S3Write) -> Version:
         """See `Requests.put`."""
         condition: dict[str, str] = {}
@@ -209,7 +214,7 @@ class SlowPath:
             for found in reply.get(name, ())
         ]
         after: str = reply.get("NextKeyMarker") or ""
-        if is_encoded and not any(item.key == after for item in items):
+        if is_encoded and after != max((item.key for item in items), default=""):
             after = unquote_plus(after)
         following = (after, reply.get("NextVersionIdMarker") or "") if after else None
         return Page(items, reply.get("IsTruncated"), following)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Unpack
+from urllib.parse import urlsplit
 
 from snapstore.errors import StorageError
 from snapstore.stores import readback
@@ -189,6 +191,12 @@ class S3ObjectStore:
         if self._borrowed is None:
             await client.close()
 
+    async def locate(self) -> str:
+        """See `LocatedStore`. A name of a bucket is one bucket in all regions of Amazon S3."""
+        parts = urlsplit(self._client.meta.endpoint_url)
+        host = re.sub(r".*\.(amazonaws\.com(?:\.cn)?)", r"\1", parts.netloc.lower())
+        return f"s3://{host}{parts.path.rstrip('/')}/{self.name}/"
+
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`. One request; the length is checked before the body is read."""
         try:
@@ -316,9 +324,21 @@ class S3ObjectStore:
         await self._conditional_deletes.delete(key, version)
 
     async def copy(
-        self, source: str, key: str, *, metadata: Mapping[str, str] = {}
+        self, source: str, key: str, *, metadata: Mapping[str, str] | None = {}
     ) -> Version | None:
-        """See `CopyingStore`. One request, with the write id and the encryption of a put."""
+        """See `CopyingStore`. One request, with the write id and the encryption of a put.
+
+        To keep the metadata, a HEAD goes before it.
+        """
+        if metadata is None:
+            try:
+                metadata = await self._request_loop.run(
+                    "HeadObject", source, lambda: self._requests.metadata_of(source)
+                )
+            except StorageError as error:
+                if error.code != "NoSuchKey":
+                    raise
+                return None
         return await copy(self._request_loop, self._requests, source, key, metadata)
 
     def scan_versions(

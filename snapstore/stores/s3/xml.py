@@ -39,7 +39,8 @@ _RESULT = re.compile(rf"{_DECLARATION}<DeleteResult[\s>].*</DeleteResult>\s*", r
 # It ends where another one begins: however many are never closed, each is scanned once.
 _OUTCOME = re.compile(r"<(Deleted|Error)>((?:[^<]|<(?!/?(?:Deleted|Error)>))*+)</\1>")
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
-_DETAIL = re.compile(r"<(?:(Contents)>|(Key|LastModified|ETag|Size)>([^<]*)</\2>)")
+_DETAIL_NAMES: Final = ("Key", "Size", "LastModified", "ETag")
+_DETAIL = re.compile(rf"<(?:(Contents)>|({'|'.join(_DETAIL_NAMES)})>([^<]*)</\2>)")
 _DETAILS: Final = 5
 """The opening tag of an entry, and four elements in it."""
 _CODE = re.compile(r"<Code>([^<&]*)</Code>")
@@ -100,25 +101,26 @@ def read_page(body: bytes) -> Page[str, str] | None:
 def read_details(body: bytes) -> Page[ObjectDetails, str] | None:
     """Read a page of ListObjectsV2, as `read_page` does, with what it tells of each object."""
     page = read_page(body)
-    if page is None:
-        return None
+    if page is None or not page.items:
+        return None if page is None else Page([], page.truncated, page.token)
     found = _DETAIL.findall(body.decode())
-    entries = range(0, len(found), _DETAILS)
     # Each entry has the same elements in the same order, or the document has to be parsed.
-    shape = [first or name for first, name, _ in found[:_DETAILS]]
-    is_regular = [first or name for first, name, _ in found] == shape * len(page.items)
-    if page.items and (len(set(shape)) != _DETAILS or shape[0] != "Contents" or not is_regular):
+    names = [opening or name for opening, name, _ in found]
+    shape = names[:_DETAILS]
+    is_usual = shape[0] == "Contents" and set(shape[1:]) == set(_DETAIL_NAMES)
+    if not is_usual or names != shape * len(page.items):
         return None
+    texts = [
+        [text for _, _, text in found[shape.index(name) :: _DETAILS]] for name in _DETAIL_NAMES
+    ]
     details: list[ObjectDetails] = []
-    for key, start in zip(page.items, entries, strict=True):
-        told = {name: text for _, name, text in found[start + 1 : start + _DETAILS]}
-        etag = told["ETag"].replace("&#34;", '"')
-        if "&" in etag:
-            if _OTHER_REFERENCE.search(etag):
-                return None
-            etag = unescape(etag, _ENTITIES)
+    for key, size, modified, etag in zip(page.items, *texts[1:], strict=True):
+        bare = etag.replace("&quot;", '"').replace("&#34;", '"')
+        if "&" in bare:
+            return None
+        told = {"Key": key, "Size": size, "LastModified": modified, "ETag": bare}
         try:
-            details.append(details_of({**told, "Key": key, "ETag": etag}, ""))
+            details.append(details_of(told, ""))
         except InvalidResponseError:
             return None  # what is parsed raises it, with its prefix
     return Page(details, page.truncated, page.token)
@@ -131,15 +133,29 @@ def parse_page(body: bytes, prefix: str) -> Page[str, str]:
         body: A document for which `is_error` is false, or nothing.
         prefix: The prefix of the listing, for errors.
     """
-    return _parse(body, lambda entries: keys_of([e.get("Key") for e in entries], prefix))
+    names = ("Key",)
+    return _parse(body, names, lambda entries: keys_of([e.get("Key") for e in entries], prefix))
 
 
 def parse_details(body: bytes, prefix: str) -> Page[ObjectDetails, str]:
     """Read a page as `parse_page` does, with what it tells of each object."""
-    return _parse(body, lambda entries: [details_of(entry, prefix) for entry in entries])
+    return _parse(
+        body, _DETAIL_NAMES, lambda entries: [details_of(entry, prefix) for entry in entries]
+    )
 
 
-def _parse(body: bytes, items_of: Callable[[list[Mapping[str, str]]], list[T]]) -> Page[T, str]:
+def _parse(
+    body: bytes,
+    names: Sequence[str],
+    items_of: Callable[[list[Mapping[str, str]]], list[T]],
+) -> Page[T, str]:
+    """Read a page.
+
+    Args:
+        body: As for `parse_page`.
+        names: The elements of an entry that are wanted.
+        items_of: Makes the items of the page from the texts of these elements, by name.
+    """
     root = _parsed(body)
     if root is None:
         return Page([], None, None)
@@ -148,7 +164,7 @@ def _parse(body: bytes, items_of: Callable[[list[Mapping[str, str]]], list[T]]) 
     for child in root:
         if _name(child) == "Contents":
             # Reversed, so that of two elements the first one counts.
-            entry = {_name(e): e.text or "" for e in reversed(child)}
+            entry = {name: e.text or "" for e in reversed(child) if (name := _name(e)) in names}
             if "Key" in entry and told.get("EncodingType") == "url":
                 entry["Key"] = unquote_plus(entry["Key"])
             entries.append(entry)

@@ -1,0 +1,315 @@
+"""`copy`, `export`, `import` and `import-log`: move sessions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any, Final, Literal
+
+import click
+
+from snapstore import ObjectSnapshotStorage
+from snapstore.cli.arguments import (
+    IDENTIFIER,
+    PLACE,
+    Place,
+    S3Settings,
+    change_options,
+    s3_options,
+    session_option,
+    storage_at,
+)
+from snapstore.cli.printing import counted, say, shown_size, write_json
+from snapstore.cli.running import (
+    confirm,
+    file_errors,
+    follow,
+    opened,
+    require_consent,
+    usage_errors,
+)
+from snapstore.operations import (
+    CopyEvent,
+    CopyReport,
+    Operation,
+    apply_copies,
+    copy,
+    decode_events,
+    encode_event,
+    import_message_log,
+    import_session,
+    save_export,
+)
+
+__all__ = ["COMMANDS"]
+
+Mode = Literal["error", "overwrite"]
+Run = Callable[[Any], Any]
+
+
+def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, metavar in (("profile", "NAME"), ("region", "REGION"), ("endpoint-url", "URL")):
+        command = click.option(
+            f"--target-{name}", metavar=metavar, help=f"As --{name}, of the target."
+        )(command)
+    return command
+
+
+_overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace other latest snapshots, manifests and stash objects. History is never replaced.",
+)
+
+
+@click.command("copy")
+@click.argument("source", type=PLACE)
+@click.argument("target", type=PLACE)
+@session_option
+@_overwrite_option
+@click.option("--verify", is_flag=True, help="Compare bytes, also where size and etag are equal.")
+@click.option(
+    "--plan", type=click.File("rb"), help="Copy what a dry run has said, and no more (--json)."
+)
+@change_options
+@s3_options
+@_target_options
+def copy_command(
+    source: Place,
+    target: Place,
+    sessions: tuple[str, ...],
+    overwrite: bool,
+    verify: bool,
+    plan: IO[bytes] | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Copy sessions from one place to another: a backup, or a migration.
+
+    What the target has already is left alone, so a copy can be made again and brings what is new.
+    Exit status 1: something at the target is another object, or can't be copied.
+    """
+    if plan is not None and (dry_run or sessions or verify or overwrite):
+        raise click.UsageError("--plan has all that is to be done: no other option goes with it")
+    require_consent(yes=yes, dry_run=dry_run)
+    here, there = _storages(source, target, settings)
+    mode: Mode = "overwrite" if overwrite else "error"
+
+    def start(*, dry_run: bool) -> Operation[CopyEvent, CopyReport]:
+        return copy(
+            here,
+            there,
+            sessions=sessions or None,
+            dry_run=dry_run,
+            on_conflict=mode,
+            verify=verify,
+            max_requests_per_second=pace,
+        )
+
+    def apply(file: IO[bytes]) -> Operation[CopyEvent, CopyReport]:
+        return apply_copies(here, there, decode_events(file), max_requests_per_second=pace)
+
+    with opened(here, there) as run, usage_errors():
+        if plan is not None:
+            confirm("Copy what the file says?", yes=yes)
+            report = _follow(run, apply(plan), as_json=as_json)
+        else:
+            report = _copied(run, start, apply, dry_run=dry_run, yes=yes, as_json=as_json)
+    _finish(report)
+
+
+@click.command("export")
+@click.argument("place", type=PLACE)
+@click.argument("session_id", metavar="SESSION", type=IDENTIFIER)
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--yes", is_flag=True, help="Write over a file that exists, without asking.")
+@s3_options
+def export(place: Place, session_id: str, file: str, yes: bool, **settings: str | None) -> None:
+    """Write a session to a file: a tar, compressed if its name ends with .zst; - is stdout."""
+    storage = storage_at(place, S3Settings(**settings))
+    is_stdout = file == "-"
+    if is_stdout and sys.stdout.isatty():
+        raise click.UsageError("a tar is not for a terminal: give a file, or pipe it")
+    if not is_stdout and os.path.exists(file):  # noqa: PTH110 -- nothing runs yet
+        require_consent(yes=yes, dry_run=False)
+        confirm(f"{file} exists. Write over it?", yes=yes)
+    target = sys.stdout.buffer if is_stdout else file
+    with opened(storage) as run, file_errors():
+        report = run(save_export(storage, target, session_id=session_id))
+    say(f"{counted(report.bytes, 'byte')} written")
+
+
+@click.command("import")
+@click.argument("place", type=PLACE)
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, allow_dash=True))
+@click.option("--as", "session_id", type=IDENTIFIER, help="Import it under another session id.")
+@_overwrite_option
+@change_options
+@s3_options
+def import_command(
+    place: Place,
+    file: str,
+    session_id: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Read a session from a file that export has written; - is stdin.
+
+    The whole file is checked before anything is changed.
+    """
+    if file == "-" and not (yes or dry_run):
+        raise click.UsageError("the file comes from stdin, where nobody can be asked: add --yes")
+    require_consent(yes=yes, dry_run=dry_run)
+    storage = storage_at(place, S3Settings(**settings), must_exist=False)
+    mode: Mode = "overwrite" if overwrite else "error"
+    source = sys.stdin.buffer if file == "-" else file
+
+    def start(*, dry_run: bool) -> Operation[CopyEvent, CopyReport]:
+        return import_session(
+            storage,
+            source,
+            session_id=session_id,
+            dry_run=dry_run,
+            on_conflict=mode,
+            max_requests_per_second=pace,
+        )
+
+    with opened(storage) as run, usage_errors(), file_errors():
+        report = _copied(run, start, None, dry_run=dry_run, yes=yes, as_json=as_json)
+    _finish(report)
+
+
+@click.command("import-log")
+@click.argument("source", type=PLACE)
+@click.argument("target", type=PLACE)
+@session_option
+@_overwrite_option
+@change_options
+@s3_options
+@_target_options
+def import_log(
+    source: Place,
+    target: Place,
+    sessions: tuple[str, ...],
+    overwrite: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Make snapshots of the message log of the Strands SDK for Python.
+
+    SOURCE is what its FileSessionManager or S3SessionManager has written: session_…/agents/….
+    """
+    require_consent(yes=yes, dry_run=dry_run)
+    here, there = _storages(source, target, settings)
+    mode: Mode = "overwrite" if overwrite else "error"
+
+    def start(*, dry_run: bool) -> Operation[CopyEvent, CopyReport]:
+        return import_message_log(
+            here.objects,
+            there,
+            prefix=here.layout.sessions_prefix,
+            sessions=sessions or None,
+            dry_run=dry_run,
+            on_conflict=mode,
+            max_requests_per_second=pace,
+        )
+
+    with opened(here, there) as run, usage_errors():
+        report = _copied(run, start, None, dry_run=dry_run, yes=yes, as_json=as_json)
+    _finish(report)
+
+
+COMMANDS: Final = {
+    "copy": copy_command,
+    "export": export,
+    "import": import_command,
+    "import-log": import_log,
+}
+
+
+def _storages(
+    source: Place, target: Place, settings: dict[str, str | None]
+) -> tuple[ObjectSnapshotStorage, ObjectSnapshotStorage]:
+    ours = {name: value for name, value in settings.items() if not name.startswith("target_")}
+    theirs = {name: settings[f"target_{name}"] for name in ours}
+    return (
+        storage_at(source, S3Settings(**ours)),
+        storage_at(target, S3Settings(**theirs), must_exist=False),
+    )
+
+
+def _copied(
+    run: Run,
+    start: Callable[..., Operation[CopyEvent, CopyReport]],
+    apply: Callable[[IO[bytes]], Operation[CopyEvent, CopyReport]] | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> CopyReport:
+    """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
+    if yes:
+        return _follow(run, start(dry_run=False), as_json=as_json)
+    with tempfile.TemporaryFile() as file:
+
+        def keep(event: CopyEvent) -> None:
+            file.write(encode_event(event))
+            if dry_run:
+                _writer(as_json)(event)
+
+        planned: CopyReport = run(
+            follow(start(dry_run=True), "looking", count=_told, on_event=keep)
+        )
+        if dry_run:
+            return planned
+        say(_told(planned))
+        confirm("Do it?", yes=False)
+        file.seek(0)
+        operation = start(dry_run=False) if apply is None else apply(file)
+        return _follow(run, operation, as_json=as_json)
+
+
+def _follow(run: Run, operation: Operation[CopyEvent, CopyReport], *, as_json: bool) -> CopyReport:
+    done: CopyReport = run(follow(operation, "copying", count=_told, on_event=_writer(as_json)))
+    return done
+
+
+def _writer(as_json: bool) -> Callable[[CopyEvent], None]:
+    def write(event: CopyEvent) -> None:
+        if as_json:
+            write_json(event)
+        else:
+            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+
+    return write
+
+
+def _told(report: CopyReport) -> str:
+    what = "to be copied" if report.dry_run else "copied"
+    text = (
+        f"{counted(report.copied, 'object')} {what}, {report.replaced:,} replaced "
+        f"({shown_size(report.bytes)}), {report.equal:,} equal, "
+        f"{counted(report.sessions, 'session')}, {counted(report.requests, 'request')}"
+    )
+    for name in ("conflicts", "held", "missing", "changed", "failed"):
+        if number := getattr(report, name):
+            text += f", {number:,} {name}"
+    return text
+
+
+def _finish(report: CopyReport) -> None:
+    say(_told(report))
+    if not report.ok:
+        raise click.exceptions.Exit(1)

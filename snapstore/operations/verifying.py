@@ -1,0 +1,468 @@
+"""Read every object of sessions, and tell what is not as it should be. Mend it only when told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+
+from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot_in_slices
+from snapstore.encoding.padding import pad, strip_padding
+from snapstore.errors import (
+    InvalidIdentifierError,
+    InvalidResponseError,
+    SnapshotDecodeError,
+)
+from snapstore.model.ids import new_snapshot_id, snapshot_time
+from snapstore.model.keys import Layout, ObjectPlace
+from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.parallel import overlapped
+from snapstore.operations.selection import session_ids
+from snapstore.storage.snapshots import ObjectSnapshotStorage
+from snapstore.storage.writes import ORIGIN
+from snapstore.stores.base import PreconditionFailedError, StoredObject
+from snapstore.stores.capabilities import (
+    ConditionalDeleteStore,
+    MetadataStore,
+    capability,
+)
+from snapstore.stores.pace import Pace
+
+__all__ = ["VerifyFinding", "VerifyReport", "verify"]
+
+_ANY_SIZE: Final = 2**62
+_AT_ONCE: Final = 8
+"""How many objects of a session are read at a time."""
+_AHEAD: Final = timedelta(days=1)
+"""How far an id may be in the future: clocks differ."""
+
+Kind = Literal[
+    "latest damaged",
+    "latest missing",
+    "latest without its history",
+    "latest differs from its history",
+    "history damaged",
+    "manifest damaged",
+    "wrong scope",
+    "id in the future",
+    "listing out of order",
+    "unfinished fork",
+    "set aside",
+    "foreign object",
+    "stash without session",
+]
+
+
+class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omit_defaults=True):
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: What it is.
+        key: The full key of the object.
+        message: What it means, in words, without any content.
+        mended: What was done about it; `None` if nothing was.
+    """
+
+    kind: Kind
+    key: str
+    message: str
+    mended: str | None = None
+
+
+class VerifyReport(msgspec.Struct, kw_only=True):
+    """Totals of a verification.
+
+    Attributes:
+        sessions: Sessions that were looked at.
+        objects: Objects that were read or looked at.
+        findings: What was found.
+        mended: How much of it was mended.
+        requests: Calls of the store: on S3 a request each, without retries.
+    """
+
+    sessions: int = 0
+    objects: int = 0
+    findings: int = 0
+    mended: int = 0
+    requests: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that is not mended."""
+        return self.findings == self.mended
+
+
+def verify(
+    storage: ObjectSnapshotStorage,
+    *,
+    sessions: Iterable[str] | AsyncIterable[str] | None = None,
+    mend: bool = False,
+    max_requests_per_second: float | None = None,
+) -> Operation[VerifyFinding, VerifyReport]:
+    """Read every object of sessions, and tell what is not as it should be.
+
+    Args:
+        storage: Where, open.
+        sessions: The sessions; `None` for all, and then stashes without a session are found, too.
+        mend: Set damaged objects aside, under `…/snapshots/damaged/`, and make the newest good
+            snapshot of history the latest one where latest is damaged or missing. Nothing is done
+            to an object that has changed since it was looked at.
+        max_requests_per_second: Keeps it from slowing saves; `None` for no limit.
+
+    Returns:
+        The operation, with an event for each finding:
+
+        - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
+          read;
+        - `"latest missing"`: there is history without a latest snapshot;
+        - `"latest without its history"`: the snapshot in history that latest was saved from is not
+          there;
+        - `"latest differs from its history"`: it has another document;
+        - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or the
+          other way round;
+        - `"id in the future"`: an id is over a day ahead of this clock;
+        - `"listing out of order"`: the store's listing can't be relied on;
+        - `"unfinished fork"`: a fork that was cut off;
+        - `"set aside"`: damaged bytes that an earlier run has set aside;
+        - `"foreign object"`: an object that is not of the layout;
+        - `"stash without session"`.
+
+    Raises:
+        TypeError: `sessions` is a single text.
+        InvalidIdentifierError: One of `sessions` is no session id. Raised while it runs for an
+            async iterable.
+        ValueError: `max_requests_per_second` is not more than 0.
+    """
+    pace = Pace(max_requests_per_second)
+    report = VerifyReport()
+    view = with_pace(storage, pace)
+    verification = _Verification(view, report, mend=mend)
+    ids = session_ids(view, sessions)
+
+    async def events() -> AsyncGenerator[VerifyFinding, None]:
+        sources = [overlapped(ids, verification.of_session)]
+        if sessions is None:
+            sources.append(verification.of_stashes())
+        for source in sources:
+            async with aclosing(source) as findings:
+                async for finding in findings:
+                    report.findings += 1
+                    report.mended += finding.mended is not None
+                    report.requests = pace.turns
+                    yield finding
+        report.requests = pace.turns
+
+    return Operation(events(), report)
+
+
+class _Verification:
+    def __init__(self, storage: ObjectSnapshotStorage, report: VerifyReport, *, mend: bool) -> None:
+        self._storage = storage
+        self._objects = storage.objects
+        self._layout = storage.layout
+        self._report = report
+        self._mend = mend
+
+    async def of_session(self, session_id: str) -> AsyncGenerator[VerifyFinding, None]:
+        """Verify one session: each object by itself, and then each location as a whole."""
+        self._report.sessions += 1
+        session = _Session()
+        keys = self._keys(session_id)
+
+        def look_at(key: str) -> AsyncGenerator[VerifyFinding, None]:
+            return self._of_object(key, session_id, session)
+
+        work = overlapped(keys, look_at, width=_AT_ONCE)
+        try:
+            async with aclosing(work) as findings:
+                async for finding in findings:
+                    yield finding
+        except InvalidResponseError as error:
+            if "out of order" not in str(error):
+                raise
+            yield VerifyFinding(
+                kind="listing out of order",
+                key=self._layout.session_prefix(session_id),
+                message="the store lists snapshots in another order than that of their ids",
+            )
+            return
+        for location, found in session.locations.items():
+            async with aclosing(self._of_location(location, found)) as findings:
+                async for finding in findings:
+                    yield finding
+
+    async def of_stashes(self) -> AsyncGenerator[VerifyFinding, None]:
+        """Look for stashes whose session is gone."""
+        prefix = self._layout.stashes_prefix
+        last: str | None = None
+        async with aclosing(self._objects.scan(prefix)) as pages:
+            async for page in pages:
+                for key in page:
+                    session_id = key.removeprefix(prefix).partition("/")[0]
+                    if session_id == last or not _is_session_id(session_id):
+                        continue
+                    last = session_id
+                    if not await self._is_session(session_id):
+                        yield VerifyFinding(
+                            kind="stash without session",
+                            key=f"{prefix}{session_id}/",
+                            message="its session does not exist; erase_session removes it",
+                        )
+
+    async def _is_session(self, session_id: str) -> bool:
+        prefix = self._layout.session_prefix(session_id)
+        async with aclosing(self._objects.scan(f"{prefix}scopes/", page_size=1)) as pages:
+            async for page in pages:
+                if page:
+                    return True
+        return False
+
+    async def _keys(self, session_id: str) -> AsyncGenerator[str, None]:
+        prefix = self._layout.session_prefix(session_id)
+        previous = ""
+        async with aclosing(self._objects.scan(prefix)) as pages:
+            async for page in pages:
+                for key in page:
+                    if Layout.is_nested_store(key, prefix):
+                        continue
+                    same = key.rpartition("/")[0] == previous.rpartition("/")[0]
+                    if same and key <= previous:
+                        raise InvalidResponseError(
+                            f"the listing of {prefix} is out of order",
+                            operation="scan",
+                            key=prefix,
+                        )
+                    previous = key
+                    yield key
+
+    async def _of_object(
+        self, key: str, session_id: str, session: _Session
+    ) -> AsyncGenerator[VerifyFinding, None]:
+        self._report.objects += 1
+        place = Layout.place_of(key, self._layout.session_prefix(session_id))
+        found = None if place is None else session.at(place.location)
+        if place is None or found is None:
+            yield VerifyFinding(
+                kind="foreign object", key=key, message="it is not of the layout of snapshots"
+            )
+        elif place.kind == "manifest":
+            async with aclosing(self._of_manifest(key, place)) as findings:
+                async for finding in findings:
+                    yield finding
+        elif place.kind in ("latest", "history"):
+            async with aclosing(self._of_snapshot(key, place, found)) as findings:
+                async for finding in findings:
+                    yield finding
+        elif place.kind == "damaged":
+            yield VerifyFinding(
+                kind="set aside", key=key, message="damaged bytes that were set aside"
+            )
+
+    async def _of_manifest(
+        self, key: str, place: ObjectPlace
+    ) -> AsyncGenerator[VerifyFinding, None]:
+        stored = await self._objects.get(key, max_bytes=_ANY_SIZE)
+        if stored is None:
+            return
+        try:
+            manifest = decode_manifest(stored.data, key=key)
+        except SnapshotDecodeError as error:
+            mended = await self._set_aside(place, key, stored)
+            yield VerifyFinding(kind="manifest damaged", key=key, message=str(error), mended=mended)
+            return
+        claim = manifest.extra.get("forkedFrom")
+        if isinstance(claim, dict) and claim.get("complete") is False:
+            yield VerifyFinding(
+                kind="unfinished fork",
+                key=key,
+                message="the fork was cut off; make it again, or erase the session",
+            )
+
+    async def _of_snapshot(
+        self, key: str, place: ObjectPlace, found: _Location
+    ) -> AsyncGenerator[VerifyFinding, None]:
+        is_latest = place.kind == "latest"
+        found.has_latest = found.has_latest or is_latest
+        found.has_history = found.has_history or not is_latest
+        try:
+            snapshot = await self._storage.load_versioned(
+                location=place.location, snapshot_id=place.snapshot_id
+            )
+        except SnapshotDecodeError as error:
+            stored = await self._read_damaged(key)
+            if stored is None:
+                return
+            if is_latest:
+                found.damaged_latest = str(error), stored
+                return
+            mended = await self._set_aside(place, key, stored)
+            yield VerifyFinding(kind="history damaged", key=key, message=str(error), mended=mended)
+            return
+        if snapshot is None:
+            return
+        if snapshot.snapshot.scope != place.location.scope:
+            yield VerifyFinding(
+                kind="wrong scope",
+                key=key,
+                message=f"a snapshot of scope {snapshot.snapshot.scope!r} lies in another one",
+            )
+        if is_latest:
+            found.latest = snapshot
+        elif place.snapshot_id is not None:
+            found.newest = max(found.newest, place.snapshot_id)
+            if _is_ahead(place.snapshot_id):
+                yield VerifyFinding(
+                    kind="id in the future",
+                    key=key,
+                    message="its id is over a day ahead of this clock: it comes after newer ones",
+                )
+
+    async def _of_location(
+        self, location: SnapshotLocation, found: _Location
+    ) -> AsyncGenerator[VerifyFinding, None]:
+        key = self._layout.latest(location)
+        if found.damaged_latest is not None:
+            problem, stored = found.damaged_latest
+            place = ObjectPlace(location, "latest")
+            mended = await self._mend_latest(location, found, place, stored)
+            yield VerifyFinding(kind="latest damaged", key=key, message=problem, mended=mended)
+        elif found.has_history and not found.has_latest:
+            mended = await self._mend_latest(location, found, None, None)
+            yield VerifyFinding(
+                kind="latest missing",
+                key=key,
+                message="there is history, but no latest snapshot",
+                mended=mended,
+            )
+        elif found.latest is not None and found.latest.snapshot_id is not None:
+            origin = found.latest.snapshot_id
+            entry = self._layout.history(location, origin)
+            try:
+                saved = await self._storage.load_versioned(location=location, snapshot_id=origin)
+            except SnapshotDecodeError:
+                return  # it is a finding already
+            if saved is None:
+                yield VerifyFinding(
+                    kind="latest without its history",
+                    key=key,
+                    message=f"it was saved from {entry}, which does not exist",
+                )
+            elif saved.snapshot != found.latest.snapshot:
+                yield VerifyFinding(
+                    kind="latest differs from its history",
+                    key=key,
+                    message=f"it has another document than {entry}, which it was saved from",
+                )
+
+    async def _read_damaged(self, key: str) -> StoredObject | None:
+        """Read an object that was damaged; `None` if it is a good snapshot by now, or gone."""
+        stored = await self._objects.get(key, max_bytes=_ANY_SIZE)
+        if stored is None or len(stored.data) > self._storage.max_snapshot_bytes:
+            return stored
+        try:
+            await decode_raw_snapshot_in_slices(strip_padding(stored.data), key=key)
+        except SnapshotDecodeError:
+            return stored
+        return None
+
+    async def _set_aside(self, place: ObjectPlace, key: str, stored: StoredObject) -> str | None:
+        """Keep damaged bytes under another key, and remove the object; returns what was done."""
+        if not self._mend:
+            return None
+        name = f"{new_snapshot_id()}_{key.rpartition('/')[2]}"
+        aside = self._layout.damaged(place.location, name)
+        await self._objects.put(aside, stored.data, if_none_match=True)
+        deleting = capability(self._objects, ConditionalDeleteStore)
+        scratch = f"{aside}.check"
+        if deleting is not None and await deleting.has_conditional_deletes(scratch):
+            try:
+                await deleting.delete_if_match(key, stored.version)
+            except PreconditionFailedError:
+                return None  # it has changed: it may be good by now
+        else:
+            now = await self._objects.get(key, max_bytes=_ANY_SIZE)
+            if now is None or now.version.etag != stored.version.etag:
+                return None
+            if await self._objects.delete([key]):
+                return None
+        return f"its bytes are kept as {aside}"
+
+    async def _mend_latest(
+        self,
+        location: SnapshotLocation,
+        found: _Location,
+        place: ObjectPlace | None,
+        stored: StoredObject | None,
+    ) -> str | None:
+        """Make the newest good snapshot of history the latest one; returns what was done."""
+        if not self._mend or not found.newest:
+            return None
+        raw = await self._storage.load_raw(location=location, snapshot_id=found.newest)
+        if raw is None:
+            return None
+        key = self._layout.latest(location)
+        kept = ""
+        if place is not None and stored is not None:
+            name = f"{new_snapshot_id()}_{key.rpartition('/')[2]}"
+            kept = self._layout.damaged(location, name)
+            await self._objects.put(kept, stored.data, if_none_match=True)
+        keeping = capability(self._objects, MetadataStore)
+        version = None if stored is None else stored.version
+        document = pad(raw.document)
+        try:
+            if keeping is None:
+                await self._objects.put(
+                    key, document, if_match=version, if_none_match=version is None
+                )
+            else:
+                await keeping.put_with_metadata(
+                    key,
+                    document,
+                    {ORIGIN: found.newest},
+                    if_match=version,
+                    if_none_match=version is None,
+                )
+        except PreconditionFailedError:
+            return None  # somebody has saved meanwhile
+        told = f"it is {found.newest} of history now"
+        return f"{told}; its bytes are kept as {kept}" if kept else told
+
+
+class _Location(msgspec.Struct):
+    """What was seen of a location."""
+
+    has_latest: bool = False
+    has_history: bool = False
+    newest: str = ""
+    latest: VersionedSnapshot | None = None
+    damaged_latest: tuple[str, StoredObject] | None = None
+
+
+class _Session:
+    """What was seen of a session."""
+
+    def __init__(self) -> None:
+        self.locations: dict[SnapshotLocation, _Location] = {}
+
+    def at(self, location: SnapshotLocation) -> _Location:
+        """What was seen of one of its locations."""
+        return self.locations.setdefault(location, _Location())
+
+
+def _is_ahead(snapshot_id: str) -> bool:
+    try:
+        return snapshot_time(snapshot_id) > datetime.now(UTC) + _AHEAD
+    except InvalidIdentifierError:  # later than any date
+        return True
+
+
+def _is_session_id(text: str) -> bool:
+    try:
+        SnapshotLocation.agent(text, "agent")
+    except InvalidIdentifierError:
+        return False
+    return True
