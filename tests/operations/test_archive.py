@@ -455,8 +455,7 @@ async def test_it_leaves_nothing_in_a_session_that_is_being_deleted(store):
     assert calls == 3
 
 
-@STORES
-async def test_what_is_deleted_beside_it_before_it_was_moved_does_not_come_back(store):
+async def test_what_is_deleted_beside_it_before_it_was_moved_does_not_come_back():
     victim = KEYS[2]
     was_moved = False
 
@@ -465,7 +464,7 @@ async def test_what_is_deleted_beside_it_before_it_was_moved_does_not_come_back(
         was_moved = victim not in beside.objects.store.objects
         await beside.objects.delete([victim])
 
-    async for _, inner in run_beside(other, store=store):
+    async for _, inner in run_beside(other):
         plain, archived = contents(inner)
         assert victim not in plain
         assert (victim in archived) == was_moved
@@ -489,8 +488,7 @@ async def redact_history(beside):
             await store.put(key, redacted(stored.data), if_match=stored.version)
 
 
-@STORES
-async def test_an_original_that_is_changed_meanwhile_leaves_no_old_text_in_a_pack(store):
+async def test_an_original_that_is_changed_meanwhile_leaves_no_old_text_in_a_pack():
     changed = set()
 
     async def other(beside):
@@ -498,7 +496,7 @@ async def test_an_original_that_is_changed_meanwhile_leaves_no_old_text_in_a_pac
         changed.update(key for key in KEYS if key in beside.objects.store.objects)
         await redact_history(beside)
 
-    async for storage, inner in run_beside(other, store=store):
+    async for storage, inner in run_beside(other):
         await archive(storage, LAST_TWO, sessions=["session-1"]).run()
         plain, archived = contents(inner)
         everything = plain | archived
