@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "import-log": "transfer",
     "fork": "care",
     "verify": "care",
+    "redact": "care",
     "erase": "erase",
     "erase-all": "erase",
     "check": "diagnose",

@@ -1,8 +1,9 @@
-"""`fork` and `verify`."""
+"""`fork`, `verify` and `redact`."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, TextIO
 
 import click
 
@@ -16,14 +17,19 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, write_json
+from snapstore.cli.printing import counted, printable, say, write_json
 from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
 from snapstore.operations import (
     ForkEvent,
     ForkReport,
+    Operation,
+    RedactEvent,
+    RedactReport,
     VerifyFinding,
     VerifyReport,
     fork_session,
+    redact,
+    redaction,
     verify,
 )
 
@@ -125,7 +131,106 @@ def verify_command(
         raise click.exceptions.Exit(1)
 
 
-COMMANDS: Final = {"fork": fork, "verify": verify_command}
+@click.command("redact")
+@click.argument("place", type=PLACE)
+@click.argument("session_id", metavar="SESSION", type=IDENTIFIER)
+@click.option(
+    "--texts", type=click.File(encoding="utf-8"), help="A file of texts, one a line; - is stdin."
+)
+@click.option(
+    "--patterns",
+    type=click.File(encoding="utf-8"),
+    help="A file of regular expressions, one a line; - is stdin.",
+)
+@click.option("--replacement", default="[redacted]", show_default=True)
+@click.option(
+    "--keep-versions", is_flag=True, help="In a versioned bucket, leave the old versions there."
+)
+@change_options
+@s3_options
+def redact_command(
+    place: Place,
+    session_id: str,
+    texts: TextIO | None,
+    patterns: TextIO | None,
+    replacement: str,
+    keep_versions: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    pace: float | None,
+    **settings: str | None,
+) -> None:
+    """Replace texts in everything that was ever saved of a session.
+
+    The texts come from a file or from stdin, and never as arguments: those are seen by others, and
+    kept by shells. Exit status 1: it is not known to be clean.
+    """
+    sources = [source for source in (texts, patterns) if source is not None]
+    if any(source.name == "<stdin>" for source in sources) and not (yes or dry_run):
+        raise click.UsageError("the texts come from stdin, where nobody can be asked: add --yes")
+    require_consent(yes=yes, dry_run=dry_run)
+    storage = storage_at(place, S3Settings(**settings))
+    with usage_errors():
+        try:
+            change = redaction(
+                _lines_of(texts), patterns=_lines_of(patterns), replacement=replacement
+            )
+        except re.error as error:
+            # Without the pattern, which may be as secret as the texts.
+            raise click.UsageError(f"a pattern is no regular expression: {error.msg}") from None
+
+    def write(event: RedactEvent) -> None:
+        if as_json:
+            write_json(event)
+        else:
+            places = ", ".join(event.places)
+            print("\t".join((event.result, event.key, printable(places))).rstrip())
+
+    def operation(*, dry_run: bool) -> Operation[RedactEvent, RedactReport]:
+        return redact(
+            storage,
+            session_id=session_id,
+            change=change,
+            dry_run=dry_run,
+            erase_versions=not keep_versions,
+            max_requests_per_second=pace,
+        )
+
+    with opened(storage) as run:
+        if dry_run or not yes:
+            planned = operation(dry_run=True)
+            report = run(follow(planned, "looking", count=_told_of_redaction, on_event=write))
+            say(_told_of_redaction(report))
+            if dry_run:
+                return
+            confirm("Redact it?", yes=False)
+        done = operation(dry_run=False)
+        report = run(follow(done, "redacting", count=_told_of_redaction, on_event=write))
+    say(_told_of_redaction(report))
+    if not (report.ok or (keep_versions and report.is_clean is None)):
+        raise click.exceptions.Exit(1)
+
+
+COMMANDS: Final = {"fork": fork, "verify": verify_command, "redact": redact_command}
+
+
+def _lines_of(file: TextIO | None) -> list[str]:
+    return [] if file is None else [text for line in file if (text := line.rstrip("\r\n"))]
+
+
+def _told_of_redaction(report: RedactReport) -> str:
+    what = "to be redacted" if report.dry_run else "redacted"
+    text = (
+        f"{report.redacted:,} of {counted(report.objects, 'object')} {what} in "
+        f"{counted(report.places, 'place')}, {counted(report.versions, 'version')} erased, "
+        f"{counted(report.requests, 'request')}"
+    )
+    if report.retained:
+        text += f", {counted(report.retained, 'version')} could not be erased"
+    if not report.dry_run and report.is_clean is False:
+        text += ": it is not clean"
+    return text
 
 
 def _told_of_fork(report: ForkReport) -> str:

@@ -108,7 +108,7 @@ def _load() -> Any:
             from compression import zstd
         else:
             from backports import zstd
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ModuleNotFoundError(
             'compressed exports and archives need Zstandard: pip install "snapstore[archive]"',
             name=error.name,

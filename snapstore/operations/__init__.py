@@ -2,6 +2,7 @@
 
 from snapstore.operations.archive_pruning import ArchivePruneReport, prune_archive
 from snapstore.operations.archiving import ArchiveReport, archive
+from snapstore.operations.changes import Change, redaction
 from snapstore.operations.copying import copy
 from snapstore.operations.erasing import (
     EraseEvent,
@@ -32,6 +33,7 @@ from snapstore.operations.operation import Operation
 from snapstore.operations.planned_copies import apply_copies
 from snapstore.operations.plans import ApplyReport, apply
 from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
+from snapstore.operations.redacting import RedactEvent, RedactReport, redact
 from snapstore.operations.retention import RetentionPolicy
 from snapstore.operations.transfer import CopyReport
 from snapstore.operations.unarchiving import UnarchiveReport, unarchive
@@ -42,6 +44,7 @@ __all__ = [
     "ArchiveEvent",
     "ArchivePruneReport",
     "ArchiveReport",
+    "Change",
     "CopyEvent",
     "CopyReport",
     "DeleteEvent",
@@ -55,6 +58,8 @@ __all__ = [
     "Operation",
     "PackEvent",
     "PruneReport",
+    "RedactEvent",
+    "RedactReport",
     "RetainedVersion",
     "RetentionPolicy",
     "SessionEvent",
@@ -80,6 +85,8 @@ __all__ = [
     "prune",
     "prune_archive",
     "prune_sessions",
+    "redact",
+    "redaction",
     "save_export",
     "unarchive",
     "verify",

@@ -61,7 +61,23 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
     """Something that is not as it should be.
 
     Attributes:
-        kind: What it is.
+        kind: What it is:
+
+            - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
+              read;
+            - `"latest missing"`: there is history without a latest snapshot;
+            - `"latest without its history"`: the snapshot in history that latest was saved from
+              is not there;
+            - `"latest differs from its history"`: it has another document;
+            - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or
+              the other way round;
+            - `"id in the future"`: an id is over a day ahead of this clock;
+            - `"listing out of order"`: the store's listing can't be relied on;
+            - `"unfinished fork"`: a fork that was cut off;
+            - `"set aside"`: damaged bytes that an earlier run has set aside;
+            - `"foreign object"`: an object that is not of the layout;
+            - `"stash without session"`.
+
         key: The full key of the object.
         message: What it means, in words, without any content.
         mended: What was done about it; `None` if nothing was.
@@ -114,22 +130,7 @@ def verify(
         max_requests_per_second: Keeps it from slowing saves; `None` for no limit.
 
     Returns:
-        The operation, with an event for each finding:
-
-        - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
-          read;
-        - `"latest missing"`: there is history without a latest snapshot;
-        - `"latest without its history"`: the snapshot in history that latest was saved from is not
-          there;
-        - `"latest differs from its history"`: it has another document;
-        - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or the
-          other way round;
-        - `"id in the future"`: an id is over a day ahead of this clock;
-        - `"listing out of order"`: the store's listing can't be relied on;
-        - `"unfinished fork"`: a fork that was cut off;
-        - `"set aside"`: damaged bytes that an earlier run has set aside;
-        - `"foreign object"`: an object that is not of the layout;
-        - `"stash without session"`.
+        The operation, whose events are findings.
 
     Raises:
         TypeError: `sessions` is a single text.

@@ -62,9 +62,13 @@ async def describe_session(
     await figures.add_all(objects, figures.prefix, reads=True)
     if not figures.is_session:
         return None
-    stash = _Figures(session_id, figures.prefix)
-    await stash.add_all(objects, layout.stash_prefix(session_id), reads=True)
-    return figures.description(stash.foreign.totals())
+    stash = _Sum()
+    stashed = _iter_details(objects, layout.stash_prefix(session_id), reads=True)
+    async with aclosing(stashed) as pages:
+        async for page in pages:
+            for found in page:
+                stash.add(found.size)
+    return figures.description(stash.totals())
 
 
 class _Sum:
@@ -141,13 +145,12 @@ class _Figures:
     Attributes:
         prefix: As the argument.
         is_session: Whether there is an object of the layout.
-        foreign: The objects that are not of the layout.
     """
 
     def __init__(self, session_id: str, prefix: str) -> None:
         self.prefix = prefix
         self.is_session = False
-        self.foreign = _Sum()
+        self._foreign = _Sum()
         self._session_id = session_id
         self._archive = _Sum()
         self._locations: dict[SnapshotLocation, _Location] = {}
@@ -169,7 +172,7 @@ class _Figures:
         self.is_session = self.is_session or Layout.is_own(found.key, self.prefix)
         place = Layout.place_of(found.key, self.prefix)
         if place is None:
-            self.foreign.add(found.size)
+            self._foreign.add(found.size)
             return
         location = self._locations.setdefault(place.location, _Location())
         if place.kind == "archive":
@@ -208,7 +211,7 @@ class _Figures:
             locations=tuple(found.description(location) for location, found in ordered),
             archive=self._archive.totals(),
             stash=stash,
-            foreign=self.foreign.totals(),
+            foreign=self._foreign.totals(),
         )
 
     def _updated_at(self) -> datetime | None:

@@ -1,4 +1,4 @@
-"""`copy`, `export`, `import`, `import-log`, `fork` and `verify` as commands."""
+"""`copy`, `export`, `import`, `import-log`, `fork`, `verify` and `redact` as commands."""
 
 import json
 
@@ -7,9 +7,10 @@ import pytest
 from histories import location_of, write_history
 from programs import in_a_terminal
 from programs import snapstore as program
-from snapstore import FileStorage
+from snapstore import FileStorage, Snapshot
 
 LOCATION = location_of("chat-1")
+CANARY = "canary-9341"
 
 
 async def write_chat(storage, session_id="chat-1"):
@@ -147,6 +148,38 @@ async def test_damage_is_told_and_mended(here, snapstore):
     assert (await here.storage.load_snapshot(location=LOCATION)).data == {"turn": 2}
 
 
+async def test_texts_are_redacted_and_never_shown(here, snapstore, tmp_path):
+    await here.storage.checkpoint(
+        location=LOCATION, snapshot=Snapshot.new({"messages": [{"content": [{"text": CANARY}]}]})
+    )
+    texts, patterns = tmp_path / "texts", tmp_path / "patterns"
+    texts.write_text(f"{CANARY}\n\n")
+    patterns.write_text("canary-[0-9]+\n")
+    arguments = ("redact", here.name, "chat-1", "--texts", texts, "--patterns", patterns)
+    assert (await snapstore(*arguments, environment=here.environment)).status == 2
+    dry = await snapstore(*arguments, "--dry-run", environment=here.environment)
+    assert (dry.status, dry.out.count("data.messages[0].content[0].text")) == (0, 2)
+    ended = await snapstore(*arguments, "--yes", environment=here.environment)
+    assert ended.status == 0, ended.err
+    assert CANARY not in dry.out + dry.err + ended.out + ended.err
+    loaded = await here.storage.load_snapshot(location=LOCATION)
+    assert loaded.data == {"messages": [{"content": [{"text": "[redacted]"}]}]}
+    patterns.write_text(f"({CANARY}\n")
+    wrong = await snapstore(*arguments, "--yes", environment=here.environment)
+    assert (wrong.status, CANARY in wrong.err) == (2, False)
+
+
+async def test_texts_come_from_stdin(here):
+    await here.storage.checkpoint(location=LOCATION, snapshot=Snapshot.new({"x": CANARY}))
+    arguments = ("redact", here.name, "chat-1", "--texts", "-")
+    stdin = f"{CANARY}\n".encode()
+    refused = await program(*arguments, environment=here.environment, stdin=stdin)
+    assert refused.status == 2
+    ended = await program(*arguments, "--yes", environment=here.environment, stdin=stdin)
+    assert ended.status == 0, ended.err
+    assert (await here.storage.load_snapshot(location=LOCATION)).data == {"x": "[redacted]"}
+
+
 async def test_a_terminal_asks_before_it_copies(here, tmp_path):
     ids = await write_chat(here.storage)
     copy = ("copy", here.name, tmp_path / "backup")
@@ -190,6 +223,8 @@ async def test_a_message_log_is_imported(snapstore, tmp_path):
         (["fork", ".", "s-1", "s-1", "--yes"], "into itself"),
         (["fork", ".", "s-1", "S", "--yes"], "session_id"),
         (["verify", ".", "--session", "S"], "session_id"),
+        (["redact", ".", "s-1", "--yes"], "nothing to replace"),
+        (["redact", ".", "s-1", "--texts", "missing", "--yes"], "missing"),
     ],
 )
 async def test_what_can_not_be_is_refused(arguments, words, tmp_path, monkeypatch, snapstore):

@@ -289,6 +289,7 @@ async def test_a_description_is_that_of_a_naive_model(seeds, kind, order, page_s
     )
     beside = {"p/session": "p/context/", "session": "context/"}.get(prefix, f"{base}context/")
     server.objects[f"{beside}s/scopes/agent/a/call_0"] = b"12345"
+    server.objects[f"{beside}s/scopes/agent/a/snapshots/snapshot_latest.json"] = b"a stashed one"
     async with ObjectSnapshotStorage(store_of(server, kind), prefix=prefix) as storage:
         for name in NAMES:
             found = await storage.describe_session(session_id=name)

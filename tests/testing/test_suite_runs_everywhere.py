@@ -1115,15 +1115,27 @@ TESTS_OF_BROKEN = """
 """
 
 
+OTHERS = (
+    "test_ids_are_listed_oldest_first",
+    "test_a_summary_has_the_figures_of_its_session",
+    "test_if_match_writes_only_over_the_version_it_names",
+    "test_a_prefix_is_no_pattern_either",
+)
+"""Tests of which each broken storage and store passes at least one."""
+
+
 @pytest.fixture
 def run_broken(run):
     return lambda *options: run(TESTS_OF_BROKEN, *AUTO, *options)
 
 
 def test_suites_catch_what_is_broken_by_the_tests_expected(run_broken, pytester):
-    names = {name for broken in BROKEN for name in broken.caught_by}
+    expected = [
+        f"(Test{broken.__name__} and ({' or '.join((*broken.caught_by, *OTHERS))}))"
+        for broken in BROKEN
+    ]
 
-    run_broken("--tb=no", "-k", " or ".join(sorted(names)))
+    run_broken("--tb=no", "-k", " or ".join(expected))
 
     found = results(pytester)
     for broken in BROKEN:
