@@ -121,8 +121,8 @@ class Archiver:
                 if pack is not None:
                     differing = await self._originals(location).differing(pack)
                     changed = {found for found, what in differing.items() if what == "changed"}
-                    if changed:
-                        await packs.drop(pack, changed)
+                    if changed and await packs.drop(pack, changed) == name:
+                        continue
             await packs.release(own)
 
     async def archive(
@@ -265,7 +265,8 @@ class Archiver:
             unwanted = {*gone}
         pack = await packs.read(name) if unwanted else None
         now = name if pack is None else await packs.drop(pack, unwanted)
-        await packs.release(held)
+        if pack is None or now != name:
+            await packs.release(held)
         moved = [entry for entry in packed if entry.snapshot_id not in unwanted]
         events += [self._event(e, gone[e.snapshot_id]) for e in packed if e.snapshot_id in unwanted]
         return [*events, *self._moved(moved, now, gone, failed)], rest

@@ -27,14 +27,14 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Container
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from snapstore.encoding.packs import PackedDocument, PackReader, PackWriter
 from snapstore.errors import InvalidResponseError, OutcomeUnknownError
 from snapstore.model.keys import Layout, PackName
 from snapstore.model.snapshot import SnapshotLocation
 from snapstore.operations.originals import raise_not_deleted
-from snapstore.storage.claims import Claim, release_claim
+from snapstore.storage.claims import Claim, create_claim, read_claim, release_claim
 from snapstore.storage.packs import read_pack
 from snapstore.stores.base import Body, PreconditionFailedError
 from snapstore.stores.managed import ManagedStore
@@ -126,9 +126,12 @@ class Packs:
 
     async def abandon(self, claim: Claim) -> None:
         """Give up a pack of our own that nothing relies on."""
-        voided = await claim.change(self._objects, "void")
+        voided = await claim.change(self._objects, "void") or await read_claim(
+            self._objects, claim.pack
+        )
         raise_not_deleted(self._objects, await self._objects.delete([claim.pack.key]))
-        if voided is not None:
+        # One who has made it void leaves it to this run, which may yet have written the pack.
+        if voided is not None and voided.state == "void":
             await self.release(voided)
 
     async def release(self, claim: Claim) -> None:
@@ -136,27 +139,56 @@ class Packs:
         await release_claim(self._objects, claim, conditional=self._conditional)
 
     async def drop(self, pack: PackReader, unwanted: Container[str]) -> PackName | None:
-        """Take documents out of a pack: another one is written, and then this one deleted.
-
-        Done again after a crash, it writes the same one.
+        """Take documents out of a pack: see `replace`.
 
         Args:
-            pack: The pack, which must be held.
+            pack: The pack.
             unwanted: The ids of the documents.
 
         Returns:
-            The other pack; `None` if nothing was left for it.
+            The pack that has the others; `None` if nothing was left for one; the same pack if
+            another operation came in between: then it must stay claimed, for the next run.
         """
-        name: PackName | None = None
         writer = await asyncio.to_thread(_repack, pack, unwanted)
-        if writer.documents:
-            name, data = await self.finish(writer)
-            documents = writer.documents
-            del writer
-            if not await self.write(name, data, documents):
-                return pack.name  # the session is being deleted, or the archive pruned
-        raise_not_deleted(self._objects, await self._objects.delete([pack.name.key]))
-        return name
+        if not writer.documents:
+            raise_not_deleted(self._objects, await self._objects.delete([pack.name.key]))
+            return None
+        return await self.replace(pack.name, writer) or pack.name
+
+    async def replace(self, name: PackName, writer: PackWriter) -> PackName | None:
+        """Write a pack in the place of another one, which is deleted.
+
+        Until the new pack counts, the old one does. After a crash in between both are there.
+
+        Args:
+            name: The old pack.
+            writer: Has made the new one.
+
+        Returns:
+            The new pack; `None` if another operation has removed either of them meanwhile: then
+            the old one, if it is there, is as it was.
+        """
+        documents = writer.documents
+        new, data = await self.finish(writer)
+        del writer  # and its memory
+        claim = await create_claim(self._objects, new, "pending")
+        if claim is None:
+            return None
+        # If the session is being deleted, the old one is gone, or the new one is found.
+        is_there = await self.write(new, data, documents) and await self._exists(name)
+        held = await claim.change(self._objects, "held") if is_there else None
+        if held is None:
+            await self.abandon(claim)
+            return None
+        raise_not_deleted(self._objects, await self._objects.delete([name.key]))
+        await self.release(held)
+        return new
+
+    async def _exists(self, name: PackName) -> bool:
+        async with aclosing(self._objects.scan(name.key, page_size=1)) as pages:
+            async for page in pages:
+                return name.key in page
+        return False
 
 
 def verify(pack: PackReader) -> None:
@@ -170,7 +202,7 @@ def verify(pack: PackReader) -> None:
 
 
 def _repack(pack: PackReader, unwanted: Container[str]) -> PackWriter:
-    writer = PackWriter(pack.name.digest)
+    writer = Packs.new_writer()
     for packed, document in pack.read_all():
         if packed.snapshot_id not in unwanted:
             writer.add(packed.snapshot_id, document)

@@ -4,26 +4,29 @@ It is the only thing that replaces history. Each object is read, changed, and wr
 version that was read, and over no other. Passes over the whole session are repeated until one finds
 nothing to change: what is saved meanwhile is kept, and redacted by the next pass. In a versioned
 bucket the versions that are not current still have the texts, so they are erased at the end of each
-pass.
+pass. A pack is written anew and then deleted: nothing is written over a pack.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Final, Literal
 
 import msgspec
 
-from snapstore.encoding.documents import NotJSONError, decode_value, encode_json
-from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot
 from snapstore.encoding.padding import pad, strip_padding
-from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError, UnsupportedOperationError
+from snapstore.errors import UnsupportedOperationError
 from snapstore.model.ids import validate_identifier
-from snapstore.model.keys import Layout
+from snapstore.model.keys import Layout, PackName
+from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.archiver import has_conditional_deletes
+from snapstore.operations.changed_content import change_content
 from snapstore.operations.changes import Change
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
+from snapstore.operations.redacted_packs import PackRedaction
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject, Version
 from snapstore.stores.capabilities import MetadataStore, VersionedStore, capability
@@ -163,10 +166,15 @@ class _Redaction:
         self._report = report
         self._pace = pace
         self._versions = capability(self._objects, VersionedStore) if erase_versions else None
+        self._conditional = False
+        # A pack takes its memory.
+        self._slot = asyncio.Semaphore(1)
         self._cannot_list_versions = False
 
     async def run(self) -> AsyncGenerator[RedactEvent, None]:
         await self._find_out_about_versions()
+        if not self._report.dry_run:
+            self._conditional = await has_conditional_deletes(self._storage)
         is_clean = False
         while not is_clean and self._report.passes < _MAX_PASSES:
             self._report.passes += 1
@@ -207,16 +215,30 @@ class _Redaction:
                             yield key
 
     async def _of_object(self, key: str) -> AsyncGenerator[RedactEvent, None]:
+        place = Layout.place_of(key, self._session) if key.startswith(self._session) else None
+        if place is not None and place.kind == "archive":
+            found = Layout.pack_in(key, self._storage.layout.archive_prefix(place.location))
+            if found is not None:
+                async with aclosing(self._of_archive(key, place.location, found)) as events:
+                    async for event in events:
+                        yield event
+                return
         stored = await self._objects.get(key, max_bytes=_ANY_SIZE)
         if stored is None:
             return
         self._report.objects += 1
-        content = _Content.of(strip_padding(stored.data))
-        changed = self._change(content.value)
-        places = [*_places(content.value, changed)]
-        if not places:
+        changed = change_content(
+            key,
+            strip_padding(stored.data),
+            self._change,
+            kind=None if place is None else place.kind,
+            max_bytes=self._storage.max_snapshot_bytes,
+        )
+        if changed is None:
             return
-        data = self._encoded(key, content, changed)
+        data, places = changed
+        if place is not None and place.kind == "latest":
+            data = pad(data)
         result: Literal["planned", "redacted", "changed"] = "planned"
         if not self._report.dry_run:
             result = "redacted" if await self._rewrite(key, stored, data) else "changed"
@@ -224,36 +246,28 @@ class _Redaction:
         self._report.places += len(places) if result != "changed" else 0
         yield RedactEvent(key=key, result=result, places=tuple(places[:_SHOWN_PLACES]))
 
-    def _encoded(self, key: str, content: _Content, changed: Any) -> bytes:
-        """The new content as bytes.
-
-        Raises:
-            SnapshotEncodeError: A good snapshot or manifest would be none any more.
-        """
-        if type(changed) is not type(content.value):
-            raise SnapshotEncodeError(
-                f"{key}: change made a {type(changed).__name__} of a {type(content.value).__name__}"
-            )
-        data = content.encode(changed)
-        place = Layout.place_of(key, self._session) if key.startswith(self._session) else None
-        if place is None or place.kind not in ("latest", "history", "manifest"):
-            return data
-        if len(data) > self._storage.max_snapshot_bytes:
-            raise SnapshotEncodeError(f"{key} would be too large: {len(data):,} bytes")
-        decode = decode_manifest if place.kind == "manifest" else decode_raw_snapshot
-        try:
-            decode(content.data, key=key)
-        except SnapshotDecodeError:
-            pass  # it was damaged before, and is as text
-        else:
-            try:
-                decode(data, key=key)
-            except SnapshotDecodeError as error:
-                failure = SnapshotEncodeError(f"change made something else of it: {error}")
-            else:
-                return pad(data) if place.kind == "latest" else data
-            raise failure
-        return data
+    async def _of_archive(
+        self, key: str, location: SnapshotLocation, name: PackName
+    ) -> AsyncGenerator[RedactEvent, None]:
+        self._report.objects += 1
+        packs = PackRedaction(
+            self._storage,
+            location,
+            self._change,
+            conditional=self._conditional,
+            dry_run=self._report.dry_run,
+        )
+        if key == name.claim:
+            if await packs.stop(name):
+                yield RedactEvent(key=key, result="changed")
+            return
+        async with self._slot:
+            done = await packs.redact(name)
+        if done is not None:
+            result, places = done
+            self._report.redacted += result != "changed"
+            self._report.places += len(places) if result != "changed" else 0
+            yield RedactEvent(key=key, result=result, places=tuple(places[:_SHOWN_PLACES]))
 
     async def _rewrite(self, key: str, stored: StoredObject, data: bytes) -> bool:
         """Write over what was read; returns whether nobody else came first."""
@@ -299,56 +313,3 @@ async def _write(
         await objects.put(key, data, if_match=version)
     else:
         await keeping.put_with_metadata(key, data, metadata, if_match=version)
-
-
-class _Content(NamedTuple):
-    """The content of an object, as a change gets it.
-
-    Attributes:
-        data: The bytes.
-        value: What they are: JSON, else text, else bytes.
-        kind: Which of them.
-    """
-
-    data: bytes
-    value: Any
-    kind: Literal["json", "text", "bytes"]
-
-    @classmethod
-    def of(cls, data: bytes) -> _Content:
-        """Read bytes."""
-        try:
-            return cls(data, decode_value(data), "json")
-        except NotJSONError:
-            pass
-        try:
-            return cls(data, bytes(data).decode(), "text")
-        except UnicodeDecodeError:
-            return cls(data, bytes(data), "bytes")
-
-    def encode(self, value: Any) -> bytes:
-        """Write another content of the same kind."""
-        if self.kind == "json":
-            return encode_json(value)
-        return value.encode() if self.kind == "text" else bytes(value)
-
-
-def _places(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two contents differ, by their paths in the new one."""
-    if type(old) is not type(new):
-        return [path]
-    if isinstance(old, dict):
-        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
-        found: list[str] = []
-        for (key, value), (name, other) in zip(before.items(), after.items(), strict=False):
-            inner = f"{path}.{name}" if path else name
-            found += [inner] if key != name else []
-            found += _places(value, other, inner)
-        return found + ([path] if len(before) != len(after) else [])
-    if isinstance(old, list):
-        items, others = old, cast("list[Any]", new)
-        found = []
-        for number, (value, other) in enumerate(zip(items, others, strict=False)):
-            found += _places(value, other, f"{path}[{number}]")
-        return found + ([path] if len(items) != len(others) else [])
-    return [] if old == new else [path]
