@@ -84,7 +84,7 @@ class SessionItems:
     async def items(
         self, held: HeldLatests, there: TargetContents
     ) -> AsyncGenerator[tuple[Item, Listed | None], None]:
-        """Everything but the latest snapshots, each with what the target has under its key."""
+        """All but latest snapshots and archive, each with what the target has under its key."""
         prefix = self._source.layout.session_prefix(self._session_id)
         to = self._target.layout.session_prefix(self._session_id)
         async with aclosing(iter_others(self._source, self._session_id)) as others:
@@ -109,6 +109,10 @@ class SessionItems:
                         found = Listed(entry.key, entry.size, entry.etag)
                         item = self._item(entry.key, target, location, found, is_history=True)
                         yield item, await there.in_history(location, entry.snapshot_id)
+
+    async def archive(self) -> AsyncGenerator[tuple[Item, Listed | None], None]:
+        """The archive, to be asked for when all the others have been read: see `iter_archive`."""
+        for location in self._locations:
             prefix = self._source.layout.archive_prefix(location)
             to = self._target.layout.archive_prefix(location)
             async with aclosing(iter_archive(self._source, location)) as archive:

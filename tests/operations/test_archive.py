@@ -28,10 +28,14 @@ from snapstore.operations import (
     RetentionPolicy,
     apply,
     archive,
+    copy,
     decode_events,
     delete_snapshots,
     encode_event,
+    import_session,
     prune_archive,
+    prune_sessions,
+    save_export,
     unarchive,
 )
 from snapstore.stores import MemoryObjectStore
@@ -789,4 +793,90 @@ async def test_listings_and_figures_know_packs_as_the_session_s_own():
         assert described.archive.bytes > 0
         assert described.foreign.objects == 0
         assert (await tenant.delete_session(session_id="session-1")).objects == 3
+        assert storage.objects.store.objects == {}
+
+
+async def test_the_state_at_a_time_is_found_while_it_moves():
+    """An archiver, or one who brings it back, between any two calls of a load."""
+    for work in (archive, unarchive):
+        place, was_reached = 0, True
+        while was_reached:
+            faulty = FaultyObjectStore(MemoryObjectStore())
+            was_reached, calls = False, 0
+
+            async def fault(_, faulty=faulty, place=place, work=work):
+                nonlocal calls, was_reached
+                calls += 1
+                if calls == place + 1 and not was_reached:
+                    was_reached = True
+                    async with ObjectSnapshotStorage(faulty.inner) as beside:
+                        if work is archive:
+                            await archive(beside, LAST_TWO, sessions=["session-1"]).run()
+                        else:
+                            await unarchive(beside, sessions=["session-1"]).run()
+
+            async with ObjectSnapshotStorage(faulty) as storage:
+                await write_history(storage, LOCATION, range(7))
+                if work is unarchive:
+                    await archive(storage, LAST_TWO, sessions=["session-1"]).run()
+                faulty.fault = fault
+                time = NOW - timedelta(days=4)
+                loaded = await storage.load_snapshot(location=LOCATION, as_of=time)
+                assert loaded.data == {"turn": 2}
+            place += 1
+        assert place > 2
+
+
+async def test_a_copy_beside_it_has_every_snapshot():
+    """All of an archiver between any two calls of a copy, at the source."""
+    place, was_reached = 0, True
+    while was_reached:
+        faulty = FaultyObjectStore(MemoryObjectStore())
+        was_reached, calls = False, 0
+
+        async def fault(_, faulty=faulty, place=place):
+            nonlocal calls, was_reached
+            calls += 1
+            if calls == place + 1 and not was_reached:
+                was_reached = True
+                async with ObjectSnapshotStorage(faulty.inner) as beside:
+                    await archive(beside, LAST_TWO, sessions=["session-1"]).run()
+
+        async with ObjectSnapshotStorage(faulty) as storage, MemoryStorage() as target:
+            await write_turns(storage)
+            faulty.fault = fault
+            await copy(storage, target, sessions=["session-1"]).run()
+            plain, archived = contents(target.objects.store)
+        assert {*plain, *archived} == set(KEYS)
+        place += 1
+    assert place > 8
+
+
+async def test_an_archive_is_exported_and_imported(tmp_path):
+    async with MemoryStorage() as storage, MemoryStorage() as target:
+        ids = await write_history(storage, LOCATION, range(6))
+        await archive(storage, LAST_TWO).run()
+        file = tmp_path / "session.tar"
+        await save_export(storage, file, session_id="session-1")
+        await import_session(target, file).run()
+        assert await archived_ids(target) == ids[:4]
+        assert target.objects.store.objects == storage.objects.store.objects
+
+
+class OldStore(MemoryObjectStore):
+    """History that was written long ago."""
+
+    async def put(self, key, data, **options):
+        version = await super().put(key, data, **options)
+        if "/immutable_history/" in key:
+            self._modified[key] = NOW - timedelta(days=90)
+        return version
+
+
+async def test_that_it_was_archived_does_not_make_a_session_look_active():
+    async with ObjectSnapshotStorage(OldStore()) as storage:
+        await write_history(storage, LOCATION, range(90, 96))
+        await archive(storage, LAST_TWO, sessions=["session-1"]).run()
+        idle = prune_sessions(storage, idle_for=timedelta(days=30), sessions=["session-1"])
+        assert (await idle.run()).removed == 1
         assert storage.objects.store.objects == {}
