@@ -174,6 +174,7 @@ class _Export:
                     yield Member(name, Body(stored.data))
             if latest is not None and not has_origin:
                 await self._require_history(latest, is_lost=is_lost)
+        for location in self._locations:
             async with aclosing(in_order(self._archive(location), self._get_named)) as archive:
                 async for name, stored in archive:
                     if stored is not None:
