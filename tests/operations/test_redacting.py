@@ -18,11 +18,10 @@ from snapstore import (
     SnapshotEncodeError,
     SnapshotExistsError,
     SnapshotManifest,
-    StorageError,
 )
 from snapstore.operations import redact, redaction, verify
 from snapstore.stores import MemoryObjectStore
-from snapstore.testing import FaultyObjectStore, StoreFault
+from snapstore.testing import FaultyObjectStore
 from snapstore.testing.server import create_bucket
 
 CANARY = "canary-Zürich-51b0"
@@ -218,40 +217,6 @@ async def test_what_is_saved_meanwhile_is_kept_and_redacted_too():
             assert latest.snapshot_id == saved[0]
             assert latest.snapshot.data["messages"][0]["content"][1] == {"n": 99}
     assert step > 30
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_killed_at_any_call_and_made_again_it_is_clean(applied):
-    async def no_fault(_):
-        return None
-
-    fails_at, was_killed = 1, True
-    while was_killed:
-        store = FaultyObjectStore(MemoryObjectStore())
-        calls = 0
-
-        async def fault(_):
-            nonlocal calls
-            calls += 1
-            at = fails_at  # noqa: B023
-            return StoreFault(applied=applied and calls == at) if calls >= at else None
-
-        async with ObjectSnapshotStorage(store) as storage:
-            ids = await write_session(storage)
-            keys = set(store.inner.objects)
-            store.fault, was_killed = fault, False
-            try:
-                await redact(storage, session_id="s-1", change=CHANGE).run()
-            except StorageError:
-                was_killed = True
-                store.fault = no_fault
-                await redact(storage, session_id="s-1", change=CHANGE).run()
-            store.fault = no_fault
-            assert set(store.inner.objects) == keys
-            assert not any(map(has_canary, store.inner.objects.values()))
-            assert await storage.list_snapshot_ids(location=LOCATION) == ids
-        fails_at += 1
-    assert fails_at > 20
 
 
 def breaks(value):

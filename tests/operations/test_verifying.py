@@ -15,13 +15,12 @@ from snapstore import (
     SnapshotDecodeError,
     SnapshotLocation,
     SnapshotManifest,
-    StorageError,
     snapshot_id_at,
 )
 from snapstore.encoding.envelope import encode_snapshot
 from snapstore.operations import RetentionPolicy, archive, delete_snapshots, fork_session, verify
 from snapstore.stores import MemoryObjectStore
-from snapstore.testing import FaultyObjectStore, StoreFault
+from snapstore.testing import FaultyObjectStore
 
 LOCATION = location_of("s-1")
 CANARY = "canary-33af"
@@ -254,42 +253,6 @@ async def test_what_is_saved_meanwhile_is_not_mended_over(what):
             if calls < step:
                 break
             assert store.inner.objects[key] == LATE
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_killed_at_any_call_and_made_again_it_is_mended(applied):
-    async def no_fault(_):
-        return None
-
-    fails_at, was_killed = 1, True
-    while was_killed:
-        store = FaultyObjectStore(MemoryObjectStore())
-        calls = 0
-
-        async def fault(_):
-            nonlocal calls
-            calls += 1
-            at = fails_at  # noqa: B023
-            return StoreFault(applied=applied and calls == at) if calls >= at else None
-
-        async with ObjectSnapshotStorage(store) as storage:
-            ids = await write_good(storage)
-            await storage.objects.put(storage.layout.latest(LOCATION), b"broken")
-            await storage.objects.put(storage.layout.history(LOCATION, ids[0]), b"broken")
-            store.fault, was_killed = fault, False
-            try:
-                await verify(storage, mend=True).run()
-            except StorageError:
-                was_killed = True
-                store.fault = no_fault
-                await verify(storage, mend=True).run()
-            store.fault = no_fault
-            assert (await storage.load_snapshot(location=LOCATION)).data == {"turn": 2}
-            assert await storage.list_snapshot_ids(location=LOCATION) == ids[1:]
-            findings, _ = await found(storage)
-            assert {finding.kind for finding in findings} == {"set aside"}
-        fails_at += 1
-    assert fails_at > 10
 
 
 async def test_orchestrators_are_verified_too(storage):
