@@ -166,15 +166,13 @@ class _Redaction:
         self._report = report
         self._pace = pace
         self._versions = capability(self._objects, VersionedStore) if erase_versions else None
-        self._conditional = False
+        self._conditional: bool | None = None
         # A pack takes its memory.
         self._slot = asyncio.Semaphore(1)
         self._cannot_list_versions = False
 
     async def run(self) -> AsyncGenerator[RedactEvent, None]:
         await self._find_out_about_versions()
-        if not self._report.dry_run:
-            self._conditional = await has_conditional_deletes(self._storage)
         is_clean = False
         while not is_clean and self._report.passes < _MAX_PASSES:
             self._report.passes += 1
@@ -250,6 +248,10 @@ class _Redaction:
         self, key: str, location: SnapshotLocation, name: PackName
     ) -> AsyncGenerator[RedactEvent, None]:
         self._report.objects += 1
+        if self._conditional is None:
+            self._conditional = not self._report.dry_run and await has_conditional_deletes(
+                self._storage
+            )
         packs = PackRedaction(
             self._storage,
             location,
