@@ -203,7 +203,7 @@ class PackReader:
             document = b"".join(parts)
             del parts
             if hashlib.sha256(document).hexdigest() != packed.sha256:
-                del document, piece
+                document = piece = b""  # they would be in the error's frame
                 self._fail(f"{packed.snapshot_id} is not what was packed")
             yield document
             del document
