@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
-__all__ = ["MAGIC", "Compressor", "DamagedStreamError", "decompressed", "open_to_read"]
+__all__ = ["MAGIC", "Compressor", "DamagedStreamError", "decompressed", "open_to_read", "require"]
 
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
 """What a frame begins with (RFC 8878, section 3.1.1)."""
@@ -15,6 +15,15 @@ _LEVEL: Final = 3
 _LONG_WINDOW: Final = 27
 """128 MiB: the widest window that `zstd -d` takes unless it is told otherwise."""
 _PIECE: Final = 2**20
+
+
+def require() -> None:
+    """Raise an error if there is no Zstandard.
+
+    Raises:
+        ModuleNotFoundError: The extra `archive` is not installed.
+    """
+    _load()
 
 
 class DamagedStreamError(Exception):

@@ -95,7 +95,6 @@ def prune_archive(
         InvalidIdentifierError: One of `sessions` is no session id. Raised while it runs for an
             async iterable.
         ValueError: `max_requests_per_second` is not more than 0.
-        ModuleNotFoundError: While it runs: the extra `archive` is not installed.
     """
     if policy is not None:
         validate_policy(policy)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 
 from snapstore.encoding.packs import MAX_DOCUMENTS, MAX_TOTAL_BYTES
+from snapstore.encoding.zstandard import require as require_zstandard
 from snapstore.operations.archiver import Archiver, ArchiveReport
 from snapstore.operations.events import ArchiveEvent
 from snapstore.operations.locations import HistoryEntry
@@ -56,9 +57,10 @@ def archive(
         InvalidIdentifierError: One of `sessions` is no session id; raised while it runs for an
             async iterable, and where the prefix is so long that the key of a pack does not fit.
         ValueError: `max_requests_per_second` is not more than 0.
-        ModuleNotFoundError: While it runs: the extra `archive` is not installed.
+        ModuleNotFoundError: The extra `archive` is not installed.
     """
     validate_policy(policy)
+    require_zstandard()
     pace = Pace(max_requests_per_second)
     report = ArchiveReport(dry_run=dry_run)
     view = with_pace(storage, pace)

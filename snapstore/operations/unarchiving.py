@@ -10,6 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from snapstore.encoding.packs import PackedDocument
+from snapstore.encoding.zstandard import require as require_zstandard
 from snapstore.errors import OutcomeUnknownError, StorageError
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
@@ -94,8 +95,9 @@ def unarchive(
         InvalidIdentifierError: One of `sessions` is no session id. Raised while it runs for an
             async iterable.
         ValueError: `max_requests_per_second` is not more than 0.
-        ModuleNotFoundError: While it runs: the extra `archive` is not installed.
+        ModuleNotFoundError: The extra `archive` is not installed.
     """
+    require_zstandard()
     pace = Pace(max_requests_per_second)
     report = UnarchiveReport(dry_run=dry_run)
     view = with_pace(storage, pace)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import subprocess
+import sys
 from contextlib import aclosing, suppress
 from datetime import timedelta
 
@@ -886,3 +887,23 @@ async def test_that_it_was_archived_does_not_make_a_session_look_active():
         idle = prune_sessions(storage, idle_for=timedelta(days=30), sessions=["session-1"])
         assert (await idle.run()).removed == 1
         assert storage.objects.store.objects == {}
+
+
+async def test_without_zstandard_the_extra_is_named_and_nothing_is_lost(monkeypatch):
+    async with MemoryStorage() as storage:
+        ids = await write_history(storage, LOCATION, range(5))
+        await archive(storage, LAST_TWO).run()
+        await unarchive(storage).run()
+        for name in ("compression", "compression.zstd", "backports", "backports.zstd"):
+            monkeypatch.setitem(sys.modules, name, None)
+        extra = r"snapstore\[archive\]"
+        with pytest.raises(ModuleNotFoundError, match=extra):
+            await storage.load_archived(location=LOCATION, snapshot_id=ids[0])
+        for operation in (lambda s: archive(s, LAST_TWO), unarchive):
+            with pytest.raises(ModuleNotFoundError, match=extra):
+                operation(storage)
+        assert await storage.list_snapshot_ids(location=LOCATION) == ids
+        # What needs no pack goes on.
+        assert await archived_ids(storage) == ids[:3]
+        assert await storage.load_snapshot(location=LOCATION, as_of=NOW) is not None
+        assert await storage.load_archived(location=OTHER, snapshot_id=ids[0]) is None
