@@ -117,13 +117,23 @@ class Archiver:
                 await packs.remove(own)
                 continue
             async with self._slot:
-                pack = await packs.read(name)
-                if pack is not None:
-                    differing = await self._originals(location).differing(pack)
-                    changed = {found for found, what in differing.items() if what == "changed"}
-                    if changed and await packs.drop(pack, changed) == name:
-                        continue
-            await packs.release(own)
+                if await self._is_settled(location, packs, name):
+                    await packs.release(own)
+
+    async def _is_settled(self, location: SnapshotLocation, packs: Packs, name: PackName) -> bool:
+        """Take out of a pack what was changed in history since; returns whether it is as it should.
+
+        A damaged pack is not: it stays claimed, and no snapshot relies on it.
+        """
+        try:
+            pack = await packs.read(name)
+            if pack is None:
+                return True
+            differing = await self._originals(location).differing(pack)
+            changed = {found for found, what in differing.items() if what == "changed"}
+            return not changed or await packs.drop(pack, changed) != name
+        except SnapshotDecodeError:
+            return False
 
     async def archive(
         self, location: SnapshotLocation, entries: Sequence[HistoryEntry]

@@ -1,6 +1,7 @@
 """What each command does, on a directory and on a real S3 server."""
 
 import json
+import sys
 
 import pytest
 
@@ -412,3 +413,15 @@ async def test_snapshots_are_archived_shown_and_brought_back(here, snapstore):
     ended = await run("prune-archive", "--keep-last", 9, "--yes")
     assert [row[0] for row in rows(ended)] == ["deleted"]
     assert (await run("archive", "--yes")).status == 2
+
+
+async def test_a_missing_extra_is_named_in_one_line(here, snapstore, monkeypatch):
+    for name in ("compression", "compression.zstd", "backports", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ended = await snapstore(
+        *("archive", here.name, "--keep-last", 1, "--yes"), environment=here.environment
+    )
+    assert ended.status == 1
+    assert ended.err.startswith("snapstore archive: ")
+    assert ended.err.count("\n") == 1
+    assert "snapstore[archive]" in ended.err
