@@ -12,6 +12,7 @@ import click
 from snapstore import (
     InvalidIdentifierError,
     ObjectSnapshotStorage,
+    Scope,
     SessionDescription,
     SessionSummary,
     SnapshotLocation,
@@ -58,7 +59,7 @@ _PAGE: Final = 100
 def ls(
     place: Place,
     session_id: str | None,
-    location: tuple[str, str] | None,
+    location: tuple[Scope, str] | None,
     limit: int,
     order: Any,
     cursor: str | None,
@@ -94,7 +95,7 @@ def ls(
             ids = run(
                 listing(
                     storage,
-                    location=SnapshotLocation(session_id, *location),  # type: ignore[arg-type] # valid
+                    location=SnapshotLocation(session_id, *location),
                     limit=limit,
                     start_after=cursor,
                     newest_first=not oldest_first,

@@ -38,10 +38,10 @@ def archive(
 
     A pack is written and read back, and every snapshot compared, before an original is deleted;
     and it is deleted only while it is what was packed. Where the store has no conditional deletes,
-    it is looked at just before. A run that was cut off can be made again, and ends the same; what
-    it has left is found by the run. The packs of one location are written by one run at a time; of
-    two that meet, one leaves the rest to the other. It takes about 160 MB of memory, and 280 MB where
-    a pack is written anew, since an original was changed meanwhile.
+    it is looked at just before. A run that was cut off can be made again, and ends the same: it
+    finds what was left. Of two that meet at a location, one leaves the rest to the other. It takes
+    about 160 MB of memory, and 280 MB where a pack is written anew, since an original was changed
+    meanwhile.
 
     Args:
         storage: Where, open.

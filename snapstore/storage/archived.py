@@ -23,7 +23,8 @@ class ArchiveOperations(SessionOperations):
         """Load a snapshot that `snapstore.operations.archive` has packed.
 
         It costs a listing of the location's packs, and a read of each whose ids lie around this
-        one, which is mostly one pack. It needs the extra `archive`.
+        one, which is mostly one pack. Each of these has the deadline for itself. It needs the extra
+        `archive`.
 
         Args:
             location: Where it belongs.
