@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 import shutil
 import subprocess
 import sys
@@ -907,3 +908,42 @@ async def test_without_zstandard_the_extra_is_named_and_nothing_is_lost(monkeypa
         assert await archived_ids(storage) == ids[:3]
         assert await storage.load_snapshot(location=LOCATION, as_of=NOW) is not None
         assert await storage.load_archived(location=OTHER, snapshot_id=ids[0]) is None
+
+
+async def test_what_is_too_much_for_one_pack_goes_into_several():
+    rng = random.Random(5)
+    documents = [b'"%s"' % rng.randbytes(75_000).hex().encode() for _ in range(12)]
+    async with MemoryStorage(max_snapshot_bytes=400_000) as storage:
+        ids = await write_documents(storage, documents)
+        operation = archive(storage, LAST_TWO)
+        events = await collected(operation)
+        packs = await keys_under(storage, PREFIX)
+        assert len(packs) == operation.report.packs > 3
+        assert {event.pack for event in events} == set(packs)
+        largest = max(len(storage.objects.store.objects[key]) for key in packs)
+        assert operation.report.packed_bytes < 12 * 90_000
+        assert largest < 400_000
+        assert await archived_ids(storage) == ids
+        await unarchive(storage).run()
+        assert await bodies(storage, LOCATION, ids) == documents
+        assert (await prune_archive(storage).run()).deleted == len(packs)
+
+
+async def test_a_pack_that_is_larger_than_any_is_not_read():
+    async with MemoryStorage(max_snapshot_bytes=1_000) as storage:
+        first, last = id_days_ago(3), id_days_ago(1)
+        key = f"{PREFIX}{first}_{last}_{'0' * 16}.jsonl.zst"
+        storage.objects.store.objects[key] = bytes(40 * 2**20)
+        with pytest.raises(SnapshotDecodeError, match="more than") as caught:
+            await storage.load_archived(location=LOCATION, snapshot_id=first)
+        assert caught.value.key == key
+
+
+async def test_a_key_that_would_be_too_long_is_refused_and_nothing_is_lost():
+    session, agent = "s" * 255, "a" * 255
+    location = location_of(session, agent)
+    async with MemoryStorage(prefix="p" * 400) as storage:
+        ids = await write_history(storage, location, range(4))
+        with pytest.raises(InvalidIdentifierError, match="too long for an archive"):
+            await archive(storage, LAST_TWO).run()
+        assert await storage.list_snapshot_ids(location=location) == ids
