@@ -32,7 +32,7 @@ from snapstore.model.ids import (
 )
 from snapstore.model.snapshot import SnapshotLocation
 
-__all__ = ["MAX_KEY_BYTES", "Layout", "ObjectPlace", "PackName"]
+__all__ = ["MAX_KEY_BYTES", "Layout", "ObjectPlace", "PackName", "key_base"]
 
 _LONGEST_ID: Final = 255
 MAX_KEY_BYTES: Final = 1024
@@ -57,6 +57,43 @@ _DAMAGED: Final = "damaged/"
 
 _SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
 """Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
+
+
+def key_base(prefix: str, longest: int) -> str:
+    """What the keys of a store begin with: the prefix and its `/`; `""` where there is none.
+
+    Args:
+        prefix: The prefix, without the closing `/`; used verbatim.
+        longest: How many bytes the longest key has after it.
+
+    Raises:
+        InvalidIdentifierError: The prefix is not text that S3 takes in a key, or so long that a
+            key could pass 1,024 bytes.
+
+    Warns:
+        UserWarning: The prefix begins or ends with `/`, which makes empty path segments.
+    """
+    if not isinstance(prefix, str):
+        raise InvalidIdentifierError(f"prefix must be a str, not a {type(prefix).__name__}")
+    prefix = str.__str__(prefix)  # what a subclass shows in a key may be something else
+    try:
+        length = len(prefix.encode())
+    except UnicodeEncodeError:
+        raise InvalidIdentifierError("prefix can't be written in UTF-8") from None
+    if _CONTROL_CHARACTER.search(prefix):
+        raise InvalidIdentifierError("prefix must not contain control characters")
+    room = MAX_KEY_BYTES - len("/") - longest
+    if length > room:
+        raise InvalidIdentifierError(
+            f"prefix must be at most {room} bytes, so that every key fits into "
+            f"{MAX_KEY_BYTES}; it has {length}"
+        )
+    if prefix.startswith("/") or prefix.endswith("/"):
+        warnings.warn(
+            f"prefix {prefix!r} begins or ends with '/': keys will have empty path segments",
+            stacklevel=_level_of_the_caller(),
+        )
+    return f"{prefix}/" if prefix else ""
 
 
 class ObjectPlace(NamedTuple):
@@ -115,31 +152,14 @@ class Layout:
     """
 
     def __init__(self, prefix: str = "") -> None:
-        if not isinstance(prefix, str):
-            raise InvalidIdentifierError(f"prefix must be a str, not a {type(prefix).__name__}")
-        prefix = str.__str__(prefix)  # what a subclass shows in a key may be something else
-        try:
-            length = len(prefix.encode())
-        except UnicodeEncodeError:
-            raise InvalidIdentifierError("prefix can't be written in UTF-8") from None
-        if _CONTROL_CHARACTER.search(prefix):
-            raise InvalidIdentifierError("prefix must not contain control characters")
-        self._base = f"{prefix}/" if prefix else ""
         longest_id = "x" * _LONGEST_ID
-        room = MAX_KEY_BYTES - len(
-            f"/{longest_id}/scopes/multiAgent/{longest_id}/snapshots/immutable_history/"
-            "snapshot_00000000-0000-7000-8000-000000000000.json"
+        self._base = key_base(
+            prefix,
+            len(
+                f"{longest_id}/scopes/multiAgent/{longest_id}/snapshots/immutable_history/"
+                "snapshot_00000000-0000-7000-8000-000000000000.json"
+            ),
         )
-        if length > room:
-            raise InvalidIdentifierError(
-                f"prefix must be at most {room} bytes, so that every key fits into "
-                f"{MAX_KEY_BYTES}; it has {length}"
-            )
-        if prefix.startswith("/") or prefix.endswith("/"):
-            warnings.warn(
-                f"prefix {prefix!r} begins or ends with '/': keys will have empty path segments",
-                stacklevel=_level_of_the_caller(),
-            )
 
     def namespace(self, name: str) -> Layout:
         """The keys of a store under a longer prefix.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 from snapstore.integrations.strands.latest import LatestSnapshots
@@ -11,7 +10,7 @@ from snapstore.model.snapshot import Dialect
 from snapstore.stores.base import ObjectStore
 from snapstore.stores.managed import ManagedStore
 
-__all__ = ["Backend", "StoreTemplate"]
+__all__ = ["Backend"]
 
 
 class Backend:
@@ -54,26 +53,3 @@ class Backend:
     async def aclose(self) -> None:
         """Wait for the batch of deletes under way, and close the store."""
         await self.objects.aclose()
-
-
-class StoreTemplate:
-    """Makes stores out of one that was given: first that one, then copies of it.
-
-    A store can't be open on two event loops. A forked child and a copy of a storage need another
-    one, and get a shallow copy of the store as it was before it was opened.
-
-    Args:
-        store: The store; not open.
-    """
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._given: ObjectStore | None = store
-        self._unopened = copy.copy(store)
-
-    def __call__(self) -> ObjectStore:
-        """Make a store."""
-        given, self._given = self._given, None
-        return copy.copy(self._unopened) if given is None else given
-
-    def __reduce__(self) -> tuple[type[StoreTemplate], tuple[ObjectStore]]:
-        return StoreTemplate, (self._unopened,)

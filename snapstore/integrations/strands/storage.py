@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack, cast
 from strands.storage.search import KeywordSearchStrategy
 
 from snapstore.errors import SnapstoreError, StorageError
+from snapstore.integrations.adapter import StoreTemplate
 from snapstore.integrations.portal import Portal
-from snapstore.integrations.strands.backend import Backend, StoreTemplate
+from snapstore.integrations.strands.backend import Backend
 from snapstore.integrations.strands.errors import for_strands
 from snapstore.integrations.strands.keys import (
     extend_prefix,
@@ -150,11 +151,7 @@ class StrandsStorage:
                 with StrandsStorage.over(FileObjectStore("/var/lib/agents")) as storage:
                     agent = Agent(session_manager=SnapstoreSessionManager("s-1", storage=storage))
         """
-        if isinstance(store, S3ObjectStore) and store.borrows_client:
-            raise TypeError(
-                "the store's client belongs to another event loop: make the S3ObjectStore with "
-                "session=… and config=… instead of client=…"
-            )
+        template = StoreTemplate(store)
         kind: type[StrandsStorage] = cls
         if cls is StrandsStorage and isinstance(store, FileObjectStore):
             kind = _FileStorage
@@ -163,7 +160,7 @@ class StrandsStorage:
         storage = cast("Self", object.__new__(kind))
         make_backend = partial(
             Backend,
-            StoreTemplate(store),
+            template,
             dialect=dialect,
             max_bytes=max_snapshot_bytes,
             timeout=timeout,
