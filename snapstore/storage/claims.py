@@ -3,13 +3,12 @@
 A claim is a small object beside a pack. Its state is changed only by conditional writes, so that of
 two operations one wins:
 
-- `"pending"`: the pack is being written, or was when its writer died. Nothing relies on it: the
-  history still has every document of it.
-- `"held"`: the pack is whole, and originals are being deleted since it has them.
+- `"pending"`: the pack is being written, or was when its writer died. Nothing relies on it:
+  history, or the pack that it is to replace, still has every document of it.
+- `"held"`: the pack is whole, and what it has is being deleted elsewhere.
 - `"void"`: the pack is to be deleted. Nobody relies on it any more.
 
-A pack without a claim is whole. Where none can be told from a claim, it is whole as well: a mistake
-here must not lose what only the pack has.
+A pack without a claim is whole.
 """
 
 from __future__ import annotations
