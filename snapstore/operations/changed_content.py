@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast
+import json
+import re
+from contextlib import suppress
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from snapstore.encoding.documents import NotJSONError, decode_value, encode_json
 from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
-from snapstore.operations.changes import Change
+from snapstore.operations.changes import Change, Redaction
 
 __all__ = ["change_content"]
+
+_BOM: Final = b"\xef\xbb\xbf"
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+"""Names that are shown in places. Any other may tell something itself, and is `*`."""
 
 
 def change_content(
@@ -31,8 +38,14 @@ def change_content(
         SnapshotEncodeError: A good snapshot or manifest would be none any more.
     """
     content = _Content.of(data)
-    value = change(content.value)
+    # Read once more, since a change may work on what it is given.
+    value = change(_Content.of(data).value)
     places = _places(content.value, value)
+    if not places and content.kind == "json":
+        # What a name had that comes twice is not in the value: written anew, it is gone.
+        remains = isinstance(change, Redaction) and change.remains_in(data)
+        is_new = remains and content.encode(value) != data
+        places = [""] if is_new or content.has_duplicates else []
     if not places:
         return None
     if type(value) is not type(content.value):
@@ -74,14 +87,28 @@ class _Content(NamedTuple):
     @classmethod
     def of(cls, data: bytes) -> _Content:
         """Read bytes."""
+        text = data.removeprefix(_BOM)
         try:
-            return cls(data, decode_value(data), "json")
+            return cls(data, decode_value(text), "json")
         except NotJSONError:
             pass
         try:
             return cls(data, bytes(data).decode(), "text")
         except UnicodeDecodeError:
             return cls(data, bytes(data), "bytes")
+
+    @property
+    def has_duplicates(self) -> bool:
+        """Whether an object of the JSON has a name twice, of which only the last one is read."""
+        is_double = False
+
+        def look(pairs: list[tuple[str, Any]]) -> None:
+            nonlocal is_double
+            is_double = is_double or len({name for name, _ in pairs}) < len(pairs)
+
+        with suppress(ValueError, RecursionError):
+            json.loads(self.data.removeprefix(_BOM), object_pairs_hook=look)
+        return is_double
 
     def encode(self, value: Any) -> bytes:
         """Write another content of the same kind."""
@@ -98,7 +125,8 @@ def _places(old: Any, new: Any, path: str = "") -> list[str]:
         before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
         found: list[str] = []
         for (key, value), (name, other) in zip(before.items(), after.items(), strict=False):
-            inner = f"{path}.{name}" if path else name
+            shown = name if _PLAIN.fullmatch(name) else "*"
+            inner = f"{path}.{shown}" if path else shown
             found += [inner] if key != name else []
             found += _places(value, other, inner)
         return found + ([path] if len(before) != len(after) else [])

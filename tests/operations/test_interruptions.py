@@ -106,7 +106,6 @@ CASES = {
     "prune": Case(lambda s: prune(s, RetentionPolicy(keep_last=2), sessions=SESSIONS).run()),
     "prune_sessions": Case(
         lambda s: prune_sessions(s, idle_for=timedelta(days=7), sessions=SESSIONS).run(),
-        leaves=lambda key: key.startswith("context/"),
     ),
     "erase_session": Case(lambda s: of_each(erase_session, s)),
     "redact": Case(
