@@ -25,6 +25,9 @@ _COMMANDS: Final = {
     "prune": "prune",
     "prune-sessions": "prune",
     "apply": "prune",
+    "archive": "archive",
+    "unarchive": "archive",
+    "prune-archive": "archive",
     "copy": "transfer",
     "export": "transfer",
     "import": "transfer",
@@ -90,6 +93,11 @@ def run(argv: Sequence[str] | None) -> int:
     except SnapstoreError as error:
         print(f"{name}: {one_line(error)}", file=sys.stderr)
         return _WRONG_ARGUMENTS if isinstance(error, InvalidIdentifierError) else 1
+    except ModuleNotFoundError as error:
+        if "snapstore[" not in str(error):  # it names an extra of ours
+            raise
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        return 1
     except (click.Abort, KeyboardInterrupt):
         print(f"{name}: interrupted", file=sys.stderr)
         return _INTERRUPTED

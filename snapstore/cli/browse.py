@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -16,6 +16,7 @@ from snapstore import (
     SessionDescription,
     SessionSummary,
     SnapshotLocation,
+    snapshot_id_at,
     snapshot_time,
 )
 from snapstore.cli.arguments import (
@@ -50,6 +51,7 @@ _PAGE: Final = 100
 )
 @click.option("--cursor", metavar="TEXT", help="Where the next page begins, as the last one said.")
 @click.option("--oldest-first", is_flag=True, help="Of snapshots; else the newest come first.")
+@click.option("--archived", is_flag=True, help="Snapshots in packs, instead of those in history.")
 @click.option("--since", type=TIME, help="Only snapshots of this time (UTC) or later.")
 @click.option("--until", type=TIME, help="Only snapshots of this time (UTC) or earlier.")
 @click.option("--json", "as_json", is_flag=True, help="Each as one line of JSON.")
@@ -62,6 +64,7 @@ def ls(
     order: Any,
     cursor: str | None,
     oldest_first: bool,
+    archived: bool,
     since: datetime | None,
     until: datetime | None,
     as_json: bool,
@@ -71,6 +74,8 @@ def ls(
 
     SCOPE/ID is a location, as agent/weather.
     """
+    if archived and location is None:
+        raise click.UsageError("--archived needs a SESSION and a SCOPE/ID")
     with opened(storage := storage_at(place, S3Settings(**settings))) as run:
         if session_id is None:
             with usage_errors():
@@ -85,9 +90,11 @@ def ls(
                 raise click.ClickException(f"there is no session {session_id}")
             _write_locations(described, as_json=as_json)
             return
+        listing = _archived_ids if archived else ObjectSnapshotStorage.list_snapshot_ids
         with usage_errors():
             ids = run(
-                storage.list_snapshot_ids(
+                listing(
+                    storage,
                     location=SnapshotLocation(session_id, *location),
                     limit=limit,
                     start_after=cursor,
@@ -127,6 +134,32 @@ def du(place: Place, session_id: str | None, as_json: bool, **settings: str | No
 
 
 COMMANDS: Final = {"ls": ls, "du": du}
+
+
+async def _archived_ids(
+    storage: ObjectSnapshotStorage,
+    *,
+    location: SnapshotLocation,
+    limit: int,
+    start_after: str | None,
+    newest_first: bool,
+    since: datetime | None,
+    until: datetime | None,
+) -> list[str]:
+    """List the ids in packs as `list_snapshot_ids` lists those in history."""
+    first = None if since is None else snapshot_id_at(since)
+    end = None if until is None else snapshot_id_at(until + timedelta(milliseconds=1))
+    async with aclosing(storage.iter_archived_ids(location=location)) as found:
+        ids = [
+            one
+            async for one in found
+            if (first is None or one >= first) and (end is None or one < end)
+        ]
+    if newest_first:
+        ids.reverse()
+    if start_after is not None:
+        ids = [one for one in ids if (one < start_after if newest_first else one > start_after)]
+    return ids[:limit]
 
 
 async def _all_sessions(

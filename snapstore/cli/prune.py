@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from datetime import timedelta
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 
 import click
 
@@ -20,51 +18,29 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, write_json
-from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
+from snapstore.cli.changes import apply_file, change, finish, policy_from, policy_options
+from snapstore.cli.printing import counted, shown_size
+from snapstore.cli.running import confirm, opened, require_consent, usage_errors
 from snapstore.operations import (
-    ApplyReport,
     Event,
     Operation,
     PruneReport,
-    RetentionPolicy,
-    SessionEvent,
     SessionPruneReport,
-    apply,
-    decode_events,
-    encode_event,
     prune,
     prune_sessions,
 )
 
 __all__ = ["COMMANDS"]
 
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-_RULES: Final = ("last", "hourly", "daily", "weekly", "monthly")
-
-
-def _rule_options(command: CommandT) -> CommandT:
-    for rule in reversed(_RULES):
-        what = "The newest N." if rule == "last" else f"The last one of each of N {_PERIODS[rule]}."
-        command = click.option(
-            f"--keep-{rule}", type=click.IntRange(0), metavar="N", default=0, help=what
-        )(command)
-    return command
-
-
-_PERIODS: Final = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months"}
-
 
 @click.command("prune")
 @click.argument("place", type=PLACE)
-@_rule_options
-@click.option("--keep-within", type=DURATION, help="All that are less than this older, as 90d.")
+@policy_options
 @session_option
 @change_options
 @s3_options
 def prune_command(
     place: Place,
-    keep_within: timedelta | None,
     sessions: tuple[str, ...],
     dry_run: bool,
     yes: bool,
@@ -77,9 +53,7 @@ def prune_command(
     The rules are those of restic, in UTC, for each location by itself. The latest snapshot is never
     touched.
     """
-    rules = {f"keep_{rule}": others.pop(f"keep_{rule}") for rule in _RULES}
-    with usage_errors():
-        policy = RetentionPolicy(**rules, keep_within=keep_within)
+    policy = policy_from(others)
     require_consent(yes=yes, dry_run=dry_run)
 
     def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
@@ -92,7 +66,7 @@ def prune_command(
         )
 
     storage = storage_at(place, S3Settings(**others))
-    _change(storage, plan, _told_of_prune, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
+    change(storage, plan, _told_of_prune, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
 
 
 @click.command("prune-sessions")
@@ -134,7 +108,7 @@ def prune_sessions_command(
         )
 
     storage = storage_at(place, S3Settings(**settings))
-    _change(
+    change(
         storage,
         plan,
         _told_of_sessions,
@@ -171,10 +145,10 @@ def apply_command(
 ) -> None:
     """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json."""
     require_consent(yes=yes, dry_run=False)
-    confirm("Delete what the file says?", yes=yes)
+    confirm("Do what the file says?", yes=yes)
     with opened(storage := storage_at(place, S3Settings(**settings))) as run, usage_errors():
-        report = run(_applied(storage, file, unconditional, pace, as_json=as_json))
-    _finish(report, as_json=as_json)
+        report = run(apply_file(storage, file, unconditional, pace, as_json=as_json))
+    finish(report)
 
 
 COMMANDS: Final = {
@@ -182,80 +156,6 @@ COMMANDS: Final = {
     "prune-sessions": prune_sessions_command,
     "apply": apply_command,
 }
-
-
-def _change(
-    storage: ObjectSnapshotStorage,
-    plan: Callable[..., Operation[Event, Any]],
-    told: Callable[[Any], str],
-    *,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    unconditional: bool = False,
-) -> None:
-    """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
-    with opened(storage) as run:
-        if yes:
-            operation = plan(storage, dry_run=False)
-            report = run(follow(operation, "deleting", count=told, on_event=_writer(as_json)))
-            say(told(report))
-            if not report.ok:
-                raise click.exceptions.Exit(1)
-            return
-        with tempfile.TemporaryFile() as file:
-
-            def keep(event: Event) -> None:
-                file.write(encode_event(event))
-                if dry_run:
-                    _writer(as_json)(event)
-
-            report = run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
-            if dry_run:
-                say(told(report))
-                return
-            say(told(report))
-            confirm("Do it?", yes=False)
-            file.seek(0)
-            applied = run(_applied(storage, file, unconditional, pace, as_json=as_json))
-    _finish(applied, as_json=as_json)
-
-
-async def _applied(
-    storage: ObjectSnapshotStorage,
-    file: IO[bytes],
-    unconditional: bool,
-    pace: float | None,
-    *,
-    as_json: bool,
-) -> ApplyReport:
-    operation = apply(
-        storage,
-        decode_events(file),
-        unconditional=unconditional,
-        max_requests_per_second=pace,
-    )
-    return await follow(operation, "deleting", count=_told_of_apply, on_event=_writer(as_json))
-
-
-def _finish(report: ApplyReport, *, as_json: bool) -> None:
-    del as_json
-    say(_told_of_apply(report))
-    if not report.ok:
-        raise click.exceptions.Exit(1)
-
-
-def _writer(as_json: bool) -> Callable[[Event], None]:
-    def write(event: Event) -> None:
-        if as_json:
-            write_json(event)
-        elif isinstance(event, SessionEvent):
-            print("\t".join((event.result, event.session_id, event.code or "")).rstrip())
-        else:
-            print("\t".join((event.result, event.key, event.code or "")).rstrip())
-
-    return write
 
 
 def _told_of_prune(report: PruneReport) -> str:
@@ -278,10 +178,3 @@ def _told_of_sessions(report: SessionPruneReport) -> str:
     )
     text += f", {report.woken:,} kept since they woke up" if report.woken else ""
     return f"{text}, {report.failed:,} failed" if report.failed else text
-
-
-def _told_of_apply(report: ApplyReport) -> str:
-    return (
-        f"{report.done:,} deleted, {report.changed:,} changed and left alone, "
-        f"{report.missing:,} gone before, {report.failed:,} failed"
-    )

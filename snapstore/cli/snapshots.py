@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import aclosing
+from datetime import datetime, timedelta
 from difflib import SequenceMatcher
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from snapstore import (
     Snapshot,
     SnapshotLocation,
     VersionedSnapshot,
+    snapshot_id_at,
 )
 from snapstore.cli.arguments import (
     IDENTIFIER,
@@ -48,8 +50,8 @@ class _Absent(click.ClickException):
 @click.argument("place", type=PLACE)
 @click.argument("session_id", metavar="SESSION", type=IDENTIFIER)
 @click.argument("location", metavar="[SCOPE/ID]", type=LOCATION, required=False)
-@click.option("--snapshot", "snapshot_id", help="One in history, by its id.")
-@click.option("--as-of", type=TIME, help="The newest in history at this time (UTC).")
+@click.option("--snapshot", "snapshot_id", help="One in history or archive, by its id.")
+@click.option("--as-of", type=TIME, help="The newest in history or archive at this time (UTC).")
 @click.option("--json", "as_json", is_flag=True, help="The document as it is stored.")
 @s3_options
 def show(
@@ -61,7 +63,7 @@ def show(
     as_json: bool,
     **settings: str | None,
 ) -> None:
-    """Show a snapshot: the latest one, one in history, or the one of a time.
+    """Show a snapshot: the latest one, one in history or archive, or the one of a time.
 
     SCOPE/ID is the location, as agent/weather; it can be left out where the session has only one.
     """
@@ -75,12 +77,13 @@ def show(
         if as_json:
             raw = run(storage.load_raw(location=where, snapshot_id=snapshot_id))
             if raw is None:
-                raise _missing(snapshot_id)
+                run(_find(storage, where, snapshot_id))
+                raise _Absent(
+                    f"snapshot {snapshot_id} is archived: unarchive brings its document back"
+                )
             sys.stdout.buffer.write(raw.document.rstrip(b"\n") + b"\n")
             return
-        found = run(storage.load_versioned(location=where, snapshot_id=snapshot_id))
-    if found is None:
-        raise _missing(snapshot_id)
+        found = run(_find(storage, where, snapshot_id))
     for line in _lines(where, found):
         print(line)
 
@@ -104,8 +107,8 @@ def diff(
 ) -> None:
     """Show what has changed from one snapshot to another: messages and state.
 
-    OLD and NEW are ids in history, or latest, which NEW is by default. Exit status 1 means that
-    they differ.
+    OLD and NEW are ids in history or archive, or latest, which NEW is by default. Exit status 1
+    means that they differ.
     """
     ids = [None if text == "latest" else text for text in (old, new)]
     with opened(storage := storage_at(place, S3Settings(**settings))) as run:
@@ -185,19 +188,37 @@ async def _location_in(
 async def _newest_at(
     storage: ObjectSnapshotStorage, location: SnapshotLocation, time: datetime
 ) -> str:
+    """The newest id of a time or earlier, in history or archive."""
     ids = await storage.list_snapshot_ids(location=location, newest_first=True, until=time, limit=1)
+    end = snapshot_id_at(time + timedelta(milliseconds=1))
+    async with aclosing(storage.iter_archived_ids(location=location)) as archived:
+        async for found in archived:
+            if found >= end:
+                break
+            ids = [max([*ids, found])]
     if not ids:
         raise _Absent(f"there is no snapshot in history of {shown_time(time)} or earlier")
     return ids[0]
 
 
-async def _load(
+async def _find(
     storage: ObjectSnapshotStorage, location: SnapshotLocation, snapshot_id: str | None
-) -> Snapshot:
-    found = await storage.load_snapshot(location=location, snapshot_id=snapshot_id)
+) -> VersionedSnapshot:
+    """A snapshot in history, or else in the archive."""
+    found = await storage.load_versioned(location=location, snapshot_id=snapshot_id)
+    if found is None and snapshot_id is not None:
+        archived = await storage.load_archived(location=location, snapshot_id=snapshot_id)
+        if archived is not None:
+            return VersionedSnapshot(archived, "", snapshot_id=snapshot_id)
     if found is None:
         raise _missing(snapshot_id)
     return found
+
+
+async def _load(
+    storage: ObjectSnapshotStorage, location: SnapshotLocation, snapshot_id: str | None
+) -> Snapshot:
+    return (await _find(storage, location, snapshot_id)).snapshot
 
 
 def _missing(snapshot_id: str | None) -> _Absent:

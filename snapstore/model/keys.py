@@ -7,6 +7,11 @@ The layout is that of the Strands Agents SDKs, which read what is written here::
         snapshot_latest.json
         immutable_history/
             snapshot_<uuid7>.json
+
+Beside it, `archive/` holds packs of snapshots, which only snapstore reads::
+
+        archive/
+            <first id>_<last id>_<16 hex digits>.jsonl.zst
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from snapstore.model.ids import (
 )
 from snapstore.model.snapshot import SnapshotLocation
 
-__all__ = ["MAX_KEY_BYTES", "Layout", "ObjectPlace", "key_base"]
+__all__ = ["MAX_KEY_BYTES", "Layout", "ObjectPlace", "PackName", "key_base"]
 
 _LONGEST_ID: Final = 255
 MAX_KEY_BYTES: Final = 1024
@@ -40,6 +45,9 @@ _PLACE = re.compile(
     rf"scopes/(agent|multiAgent)/({IDENTIFIER})/snapshots/(.+)", re.ASCII | re.DOTALL
 )
 _LOCATION = re.compile(rf"scopes/(agent|multiAgent)/({IDENTIFIER})/snapshots/", re.ASCII)
+_PACK = re.compile(rf"({UUID7})_({UUID7})_([0-9a-f]{{16}})", re.ASCII)
+_PACK_SUFFIX: Final = ".jsonl.zst"
+_CLAIM_SUFFIX: Final = ".claim"
 _NESTED_OBJECT = re.compile(r"/scopes/(?:agent|multiAgent)/[^/]+/")
 _LATEST: Final = "snapshot_latest.json"
 _MANIFEST: Final = "manifest.json"
@@ -104,6 +112,32 @@ class ObjectPlace(NamedTuple):
     snapshot_id: str | None = None
 
 
+class PackName(NamedTuple):
+    """What the key of a pack tells.
+
+    Attributes:
+        stem: The key without its suffix.
+        first: The lowest id in it.
+        last: The highest id in it.
+        digest: The first 16 hexadecimal digits of the SHA-256 of the pack.
+    """
+
+    stem: str
+    first: str
+    last: str
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """The key of the pack."""
+        return f"{self.stem}{_PACK_SUFFIX}"
+
+    @property
+    def claim(self) -> str:
+        """The key of the claim on the pack, while an operation is at work on it."""
+        return f"{self.stem}{_CLAIM_SUFFIX}"
+
+
 class Layout:
     """The keys of one store.
 
@@ -165,6 +199,41 @@ class Layout:
     def history_prefix(self, location: SnapshotLocation) -> str:
         """What the keys of all history of a location begin with."""
         return f"{self._snapshots(location)}{_HISTORY}"
+
+    def archive_prefix(self, location: SnapshotLocation) -> str:
+        """What the keys of all packs of a location begin with."""
+        return f"{self._snapshots(location)}{_ARCHIVE}"
+
+    def pack(self, location: SnapshotLocation, first: str, last: str, digest: str) -> PackName:
+        """The name of a pack.
+
+        Args:
+            location: Whose snapshots it holds.
+            first: The lowest id in it.
+            last: The highest id in it.
+            digest: The SHA-256 of the pack, in hexadecimal digits.
+
+        Raises:
+            InvalidIdentifierError: The key would be longer than 1,024 bytes.
+        """
+        stem = f"{self.archive_prefix(location)}{first}_{last}_{digest[:16]}"
+        name = PackName(stem, first, last, digest[:16])
+        if len(name.key.encode()) > MAX_KEY_BYTES:
+            raise InvalidIdentifierError(
+                f"the key of a pack of {location.session_id} would have more than {MAX_KEY_BYTES} "
+                "bytes: the prefix is too long for an archive"
+            )
+        return name
+
+    @staticmethod
+    def pack_in(key: str, archive_prefix: str) -> PackName | None:
+        """The pack that a key in an archive is of, or is the claim of; `None` if of none."""
+        for suffix in (_PACK_SUFFIX, _CLAIM_SUFFIX):
+            stem = key.removesuffix(suffix)
+            match = _PACK.fullmatch(stem, len(archive_prefix))
+            if match is not None and stem != key:
+                return PackName(stem, match[1], match[2], match[3])
+        return None
 
     def damaged(self, location: SnapshotLocation, name: str) -> str:
         """The key under which damaged bytes are set aside."""
@@ -241,7 +310,9 @@ class Layout:
         name = rest[found.end() :]
         if _HISTORY_OBJECT.fullmatch(name.removeprefix(_HISTORY)):
             name = f"{_HISTORY}snapshot_<snapshot_id>.json"
-        elif name not in ("", _LATEST, _MANIFEST, _HISTORY):
+        elif pack := self.pack_in(name, _ARCHIVE):
+            name = f"{_ARCHIVE}<pack>{name.removeprefix(pack.stem)}"
+        elif name not in ("", _LATEST, _MANIFEST, _HISTORY, _ARCHIVE):
             name = "…"
         scope = rest.split("/", 2)[1]
         return f"<session_id>/scopes/{scope}/<scope_id>/snapshots/{name}"

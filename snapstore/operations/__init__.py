@@ -1,5 +1,7 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
+from snapstore.operations.archive_pruning import ArchivePruneReport, prune_archive
+from snapstore.operations.archiving import ArchiveReport, archive
 from snapstore.operations.changes import Change, redaction
 from snapstore.operations.copying import copy
 from snapstore.operations.erasing import (
@@ -10,10 +12,13 @@ from snapstore.operations.erasing import (
     erase_session,
 )
 from snapstore.operations.events import (
+    ArchiveEvent,
     CopyEvent,
     DeleteEvent,
     Event,
+    PackEvent,
     SessionEvent,
+    UnarchiveEvent,
     decode_events,
     encode_event,
 )
@@ -31,10 +36,14 @@ from snapstore.operations.pruning import DeletionReport, PruneReport, delete_sna
 from snapstore.operations.redacting import RedactEvent, RedactReport, redact
 from snapstore.operations.retention import RetentionPolicy
 from snapstore.operations.transfer import CopyReport
+from snapstore.operations.unarchiving import UnarchiveReport, unarchive
 from snapstore.operations.verifying import VerifyFinding, VerifyReport, verify
 
 __all__ = [
     "ApplyReport",
+    "ArchiveEvent",
+    "ArchivePruneReport",
+    "ArchiveReport",
     "Change",
     "CopyEvent",
     "CopyReport",
@@ -47,6 +56,7 @@ __all__ = [
     "ForkEvent",
     "ForkReport",
     "Operation",
+    "PackEvent",
     "PruneReport",
     "RedactEvent",
     "RedactReport",
@@ -54,10 +64,13 @@ __all__ = [
     "RetentionPolicy",
     "SessionEvent",
     "SessionPruneReport",
+    "UnarchiveEvent",
+    "UnarchiveReport",
     "VerifyFinding",
     "VerifyReport",
     "apply",
     "apply_copies",
+    "archive",
     "copy",
     "decode_events",
     "delete_snapshots",
@@ -70,9 +83,11 @@ __all__ = [
     "import_session",
     "iter_locations",
     "prune",
+    "prune_archive",
     "prune_sessions",
     "redact",
     "redaction",
     "save_export",
+    "unarchive",
     "verify",
 ]

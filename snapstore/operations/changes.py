@@ -12,7 +12,7 @@ Change = Callable[[Any], Any]
 """Makes the new content from the old one. It gets the envelope of a snapshot, or a manifest, as a
 dictionary; other JSON as what it is; any other text as a string, and what is no text as bytes. It
 returns the same kind, and what it does not change, as it is. It may be called several times for one
-object."""
+object, and for snapshots in packs in another thread."""
 
 
 class Redaction:

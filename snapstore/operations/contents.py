@@ -13,7 +13,7 @@ from snapstore.operations.listing import Listed, iter_listed
 from snapstore.operations.locations import HistoryEntry, iter_history
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 
-__all__ = ["TargetContents", "is_session", "iter_others", "iter_stash"]
+__all__ = ["TargetContents", "is_session", "iter_archive", "iter_others", "iter_stash"]
 
 
 async def is_session(storage: ObjectSnapshotStorage, session_id: str) -> bool:
@@ -31,7 +31,8 @@ async def iter_others(
 ) -> AsyncGenerator[Listed, None]:
     """Walk what `delete_session` deletes beside history and latest: manifests, unknown objects.
 
-    Empty objects whose keys end with `/`, by which consoles show directories, are left out.
+    Empty objects whose keys end with `/`, by which consoles show directories, are left out, and so
+    is the archive: see `iter_archive`.
     """
     layout = storage.layout
     prefix = layout.session_prefix(session_id)
@@ -40,7 +41,22 @@ async def iter_others(
             if layout.is_nested_store(found.key, prefix) or _is_directory(found):
                 continue
             place = layout.place_of(found.key, prefix)
-            if place is None or place.kind not in ("latest", "history"):
+            if place is None or place.kind not in ("latest", "history", "archive"):
+                yield found
+
+
+async def iter_archive(
+    storage: ObjectSnapshotStorage, location: SnapshotLocation
+) -> AsyncGenerator[Listed, None]:
+    """Walk the archive of a location.
+
+    It is to be copied after history: a snapshot that is archived meanwhile, and no longer in
+    history, is in a pack by then.
+    """
+    prefix = storage.layout.archive_prefix(location)
+    async with aclosing(iter_listed(storage.objects, prefix)) as listed:
+        async for found in listed:
+            if not _is_directory(found):
                 yield found
 
 

@@ -154,11 +154,11 @@ class _Copying:
                 return
             self._transfer.report.sessions += 1
             failed = await session.read_latests(held)
-            items = session.items(held, there)
-            async with aclosing(overlapped(self._until_left(items), self._write)) as events:
-                async for event in events:
-                    session.note(event)
-                    yield event
+            for items in (session.items(held, there), session.archive()):
+                async with aclosing(overlapped(self._until_left(items), self._write)) as events:
+                    async for event in events:
+                        session.note(event)
+                        yield event
             if self.is_left:
                 return
             for event in failed:

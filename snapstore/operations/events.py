@@ -9,10 +9,14 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "ArchiveEvent",
+    "ArchiveResult",
     "CopyEvent",
     "DeleteEvent",
     "Event",
+    "PackEvent",
     "SessionEvent",
+    "UnarchiveEvent",
     "decode_events",
     "encode_event",
 ]
@@ -65,6 +69,82 @@ class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omi
     code: str | None = None
 
 
+ArchiveResult = Literal["planned", "archived", "changed", "missing", "conflict", "busy", "failed"]
+"""What became of a snapshot that was to be archived: see `ArchiveEvent`."""
+
+
+class ArchiveEvent(msgspec.Struct, frozen=True, kw_only=True, tag="archive", omit_defaults=True):
+    """A snapshot in history that is moved into a pack.
+
+    Attributes:
+        key: Its full key in history.
+        result: What became of it:
+
+            - `"planned"` in a dry run;
+            - `"archived"`: a pack has it, and it is no longer in history;
+            - `"changed"`: it was changed meanwhile, or is not as the plan that was applied says. It
+              is still in history;
+            - `"missing"`: it was deleted meanwhile. Where `pack` is given, it is in that pack;
+            - `"conflict"`: a pack has another snapshot under its id. Both stay;
+            - `"busy"`: another operation is at work on its pack. A later run archives it, if it is
+              still in history then;
+            - `"failed"`: see `code`.
+
+        pack: The full key of the pack that has it.
+        size: Its bytes; `None` where that is not known.
+        etag: Its etag; `None` where the store's listings don't tell.
+        modified: When it was written; `None` where the store's listings don't tell.
+        code: Why it failed: `"TooLarge"`, or the server's code.
+    """
+
+    key: str
+    result: ArchiveResult
+    pack: str | None = None
+    size: int | None = None
+    etag: str | None = None
+    modified: datetime | None = None
+    code: str | None = None
+
+
+class UnarchiveEvent(
+    msgspec.Struct, frozen=True, kw_only=True, tag="unarchive", omit_defaults=True
+):
+    """A snapshot in a pack that is written to history again.
+
+    Attributes:
+        key: Its full key in history.
+        pack: The full key of the pack that has it.
+        result: `"planned"` in a dry run; `"restored"`; `"present"` where history has it already,
+            byte for byte; `"conflict"` where history has another one under its id, which stays;
+            `"missing"` where a plan was applied and the pack is gone, or does not have it.
+        size: Its bytes; `None` where it was not read.
+    """
+
+    key: str
+    pack: str
+    result: Literal["planned", "restored", "present", "conflict", "missing"]
+    size: int | None = None
+
+
+class PackEvent(msgspec.Struct, frozen=True, kw_only=True, tag="pack", omit_defaults=True):
+    """A pack that is not needed any more.
+
+    Attributes:
+        key: Its full key.
+        result: `"planned"` in a dry run; `"deleted"`; `"kept"` where a plan was applied and history
+            no longer has every snapshot of it, or the pack is gone; `"busy"` where another
+            operation is at work on it; `"damaged"` where it can't be read: it stays.
+        reason: `"restored"`: history has every snapshot of it, byte for byte; `"policy"`: the
+            policy keeps none of them.
+        documents: How many snapshots it has.
+    """
+
+    key: str
+    result: Literal["planned", "deleted", "kept", "busy", "damaged"]
+    reason: Literal["restored", "policy"] | None = None
+    documents: int = 0
+
+
 class CopyEvent(msgspec.Struct, frozen=True, kw_only=True, tag="copy", omit_defaults=True):
     """An object that the target of a copy or an import does not have as the source has it.
 
@@ -104,7 +184,7 @@ class CopyEvent(msgspec.Struct, frozen=True, kw_only=True, tag="copy", omit_defa
     code: str | None = None
 
 
-Event = DeleteEvent | SessionEvent | CopyEvent
+Event = DeleteEvent | SessionEvent | CopyEvent | ArchiveEvent | UnarchiveEvent | PackEvent
 """An event of any operation that can be applied later."""
 
 

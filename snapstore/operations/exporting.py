@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
+from snapstore.encoding.zstandard import Compressor
 from snapstore.errors import (
     SnapshotConflictError,
     SnapshotNotFoundError,
@@ -15,13 +16,13 @@ from snapstore.errors import (
 from snapstore.model.ids import validate_identifier
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.contents import is_session, iter_others, iter_stash
+from snapstore.operations.contents import is_session, iter_archive, iter_others, iter_stash
 from snapstore.operations.held import HeldLatest, HeldLatests
+from snapstore.operations.listing import Listed
 from snapstore.operations.locations import iter_history, iter_locations
 from snapstore.operations.parallel import in_order
 from snapstore.operations.tar import LAYOUT, Member, TarWriter, is_portable_name
 from snapstore.operations.transfer import largest_object
-from snapstore.operations.zstandard import Compressor
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Body, StoredObject
 
@@ -173,6 +174,11 @@ class _Export:
                     yield Member(name, Body(stored.data))
             if latest is not None and not has_origin:
                 await self._require_history(latest, is_lost=is_lost)
+        for location in self._locations:
+            async with aclosing(in_order(self._archive(location), self._get_named)) as archive:
+                async for name, stored in archive:
+                    if stored is not None:
+                        yield Member(name, Body(stored.data))
 
     async def _require_history(self, latest: HeldLatest, *, is_lost: bool) -> None:
         """Check that history was not deleted after latest was read.
@@ -189,25 +195,54 @@ class _Export:
             )
 
     async def _others(self) -> AsyncGenerator[tuple[str, str], None]:
-        """Keys and names of what is neither history nor latest, sorted."""
-        layout = self._storage.layout
-        for walk, prefix, to in (
-            (iter_others, layout.session_prefix, LAYOUT.session_prefix),
-            (iter_stash, layout.stash_prefix, LAYOUT.stash_prefix),
+        """Keys and names of what is neither history nor latest nor archive, sorted."""
+        layout, session_id = self._storage.layout, self._session_id
+        for listed, here, there in (
+            (
+                iter_others(self._storage, session_id),
+                layout.session_prefix(session_id),
+                LAYOUT.session_prefix(session_id),
+            ),
+            (
+                iter_stash(self._storage, session_id),
+                layout.stash_prefix(session_id),
+                LAYOUT.stash_prefix(session_id),
+            ),
         ):
-            here, there = prefix(self._session_id), to(self._session_id)
-            async with aclosing(walk(self._storage, self._session_id)) as listed:
-                keys = [found.key async for found in listed]
-            for key in sorted(keys):
-                name = there + key.removeprefix(here)
-                if not is_portable_name(name):
-                    raise UnsupportedOperationError(
-                        f"{key!a} can't be exported: it can't be the name of a file",
-                        operation="get",
-                        bucket=self._storage.objects.name,
-                        key=key,
-                    )
-                yield key, name
+            async with aclosing(self._named(listed, here, there)) as named:
+                async for found in named:
+                    yield found
+
+    async def _archive(self, location: SnapshotLocation) -> AsyncGenerator[tuple[str, str], None]:
+        """Keys and names of the archive of a location, sorted."""
+        listed = iter_archive(self._storage, location)
+        here = self._storage.layout.archive_prefix(location)
+        async with aclosing(self._named(listed, here, LAYOUT.archive_prefix(location))) as named:
+            async for found in named:
+                yield found
+
+    async def _named(
+        self, listed: AsyncGenerator[Listed, None], here: str, there: str
+    ) -> AsyncGenerator[tuple[str, str], None]:
+        """Keys and names of what was listed, sorted.
+
+        Args:
+            listed: The objects.
+            here: What their keys begin with.
+            there: What their names begin with instead.
+        """
+        async with aclosing(listed):
+            keys = [found.key async for found in listed]
+        for key in sorted(keys):
+            name = there + key.removeprefix(here)
+            if not is_portable_name(name):
+                raise UnsupportedOperationError(
+                    f"{key!a} can't be exported: it can't be the name of a file",
+                    operation="get",
+                    bucket=self._storage.objects.name,
+                    key=key,
+                )
+            yield key, name
 
     async def _history(self, location: SnapshotLocation) -> AsyncGenerator[tuple[str, str], None]:
         """Keys and names of history."""

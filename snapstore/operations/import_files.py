@@ -10,10 +10,10 @@ from functools import partial
 from itertools import islice
 from typing import IO, Final, cast
 
+from snapstore.encoding.zstandard import MAGIC, open_to_read
 from snapstore.errors import InvalidExportError
 from snapstore.operations.imported import ImportedObject, read_objects
 from snapstore.operations.threads import in_thread
-from snapstore.operations.zstandard import MAGIC, open_to_read
 
 __all__ = ["ImportFile", "Source", "is_source", "open_import_file"]
 

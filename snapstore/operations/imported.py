@@ -13,9 +13,9 @@ from snapstore.operations.tar import LAYOUT, Member, TarReader, is_portable_name
 
 __all__ = ["ImportedObject", "read_objects"]
 
-Kind = Literal["other", "stash", "history", "latest"]
+Kind = Literal["other", "stash", "history", "archive", "latest"]
 
-_ORDER: dict[Kind, int] = {"other": 0, "stash": 1, "history": 2, "latest": 3}
+_ORDER: dict[Kind, int] = {"other": 0, "stash": 1, "history": 2, "archive": 3, "latest": 4}
 
 
 class ImportedObject(NamedTuple):
@@ -122,8 +122,10 @@ class _Checks:
             raise _invalid(name, f"it is not of the session {session_id}")
         rest = name.removeprefix(self._prefix)
         place = LAYOUT.place_of(name, self._prefix)
-        if place is None or place.kind in ("archive", "damaged"):
+        if place is None or place.kind == "damaged":
             return ImportedObject(member, session_id, "other", rest)
+        if place.kind == "archive":
+            return ImportedObject(member, session_id, "archive", rest)
         if place.kind == "manifest":
             decode_manifest(member.data, key=name)
             return ImportedObject(member, session_id, "other", rest)

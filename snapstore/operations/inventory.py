@@ -11,6 +11,7 @@ from typing import Final
 from snapstore.errors import InvalidIdentifierError, UnsupportedOperationError
 from snapstore.model.ids import snapshot_time
 from snapstore.model.keys import Layout
+from snapstore.model.snapshot import SnapshotLocation
 from snapstore.stores.capabilities import DetailedListingStore, ObjectDetails, capability
 from snapstore.stores.managed import ManagedStore
 
@@ -66,8 +67,20 @@ class Inventory:
             except InvalidIdentifierError:  # later than any date
                 time = _END_OF_TIME
         else:
+            if place is not None and place.kind == "archive":
+                time = self._time_of_pack(found, place.location)
             self._others.append(found.key)
         self._count(found, time)
+
+    def _time_of_pack(self, found: ObjectDetails, location: SnapshotLocation) -> datetime:
+        """The time of the last snapshot in a pack: that it was archived is no update."""
+        name = Layout.pack_in(found.key, self._layout.archive_prefix(location))
+        if name is None or found.key != name.key:
+            return found.modified
+        try:
+            return snapshot_time(name.last)
+        except InvalidIdentifierError:  # later than any date
+            return _END_OF_TIME
 
     def add_stash(self, found: ObjectDetails) -> None:
         """Add an object of the stash."""

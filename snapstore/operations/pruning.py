@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -15,7 +15,7 @@ from snapstore.operations.events import DeleteEvent
 from snapstore.operations.locations import HistoryEntry, iter_history_backwards, iter_locations
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.retention import Retention, RetentionPolicy
+from snapstore.operations.retention import Retention, RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
@@ -23,7 +23,15 @@ from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.pace import Pace
 
-__all__ = ["DeletionReport", "PruneReport", "delete_batches", "delete_snapshots", "prune"]
+__all__ = [
+    "Candidates",
+    "DeletionReport",
+    "Looked",
+    "PruneReport",
+    "delete_batches",
+    "delete_snapshots",
+    "prune",
+]
 
 _ANY_SIZE: Final = 2**62
 
@@ -99,12 +107,11 @@ def prune(
             async iterable.
         ValueError: `max_requests_per_second` is not more than 0.
     """
-    if not isinstance(policy, RetentionPolicy):
-        raise TypeError(f"policy must be a RetentionPolicy, not a {type(policy).__name__}")
+    validate_policy(policy)
     pace = Pace(max_requests_per_second)
     report = PruneReport(dry_run=dry_run)
     view = with_pace(storage, pace)
-    candidates = _Candidates(view, policy, report)
+    candidates = Candidates(view, policy, report)
     batches = overlapped(session_ids(view, sessions), candidates.of_session)
     return Operation(delete_batches(view.objects, batches, report, pace), report)
 
@@ -153,7 +160,15 @@ def delete_snapshots(
     return Operation(delete_batches(view.objects, batches(), report, pace), report)
 
 
-class _Candidates:
+class Looked(Protocol):
+    """A report that counts what was looked at: see `PruneReport`."""
+
+    sessions: int
+    locations: int
+    kept: int
+
+
+class Candidates:
     """The snapshots that a policy does not keep.
 
     Args:
@@ -163,7 +178,7 @@ class _Candidates:
     """
 
     def __init__(
-        self, storage: ObjectSnapshotStorage, policy: RetentionPolicy, report: PruneReport
+        self, storage: ObjectSnapshotStorage, policy: RetentionPolicy, report: Looked
     ) -> None:
         self._objects = storage.objects
         self._layout = storage.layout
@@ -173,17 +188,24 @@ class _Candidates:
 
     async def of_session(self, session_id: str) -> AsyncGenerator[list[HistoryEntry], None]:
         """Those of one session, page by page."""
+        async with aclosing(self.locations(session_id)) as locations:
+            async for location in locations:
+                async with aclosing(self.of_location(location)) as pages:
+                    async for page in pages:
+                        yield page
+
+    async def locations(self, session_id: str) -> AsyncGenerator[SnapshotLocation, None]:
+        """The locations of a session, counted."""
         self._report.sessions += 1
         async with aclosing(iter_locations(self._objects, self._layout, session_id)) as locations:
             async for location in locations:
                 self._report.locations += 1
-                async with aclosing(self._of_location(location)) as pages:
-                    async for page in pages:
-                        yield page
+                yield location
 
-    async def _of_location(
+    async def of_location(
         self, location: SnapshotLocation
     ) -> AsyncGenerator[list[HistoryEntry], None]:
+        """Those of one location, page by page, newest first."""
         retention = Retention(self._policy, self._now)
         origin: str | None = None
         is_origin_known = False

@@ -4,30 +4,30 @@ It is the only thing that replaces history. Each object is read, changed, and wr
 version that was read, and over no other. Passes over the whole session are repeated until one finds
 nothing to change: what is saved meanwhile is kept, and redacted by the next pass. In a versioned
 bucket the versions that are not current still have the texts, so they are erased at the end of each
-pass.
+pass. A pack is written anew and then deleted: nothing is written over a pack.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from snapstore.encoding.documents import NotJSONError, decode_value, encode_json
-from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot
 from snapstore.encoding.padding import pad, strip_padding
-from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError, UnsupportedOperationError
+from snapstore.errors import UnsupportedOperationError
 from snapstore.model.ids import validate_identifier
-from snapstore.model.keys import Layout
+from snapstore.model.keys import Layout, PackName
+from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.archiver import has_conditional_deletes
+from snapstore.operations.changed_content import change_content
 from snapstore.operations.changes import Change, Redaction
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
+from snapstore.operations.redacted_packs import PackRedaction
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject, Version
 from snapstore.stores.capabilities import (
@@ -49,9 +49,6 @@ _MAX_PASSES: Final = 8
 _SHOWN_PLACES: Final = 20
 _LARGE: Final = 64 * 1024
 """Bytes from which on content is changed in a thread."""
-_BOM: Final = b"\xef\xbb\xbf"
-_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
-"""Names that are shown in places. Any other may tell something itself, and is `*`."""
 
 
 class RedactEvent(msgspec.Struct, frozen=True, kw_only=True, tag="redact", omit_defaults=True):
@@ -181,6 +178,9 @@ class _Redaction:
         self._pace = pace
         looks = erase_versions or report.dry_run
         self._versions = capability(self._objects, VersionedStore) if looks else None
+        self._conditional: bool | None = None
+        # A pack takes its memory.
+        self._slot = asyncio.Semaphore(1)
         self._cannot_list_versions = False
         self._named: set[str] = set()
 
@@ -243,17 +243,35 @@ class _Redaction:
                             yield key
 
     async def _of_object(self, key: str) -> AsyncGenerator[RedactEvent, None]:
+        place = Layout.place_of(key, self._session) if key.startswith(self._session) else None
+        if place is not None and place.kind == "archive":
+            found = Layout.pack_in(key, self._storage.layout.archive_prefix(place.location))
+            if found is not None:
+                async with aclosing(self._of_archive(key, place.location, found)) as events:
+                    async for event in events:
+                        yield event
+                return
         stored = await self._objects.get(key, max_bytes=_ANY_SIZE)
         if stored is None:
             return
         self._report.objects += 1
-        work = partial(self._changed, key, strip_padding(stored.data))
+        work = partial(
+            change_content,
+            key,
+            strip_padding(stored.data),
+            self._change,
+            kind=None if place is None else place.kind,
+            max_bytes=self._storage.max_snapshot_bytes,
+        )
         # A thread, so that the event loop goes on meanwhile.
-        places, data = await (asyncio.to_thread(work) if len(stored.data) > _LARGE else _now(work))
-        if not places:
+        changed = await (asyncio.to_thread(work) if len(stored.data) > _LARGE else _now(work))
+        if changed is None:
             if self._names(key):
                 self._named.add(key)
             return
+        data, places = changed
+        if place is not None and place.kind == "latest":
+            data = pad(data)
         result: Literal["planned", "redacted", "changed"] = "planned"
         if not self._report.dry_run:
             result = "redacted" if await self._rewrite(key, stored, data) else "changed"
@@ -261,53 +279,36 @@ class _Redaction:
         self._report.places += len(places) if result != "changed" else 0
         yield RedactEvent(key=key, result=result, places=tuple(places[:_SHOWN_PLACES]))
 
-    def _changed(self, key: str, data: bytes) -> tuple[list[str], bytes]:
-        """Change the content of an object; returns the places, none if nothing is to be written."""
-        content = _Content.of(data)
-        # Read once more, since a change may work on what it is given.
-        changed = self._change(_Content.of(data).value)
-        places = _places(content.value, changed)
-        if not places and content.kind == "json":
-            # What a name had that comes twice is not in the value: written anew, it is gone.
-            remains = isinstance(self._change, Redaction) and self._change.remains_in(data)
-            is_new = remains and content.encode(changed) != data
-            places = [""] if is_new or content.has_duplicates else []
-        return (places, self._encoded(key, content, changed)) if places else ([], b"")
-
     def _names(self, key: str) -> bool:
         """Whether a key itself has what is to be replaced. It can't be renamed."""
         return isinstance(self._change, Redaction) and self._change.remains_in(key.encode())
 
-    def _encoded(self, key: str, content: _Content, changed: Any) -> bytes:
-        """The new content as bytes.
-
-        Raises:
-            SnapshotEncodeError: A good snapshot or manifest would be none any more.
-        """
-        if type(changed) is not type(content.value):
-            raise SnapshotEncodeError(
-                f"{key}: change made a {type(changed).__name__} of a {type(content.value).__name__}"
+    async def _of_archive(
+        self, key: str, location: SnapshotLocation, name: PackName
+    ) -> AsyncGenerator[RedactEvent, None]:
+        self._report.objects += 1
+        if self._conditional is None:
+            self._conditional = not self._report.dry_run and await has_conditional_deletes(
+                self._storage
             )
-        data = content.encode(changed)
-        place = Layout.place_of(key, self._session) if key.startswith(self._session) else None
-        if place is None or place.kind not in ("latest", "history", "manifest"):
-            return data
-        if len(data) > self._storage.max_snapshot_bytes:
-            raise SnapshotEncodeError(f"{key} would be too large: {len(data):,} bytes")
-        decode = decode_manifest if place.kind == "manifest" else decode_raw_snapshot
-        try:
-            decode(content.data, key=key)
-        except SnapshotDecodeError:
-            pass  # it was damaged before, and is as text
-        else:
-            try:
-                decode(data, key=key)
-            except SnapshotDecodeError as error:
-                failure = SnapshotEncodeError(f"change made something else of it: {error}")
-            else:
-                return pad(data) if place.kind == "latest" else data
-            raise failure
-        return data
+        packs = PackRedaction(
+            self._storage,
+            location,
+            self._change,
+            conditional=self._conditional,
+            dry_run=self._report.dry_run,
+        )
+        if key == name.claim:
+            if await packs.stop(name):
+                yield RedactEvent(key=key, result="changed")
+            return
+        async with self._slot:
+            done = await packs.redact(name)
+        if done is not None:
+            result, places = done
+            self._report.redacted += result != "changed"
+            self._report.places += len(places) if result != "changed" else 0
+            yield RedactEvent(key=key, result=result, places=tuple(places[:_SHOWN_PLACES]))
 
     async def _rewrite(self, key: str, stored: StoredObject, data: bytes) -> bool:
         """Write over what was read; returns whether nobody else came first."""
@@ -360,71 +361,3 @@ async def _write(
         await objects.put(key, data, if_match=version)
     else:
         await keeping.put_with_metadata(key, data, metadata, if_match=version)
-
-
-class _Content(NamedTuple):
-    """The content of an object, as a change gets it.
-
-    Attributes:
-        data: The bytes.
-        value: What they are: JSON, else text, else bytes.
-        kind: Which of them.
-    """
-
-    data: bytes
-    value: Any
-    kind: Literal["json", "text", "bytes"]
-
-    @classmethod
-    def of(cls, data: bytes) -> _Content:
-        """Read bytes."""
-        text = data.removeprefix(_BOM)
-        try:
-            return cls(data, decode_value(text), "json")
-        except NotJSONError:
-            pass
-        try:
-            return cls(data, bytes(data).decode(), "text")
-        except UnicodeDecodeError:
-            return cls(data, bytes(data), "bytes")
-
-    @property
-    def has_duplicates(self) -> bool:
-        """Whether an object of the JSON has a name twice, of which only the last one is read."""
-        is_double = False
-
-        def look(pairs: list[tuple[str, Any]]) -> None:
-            nonlocal is_double
-            is_double = is_double or len({name for name, _ in pairs}) < len(pairs)
-
-        with suppress(ValueError, RecursionError):
-            json.loads(self.data.removeprefix(_BOM), object_pairs_hook=look)
-        return is_double
-
-    def encode(self, value: Any) -> bytes:
-        """Write another content of the same kind."""
-        if self.kind == "json":
-            return encode_json(value)
-        return value.encode() if self.kind == "text" else bytes(value)
-
-
-def _places(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two contents differ, by their paths in the new one."""
-    if type(old) is not type(new):
-        return [path]
-    if isinstance(old, dict):
-        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
-        found: list[str] = []
-        for (key, value), (name, other) in zip(before.items(), after.items(), strict=False):
-            shown = name if _PLAIN.fullmatch(name) else "*"
-            inner = f"{path}.{shown}" if path else shown
-            found += [inner] if key != name else []
-            found += _places(value, other, inner)
-        return found + ([path] if len(before) != len(after) else [])
-    if isinstance(old, list):
-        items, others = old, cast("list[Any]", new)
-        found = []
-        for number, (value, other) in enumerate(zip(items, others, strict=False)):
-            found += _places(value, other, f"{path}[{number}]")
-        return found + ([path] if len(items) != len(others) else [])
-    return [] if old == new else [path]

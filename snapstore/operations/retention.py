@@ -10,7 +10,7 @@ import msgspec
 
 from snapstore.model.ids import RANDOM_BITS, number_from_id
 
-__all__ = ["Retention", "RetentionPolicy"]
+__all__ = ["Retention", "RetentionPolicy", "validate_policy"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DATE: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
@@ -68,6 +68,16 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError("keep_within must be positive")
         elif not any(counts.values()):
             raise ValueError("a policy that keeps nothing is refused: use delete_session")
+
+
+def validate_policy(policy: object) -> None:
+    """Check a policy.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(policy, RetentionPolicy):
+        raise TypeError(f"policy must be a RetentionPolicy, not a {type(policy).__name__}")
 
 
 class _Rule(NamedTuple):

@@ -9,7 +9,13 @@ from functools import partial
 from snapstore.errors import StorageError
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.contents import TargetContents, is_session, iter_others, iter_stash
+from snapstore.operations.contents import (
+    TargetContents,
+    is_session,
+    iter_archive,
+    iter_others,
+    iter_stash,
+)
 from snapstore.operations.events import CopyEvent
 from snapstore.operations.held import HeldLatest, HeldLatests
 from snapstore.operations.listing import Listed
@@ -78,7 +84,7 @@ class SessionItems:
     async def items(
         self, held: HeldLatests, there: TargetContents
     ) -> AsyncGenerator[tuple[Item, Listed | None], None]:
-        """Everything but the latest snapshots, each with what the target has under its key."""
+        """All but latest snapshots and archive, each with what the target has under its key."""
         prefix = self._source.layout.session_prefix(self._session_id)
         to = self._target.layout.session_prefix(self._session_id)
         async with aclosing(iter_others(self._source, self._session_id)) as others:
@@ -104,12 +110,22 @@ class SessionItems:
                         item = self._item(entry.key, target, location, found, is_history=True)
                         yield item, await there.in_history(location, entry.snapshot_id)
 
+    async def archive(self) -> AsyncGenerator[tuple[Item, Listed | None], None]:
+        """The archive, to be asked for when all the others have been read: see `iter_archive`."""
+        for location in self._locations:
+            prefix = self._source.layout.archive_prefix(location)
+            to = self._target.layout.archive_prefix(location)
+            async with aclosing(iter_archive(self._source, location)) as archive:
+                async for found in archive:
+                    target = to + found.key.removeprefix(prefix)
+                    yield self._item(found.key, target, None, found), Listed(target)
+
     def note(self, event: CopyEvent) -> None:
         """Note where history has gone before it could be copied."""
         if event.result == "missing":
             prefix = self._source.layout.session_prefix(self._session_id)
             place = Layout.place_of(event.key, prefix)
-            if place is not None:
+            if place is not None and place.kind == "history":
                 self._lost.add(place.location)
                 if place.snapshot_id == self._origins.get(place.location):
                     self._seen.discard(place.location)

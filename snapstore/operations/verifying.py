@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,10 @@ from snapstore.model.keys import Layout, ObjectPlace
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
 from snapstore.operations.locations import exists
 from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.packing import verify as verify_pack
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
+from snapstore.storage.packs import read_pack
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
 from snapstore.stores.base import ObjectTooLargeError, PreconditionFailedError, StoredObject
@@ -54,7 +57,9 @@ Kind = Literal[
     "wrong scope",
     "id in the future",
     "listing out of order",
+    "pack damaged",
     "unfinished fork",
+    "unfinished archive",
     "set aside",
     "foreign object",
     "stash without session",
@@ -78,7 +83,9 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
               the other way round;
             - `"id in the future"`: an id is over a day ahead of this clock;
             - `"listing out of order"`: the store's listing can't be relied on;
+            - `"pack damaged"`: a pack of the archive can't be read, or a snapshot in it;
             - `"unfinished fork"`: a fork that was cut off;
+            - `"unfinished archive"`: an operation is at work on a pack, or was cut off;
             - `"set aside"`: damaged bytes that an earlier run has set aside;
             - `"foreign object"`: an object that is not of the layout;
             - `"stash without session"`.
@@ -172,6 +179,8 @@ class _Verification:
         self._layout = storage.layout
         self._report = report
         self._mend = mend
+        # A pack takes its memory.
+        self._slot = asyncio.Semaphore(1)
 
     async def of_session(self, session_id: str) -> AsyncGenerator[VerifyFinding, None]:
         """Verify one session: each object by itself, and then each location as a whole."""
@@ -267,10 +276,36 @@ class _Verification:
             async with aclosing(self._of_snapshot(key, place, found)) as findings:
                 async for finding in findings:
                     yield finding
+        elif place.kind == "archive":
+            packed = await self._of_archive(key, place.location)
+            if packed is not None:
+                yield packed
         elif place.kind == "damaged":
             yield VerifyFinding(
                 kind="set aside", key=key, message="damaged bytes that were set aside"
             )
+
+    async def _of_archive(self, key: str, location: SnapshotLocation) -> VerifyFinding | None:
+        name = Layout.pack_in(key, self._layout.archive_prefix(location))
+        if name is None:
+            return VerifyFinding(
+                kind="foreign object", key=key, message="it is not of the layout of snapshots"
+            )
+        if key == name.claim:
+            return VerifyFinding(
+                kind="unfinished archive",
+                key=key,
+                message="an operation is at work on its pack, or was cut off; archive goes on",
+            )
+        async with self._slot:
+            try:
+                max_bytes = self._storage.max_snapshot_bytes
+                pack = await read_pack(self._objects, name, max_bytes=max_bytes)
+                if pack is not None:
+                    await asyncio.to_thread(verify_pack, pack)
+            except SnapshotDecodeError as error:
+                return VerifyFinding(kind="pack damaged", key=key, message=str(error))
+        return None
 
     async def _of_manifest(
         self, key: str, place: ObjectPlace

@@ -4,6 +4,10 @@ A session is what has an object of our layout directly under its name. Under a n
 nothing is deleted: an id may come from a URL, and `backups/` or the SDKs' `context/` may lie beside
 the sessions. A delete that was cut off can only be repeated while something shows that there is a
 session. So where other keys lie under its name as well, one object of the layout is deleted last.
+
+An archiver may have packed a history between its listing and its deletion. What it has written is
+found by one more listing, after the history is gone. What it writes later it takes back by itself,
+since it looks for the history again: see `snapstore.operations.packing`.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ class SessionDeletion:
         self._objects = objects
         self._prefix = prefix
         self._has_begun = False
+        self._has_history = False
         self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
@@ -62,6 +67,8 @@ class SessionDeletion:
                 await self._delete_keys(keys)
             else:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
+            if self._has_history and not self._failed:
+                await self._delete_new_packs()
         except StorageError as error:
             if not self._failed:
                 error.outcome = error.outcome or ("unknown" if self._has_begun else "not applied")
@@ -105,8 +112,15 @@ class SessionDeletion:
             keys, self._held_back = keys + self._held_back, []
         await self._delete_keys(keys)
 
+    async def _delete_new_packs(self) -> None:
+        """Delete what was archived while the history was being deleted."""
+        async with aclosing(self._objects.scan(f"{self._prefix}scopes/")) as pages:
+            async for page in pages:
+                await self._delete_keys([key for key in page if self._is_archive(key)])
+
     async def _delete_keys(self, keys: Sequence[str]) -> None:
         self._deleted += len(keys)
+        self._has_history = self._has_history or any(map(Layout.snapshot_id_of, keys))
         # Not every server keeps to the size of a page that it was asked for.
         for start in range(0, len(keys), PAGE_SIZE):
             self._unconfirmed = list(keys[start:])
@@ -139,6 +153,10 @@ class SessionDeletion:
 
     def _is_own(self, key: str) -> bool:
         return Layout.is_own(key, self._prefix)
+
+    def _is_archive(self, key: str) -> bool:
+        place = Layout.place_of(key, self._prefix)
+        return place is not None and place.kind == "archive"
 
     def _log_kept(self) -> None:
         if self._kept:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 from snapstore.model.ids import (
     END_OF_IDS,
@@ -25,8 +25,6 @@ from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["History", "Interval"]
-
-T = TypeVar("T")
 
 
 class Interval(NamedTuple):
@@ -133,26 +131,10 @@ class History:
         """
         return self._backwards(interval) if newest_first else self._forwards(interval)
 
-    async def load_as_of(
-        self, time: datetime, load: Callable[[str], Awaitable[T | None]]
-    ) -> T | None:
-        """Load the newest snapshot of a time or earlier; `None` if there is none.
-
-        Args:
-            time: The time, in whole milliseconds.
-            load: Loads a snapshot; `None` if it was deleted meanwhile: then the one before it.
-
-        Raises:
-            TypeError: The time is no datetime.
-            ValueError: It is naive or before 1970.
-        """
-        interval = Interval.of(None, newest_first=True, since=None, until=time)
-        while ids := await self._newest(interval, 1):
-            found = await load(ids[0])
-            if found is not None:
-                return found
-            interval = Interval.of(ids[0], newest_first=True, since=None, until=None)
-        return None
+    async def newest(self, interval: Interval) -> str | None:
+        """The newest id in an interval; `None` if there is none."""
+        ids = await self._newest(interval, 1)
+        return ids[0] if ids else None
 
     async def _oldest(self, interval: Interval, limit: int | None) -> list[str]:
         ids: list[str] = []

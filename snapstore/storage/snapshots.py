@@ -7,7 +7,8 @@ How the parts work together::
     list:   location → history (storage.history) → store.scan → ids → stop at the limit
     delete: session prefix → store.scan → batches → store.delete, overlapped
 
-The operations on whole sessions are in `snapstore.storage.sessions`.
+The operations on whole sessions are in `snapstore.storage.sessions`, those on archived snapshots
+in `snapstore.storage.archived`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ from snapstore.model.snapshot import (
     VersionedSnapshot,
     now,
 )
+from snapstore.storage.archive import load_as_of
+from snapstore.storage.archived import ArchiveOperations
 from snapstore.storage.check import CHECK_SESSION, CheckReport, run_check
 from snapstore.storage.conditions import version_to_match
 from snapstore.storage.history import History, Interval
 from snapstore.storage.listing import flatten
 from snapstore.storage.observation import unrecorded
 from snapstore.storage.rewinding import rewind_latest
-from snapstore.storage.sessions import SessionOperations
 from snapstore.storage.updates import LatestUpdate
 
 __all__ = ["ObjectSnapshotStorage"]
 
 
-class ObjectSnapshotStorage(SessionOperations):
+class ObjectSnapshotStorage(ArchiveOperations):
     """Snapshots in any object store. `S3Storage`, `FileStorage` and `MemoryStorage` are subclasses.
 
     It is opened and closed with `async with`, or with `open` and `aclose`, and used on the event
@@ -188,17 +190,20 @@ class ObjectSnapshotStorage(SessionOperations):
         Args:
             location: Where it belongs.
             snapshot_id: Its id in history; `None` for the latest.
-            as_of: Load the newest snapshot in history of this time or earlier, in whole
-                milliseconds. What is no longer in history, or was only saved as latest, is not
-                found. It costs the requests of `list_snapshot_ids` for the newest id, and a load.
+            as_of: Load the newest snapshot in history or archive of this time or earlier, in whole
+                milliseconds. What was deleted from history, or was only saved as latest, is not
+                found. It costs the requests of `list_snapshot_ids` for the newest id, a listing of
+                the location's packs, and a load; for an archived one a read of its pack.
 
         Returns:
             The snapshot; `None` if there is none, and for no other reason.
 
         Raises:
-            SnapshotDecodeError: What is stored is not a good snapshot, or is too large.
+            SnapshotDecodeError: What is stored is not a good snapshot, or is too large; or a pack
+                that may have it is damaged.
             TypeError: Both an id and a time are given, or the time is no datetime.
             ValueError: The time is naive or before 1970.
+            ModuleNotFoundError: A pack must be read, and the extra `archive` is not installed.
         """
         with self._operation("load_snapshot"):
             if as_of is None:
@@ -213,7 +218,8 @@ class ObjectSnapshotStorage(SessionOperations):
                 versioned = await self._load(location, found)
                 return None if versioned is None else versioned.snapshot
 
-            return await history.load_as_of(as_of, load)
+            archive = self._archive(location)
+            return await load_as_of(history, archive, as_of, load, self._decode_archived)
 
     async def load_versioned(
         self, *, location: SnapshotLocation, snapshot_id: str | None = None

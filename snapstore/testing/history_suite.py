@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
 
+from snapstore.encoding.envelope import encode_snapshot
+from snapstore.encoding.packs import PackWriter
 from snapstore.errors import InvalidIdentifierError
+from snapstore.model.keys import Layout
 from snapstore.model.protocols import VersionedSnapshotStorage
+from snapstore.model.snapshot import Snapshot
 from snapstore.testing.samples import (
     HISTORY,
     LATEST,
@@ -99,6 +105,17 @@ class HistoryTests:
         with pytest.raises(TypeError):
             await subject.storage.load_snapshot(location=LOCATION, snapshot_id=ids[0], as_of=at(0))
 
+    async def test_a_snapshot_in_a_pack_is_loaded_as_of_a_time(self, subject: Subject) -> None:
+        ids = snapshot_ids(5)
+        for n in (0, 3):
+            await save_in_history(subject, make_snapshot({"n": n}), ids[n])
+        await seed_pack(subject, {ids[n]: make_snapshot({"n": n}) for n in (1, 2, 4)})
+        for n in range(5):
+            assert await as_of(subject, at(n)) == make_snapshot({"n": n})
+        assert await as_of(subject, at(500)) == make_snapshot({"n": 4})
+        assert await as_of(subject, at(0) - MILLISECOND) is None
+        assert await oldest(subject) == [ids[0], ids[3]]
+
     async def test_a_time_that_is_naive_or_none_is_refused(self, subject: Subject) -> None:
         times: list[tuple[Any, type[Exception]]] = [
             (datetime(2026, 11, 22), ValueError),  # noqa: DTZ001
@@ -115,6 +132,20 @@ class HistoryTests:
                 await as_of(subject, time)
         with pytest.raises(ValueError, match="since"):
             await newest(subject, since=at(1), until=at(0))
+
+
+async def seed_pack(subject: Subject, snapshots: Mapping[str, Snapshot]) -> None:
+    """Store a pack, as `snapstore.operations.archive` writes it."""
+    try:
+        writer = PackWriter("suite")
+    except ModuleNotFoundError:
+        pytest.skip('packs need Zstandard: pip install "snapstore[archive]"')
+    for snapshot_id, snapshot in snapshots.items():
+        writer.add(snapshot_id, encode_snapshot(snapshot, max_bytes=2**20))
+    data = writer.finish()
+    digest = hashlib.sha256(data).hexdigest()
+    name = Layout().pack(LOCATION, min(snapshots), max(snapshots), digest)
+    await subject.raw.put(name.key, data)
 
 
 def at(n: int) -> datetime:

@@ -1,6 +1,7 @@
 """What each command does, on a directory and on a real S3 server."""
 
 import json
+import sys
 
 import pytest
 
@@ -366,3 +367,61 @@ async def test_a_namespace_is_erased_but_never_a_bucket(here, snapstore):
         assert [found async for found in left] == []
     left = here.storage.namespace("user-8").iter_sessions()
     assert [found async for found in left] == ["chat-1"]
+
+
+async def test_snapshots_are_archived_shown_and_brought_back(here, snapstore):
+    async def run(*arguments):
+        return await snapstore(
+            *arguments[:1], here.name, *arguments[1:], environment=here.environment
+        )
+
+    ids = await write_chat(here.storage)
+    ended = await run("archive", "--keep-last", 1, "--dry-run")
+    assert [row[0] for row in rows(ended)] == ["planned"] * 3
+    assert ended.err.startswith("3 snapshots to be archived (")
+    assert await here.storage.list_snapshot_ids(location=LOCATION) == ids
+
+    ended = await run("archive", "--keep-last", 1, "--yes", "--json")
+    assert {(line["result"], line["type"]) for line in lines(ended)} == {("archived", "archive")}
+    assert "in 1 pack of" in ended.err
+    assert await here.storage.list_snapshot_ids(location=LOCATION) == ids[3:]
+
+    where = "chat-1", "agent/weather"
+    ended = await run("ls", *where, "--archived")
+    assert [row[0] for row in rows(ended)[1:]] == ids[2::-1]
+    ended = await run(
+        "ls", *where, "--archived", "--oldest-first", "--limit", 1, "--cursor", ids[0]
+    )
+    assert [row[0] for row in rows(ended)[1:]] == [ids[1]]
+    assert (await run("ls", "chat-1", "--archived")).status == 2
+    ended = await run("show", *where, "--snapshot", ids[1])
+    assert ended.out.count("user:") == 1
+    assert f"id {ids[1]}" in ended.out
+    ended = await run("show", *where, "--snapshot", ids[1], "--json")
+    assert (ended.status, "is archived" in ended.err) == (1, True)
+    ended = await run("show", *where, "--as-of", NOW.isoformat())
+    assert ended.status == 1
+    ended = await run("diff", *where, ids[0], ids[2], "--json")
+    assert (
+        {line["what"] for line in lines(ended)} == {"message", "state"} if ended.status == 0 else 1
+    )
+
+    assert (await run("prune-archive", "--yes")).err.startswith("0 packs of 0 snapshots deleted, 1")
+    ended = await run("unarchive", "--yes")
+    assert [row[0] for row in rows(ended)] == ["restored"] * 3
+    assert await here.storage.list_snapshot_ids(location=LOCATION) == ids
+    ended = await run("prune-archive", "--keep-last", 9, "--yes")
+    assert [row[0] for row in rows(ended)] == ["deleted"]
+    assert (await run("archive", "--yes")).status == 2
+
+
+async def test_a_missing_extra_is_named_in_one_line(here, snapstore, monkeypatch):
+    for name in ("compression", "compression.zstd", "backports", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ended = await snapstore(
+        *("archive", here.name, "--keep-last", 1, "--yes"), environment=here.environment
+    )
+    assert ended.status == 1
+    assert ended.err.startswith("snapstore archive: ")
+    assert ended.err.count("\n") == 1
+    assert "snapstore[archive]" in ended.err

@@ -64,7 +64,7 @@ async def test_a_terminal_shows_a_table_and_asks_before_it_changes_something(her
         await terminal.until("Do it? [y/N]: ")
         terminal.type("y\r")
         assert await terminal.ended() == 0
-        assert "3 deleted" in terminal.shown
+        assert "3 done" in terminal.shown
     assert await here.storage.list_snapshot_ids(location=LOCATION) == ids[-2:]
 
     rewind = ("rewind", here.name, "chat-1", "agent/weather", ids[-2])

@@ -18,7 +18,7 @@ from snapstore import (
     snapshot_id_at,
 )
 from snapstore.encoding.envelope import encode_snapshot
-from snapstore.operations import delete_snapshots, fork_session, verify
+from snapstore.operations import RetentionPolicy, archive, delete_snapshots, fork_session, verify
 from snapstore.stores import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore
 
@@ -125,6 +125,16 @@ async def damaged(storage, what):
             manifest = SnapshotManifest("1.0", "then", {"forkedFrom": {"complete": False}})
             await storage.save_manifest(location=LOCATION, manifest=manifest)
             key = layout.manifest(LOCATION)
+        case "pack damaged" | "unfinished archive":
+            await archive(storage, RetentionPolicy(keep_last=2), sessions=["s-1"]).run()
+            prefix = layout.archive_prefix(LOCATION)
+            [key] = [key async for page in storage.objects.scan(prefix) for key in page]
+            if what == "pack damaged":
+                data = (await storage.objects.get(key, max_bytes=2**20)).data
+                await storage.objects.put(key, data[:-20] + CANARY.encode() + data[-20:])
+            else:
+                key = layout.pack_in(key, prefix).claim
+                await storage.objects.put(key, b'{"state":"held","run":""}')
         case "set aside":
             await storage.objects.put(key := layout.damaged(LOCATION, "x.json"), b"?")
         case "foreign object":
@@ -139,7 +149,7 @@ async def damaged(storage, what):
 
 KINDS = [
     *("latest missing", "wrong scope", "id in the future", "unfinished fork", "set aside"),
-    *("foreign object", "stash without session"),
+    *("foreign object", "stash without session", "pack damaged", "unfinished archive"),
 ]
 WITH_METADATA = ["latest without its history", "latest differs from its history"]
 

@@ -80,6 +80,8 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         await storage.load_snapshot(location=LOCATION, snapshot_id=ids[0])
         await storage.load_snapshot(location=LOCATION, as_of=datetime.now(UTC))
         await storage.list_snapshot_ids(location=LOCATION, newest_first=True, limit=1)
+        assert await storage.load_archived(location=LOCATION, snapshot_id=ids[0]) is None
+        assert [i async for i in storage.iter_archived_ids(location=LOCATION)] == []
         await storage.rewind(location=LOCATION, snapshot_id=ids[0])
         manifest = SnapshotManifest("1.0", "2026-11-22T11:13:20.395Z")
         await storage.save_manifest(location=LOCATION, manifest=manifest)
@@ -105,6 +107,8 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         ("load_snapshot", f"{HISTORY}snapshot_<snapshot_id>.json"),
         ("load_snapshot", HISTORY),
         ("list_snapshot_ids", HISTORY),
+        ("load_archived", f"{SNAPSHOTS}archive/"),
+        ("iter_archived_ids", f"{SNAPSHOTS}archive/"),
         ("rewind", f"{HISTORY}snapshot_<snapshot_id>.json"),
         ("save_manifest", f"{SNAPSHOTS}manifest.json"),
         ("load_manifest", f"{SNAPSHOTS}manifest.json"),
@@ -120,7 +124,7 @@ async def test_each_operation_is_reported_once_with_its_place_in_the_layout(make
         for name, method in inspect.getmembers(ObjectSnapshotStorage, inspect.iscoroutinefunction)
         if not name.startswith("_")
     }
-    walks = {"iter_snapshot_ids", "iter_sessions"}
+    walks = {"iter_snapshot_ids", "iter_sessions", "iter_archived_ids"}
     assert {record.operation for record in records} == (operations | walks) - {"open", "aclose"}
     assert {record.outcome for record in records} == {"ok"}
     assert {record.place for record in records} == {storage.objects.name}
@@ -379,8 +383,8 @@ async def test_requests_are_those_that_are_sent(behind_proxy, records, direct, p
 
     requests = [request for record in records for request in record.requests]
     assert [request.operation for request in requests] == proxy.operations
-    assert [request.status for request in requests] == [200, 200, 200, 404, 200, 200]
-    assert [request.error for request in requests] == [None] * 3 + ["StorageError"] + [None] * 2
+    assert [request.status for request in requests] == [200, 200, 200, 404, 200, 200, 200]
+    assert [request.error for request in requests] == [None] * 3 + ["StorageError"] + [None] * 3
     assert {request.path for request in requests} == {path}
     assert {request.attempt for request in requests} == {1}
     for record in records:

@@ -767,6 +767,18 @@ class UntilIsExclusive(BrokenStorage):
         return [found for found in ids if until is None or snapshot_time(found) < until]
 
 
+class AsOfKnowsNoPacks(BrokenStorage):
+    caught_by = ("test_a_snapshot_in_a_pack_is_loaded_as_of_a_time",)
+
+    async def load_snapshot(self, *, location, snapshot_id=None, as_of=None):
+        if as_of is None:
+            return await super().load_snapshot(location=location, snapshot_id=snapshot_id)
+        ids = await self.list_snapshot_ids(
+            location=location, until=as_of, newest_first=True, limit=1
+        )
+        return await super().load_snapshot(location=location, snapshot_id=ids[0]) if ids else None
+
+
 class AsOfIsTheNextOne(BrokenStorage):
     caught_by = ("test_a_snapshot_is_loaded_as_of_a_time",)
 

@@ -48,6 +48,16 @@ from snapstore import (
     snapshot_time,
 )
 from snapstore.integrations.opentelemetry import OpenTelemetryHook
+from snapstore.operations import (
+    ArchiveEvent,
+    ArchivePruneReport,
+    ArchiveReport,
+    RetentionPolicy,
+    UnarchiveReport,
+    archive,
+    prune_archive,
+    unarchive,
+)
 from snapstore.stores import (
     ObjectStore,
     S3Client,
@@ -149,6 +159,21 @@ async def versioned_operations(storage: VersionedSnapshotStorage) -> None:
     async with aclosing(storage.iter_snapshot_ids(location=LOCATION, since=now)) as ids:
         async for snapshot_id in ids:
             assert_type(snapshot_id, str)
+
+
+async def archives(storage: ObjectSnapshotStorage) -> None:
+    found = await storage.load_archived(location=LOCATION, snapshot_id=new_snapshot_id())
+    assert_type(found, Snapshot | None)
+    async with aclosing(storage.iter_archived_ids(location=LOCATION)) as ids:
+        async for snapshot_id in ids:
+            assert_type(snapshot_id, str)
+    policy = RetentionPolicy(keep_last=10)
+    async with archive(storage, policy, sessions=["session-1"]) as archiving:
+        async for archived in archiving:
+            assert_type(archived, ArchiveEvent)
+    assert_type(archiving.report, ArchiveReport)
+    assert_type(await unarchive(storage, dry_run=True).run(), UnarchiveReport)
+    assert_type(await prune_archive(storage, policy).run(), ArchivePruneReport)
 
 
 async def sessions(storage: VersionedSnapshotStorage) -> None:

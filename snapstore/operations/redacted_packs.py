@@ -1,0 +1,129 @@
+"""Redact packs: a pack that has what is to be redacted is replaced by another one.
+
+An archiver at work may hold texts that it has read before they were redacted. It claims its pack
+before it looks at the originals for the last time. So whoever looks for claims and packs after the
+originals were redacted finds the claim, or the pack, or the archiver finds the change. A claim that
+is pending is made void: its pack is never relied on, and nothing is lost, since history has all of
+it. It stays for one more pass, in which the archiver may remove what it has yet written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from snapstore.encoding.packs import PackReader, PackWriter
+from snapstore.model.keys import PackName
+from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.changed_content import change_content
+from snapstore.operations.changes import Change
+from snapstore.operations.originals import raise_not_deleted
+from snapstore.operations.packing import Packs
+from snapstore.storage.claims import read_claim
+from snapstore.storage.snapshots import ObjectSnapshotStorage
+from snapstore.stores.base import Body
+
+__all__ = ["PackRedaction"]
+
+
+class PackRedaction:
+    """Redacts the packs of a location.
+
+    Args:
+        storage: Where, with a pace.
+        location: The location.
+        change: Makes the new content.
+        conditional: Whether the store deletes on a condition.
+        dry_run: Whether nothing is changed.
+    """
+
+    def __init__(
+        self,
+        storage: ObjectSnapshotStorage,
+        location: SnapshotLocation,
+        change: Change,
+        *,
+        conditional: bool,
+        dry_run: bool,
+    ) -> None:
+        self._objects = storage.objects
+        self._max_bytes = storage.max_snapshot_bytes
+        self._change = change
+        self._dry_run = dry_run
+        self._packs = Packs(
+            storage.objects,
+            storage.layout,
+            location,
+            max_bytes=storage.max_snapshot_bytes,
+            conditional=conditional,
+        )
+
+    async def stop(self, name: PackName) -> bool:
+        """Make sure that a pack which is being written, or was, does not count.
+
+        Args:
+            name: The pack, of which there is a claim.
+
+        Returns:
+            Whether there was something to stop, so that another pass is needed.
+        """
+        claim = await read_claim(self._objects, name)
+        if self._dry_run or claim is None or claim.state == "held":
+            return False
+        if claim.state == "void":
+            await self._packs.remove(claim)
+            return True
+        if await claim.change(self._objects, "void") is not None:
+            raise_not_deleted(self._objects, await self._objects.delete([name.key]))
+        return True
+
+    async def redact(
+        self, name: PackName
+    ) -> tuple[Literal["planned", "redacted", "changed"], list[str]] | None:
+        """Redact a pack.
+
+        Args:
+            name: The pack.
+
+        Returns:
+            What was done, and where in the new pack; `None` if there was nothing to do.
+
+        Raises:
+            SnapshotDecodeError: The pack is damaged.
+            SnapshotEncodeError: `change` makes something of a snapshot that is none.
+        """
+        claim = await read_claim(self._objects, name)
+        if claim is not None and claim.state != "held":
+            return None  # `stop` sees to it
+        pack = await self._packs.read(name)
+        if pack is None:
+            return None
+        places = await asyncio.to_thread(self._places, pack)
+        if not places:
+            return None
+        if self._dry_run:
+            return "planned", places
+        writer = await asyncio.to_thread(self._changed, pack)
+        del pack
+        done = await self._packs.replace(name, writer)
+        return "changed" if done is None else "redacted", places
+
+    def _places(self, pack: PackReader) -> list[str]:
+        places: list[str] = []
+        for packed, document in pack.read_all():
+            changed = self._change_document(pack.name, document)
+            if changed is not None:
+                places += [f"{packed.snapshot_id}.{place}" for place in changed[1]]
+        return places
+
+    def _changed(self, pack: PackReader) -> PackWriter:
+        writer = Packs.new_writer()
+        for packed, document in pack.read_all():
+            changed = self._change_document(pack.name, document)
+            writer.add(packed.snapshot_id, document if changed is None else changed[0])
+        return writer
+
+    def _change_document(self, name: PackName, document: bytes) -> tuple[bytes, list[str]] | None:
+        return change_content(
+            name.key, Body(document), self._change, kind="history", max_bytes=self._max_bytes
+        )
