@@ -265,6 +265,14 @@ class Layout:
         name, found, _ = key.removeprefix(self._base).partition(delimiter)
         return name if found and is_identifier(name) else None
 
+    def place_in_any(self, key: str) -> ObjectPlace | None:
+        """What an object is, of whatever session; `None` if it is not of the layout."""
+        session_id = self.session_id_of(key, "/scopes/")
+        if session_id is None:
+            return None
+        prefix = self.session_prefix(session_id)
+        return self.place_of(key, prefix) if key.startswith(prefix) else None
+
     def stash_prefix(self, session_id: str) -> str:
         """What the keys begin with that the Strands SDKs keep for a session beside its snapshots.
 

@@ -12,7 +12,7 @@ from snapstore.operations.events import ArchiveEvent
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.pruning import Candidates
+from snapstore.operations.pruning import Candidates, without_origins
 from snapstore.operations.retention import RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
@@ -75,7 +75,9 @@ def archive(
                 await archiver.recover(location)
                 batches = _batches(candidates.of_location(location))
                 async with aclosing(batches):
-                    async for batch in batches:
+                    async for found in batches:
+                        batch = await without_origins(view, found)
+                        report.kept += len(found) - len(batch)
                         events = archiver.archive(location, batch)
                         async with aclosing(events):
                             async for event in events:

@@ -25,7 +25,7 @@ from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.planned_archiving import PlannedArchiving
 from snapstore.operations.planned_snapshots import is_same, located, look_up
-from snapstore.operations.pruning import DeletionReport, delete_batches
+from snapstore.operations.pruning import DeletionReport, delete_batches, without_origins
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.pace import Pace
@@ -71,7 +71,8 @@ def apply(
     """Do what the events of a dry run say, where things are still the same.
 
     A snapshot is the same by its size, etag and time of writing, as far as the store tells them; a
-    session by those of all its objects. They are looked at once more just before.
+    session by those of all its objects. They are looked at once more just before. A snapshot that
+    latest was saved from is left alone, since a rewind may have made it the latest.
 
     Args:
         storage: The storage of the dry run, open.
@@ -137,6 +138,7 @@ class _Applying:
 
     async def _delete(self, events: list[DeleteEvent]) -> AsyncGenerator[DeleteEvent, None]:
         same: list[HistoryEntry] = []
+        told = {event.key: event for event in events}
         for location, planned in located(events, self._layout):
             found = await look_up(self._storage.objects, self._layout, location, planned)
             for snapshot_id, event in planned.items():
@@ -148,8 +150,13 @@ class _Applying:
                 else:
                     same.append(entry)
 
+        spared = await without_origins(self._storage, same)
+        for entry in same:
+            if entry not in spared:
+                yield msgspec.structs.replace(told[entry.key], result="changed")
+
         async def pages() -> AsyncGenerator[list[HistoryEntry], None]:
-            yield same
+            yield spared
 
         deleted = delete_batches(self._storage.objects, pages(), DeletionReport(), self._pace)
         async with aclosing(deleted):

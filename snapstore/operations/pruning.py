@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -31,6 +39,7 @@ __all__ = [
     "delete_batches",
     "delete_snapshots",
     "prune",
+    "without_origins",
 ]
 
 _ANY_SIZE: Final = 2**62
@@ -113,7 +122,13 @@ def prune(
     view = with_pace(storage, pace)
     candidates = Candidates(view, policy, report)
     batches = overlapped(session_ids(view, sessions), candidates.of_session)
-    return Operation(delete_batches(view.objects, batches, report, pace), report)
+
+    async def spare(batch: list[HistoryEntry]) -> list[HistoryEntry]:
+        spared = await without_origins(view, batch)
+        report.kept += len(batch) - len(spared)
+        return spared
+
+    return Operation(delete_batches(view.objects, batches, report, pace, spare=spare), report)
 
 
 def delete_snapshots(
@@ -169,7 +184,7 @@ class Looked(Protocol):
 
 
 class Candidates:
-    """The snapshots that a policy does not keep.
+    """The snapshots that a policy does not keep. One that latest was saved from can be among them.
 
     Args:
         storage: Where.
@@ -207,8 +222,6 @@ class Candidates:
     ) -> AsyncGenerator[list[HistoryEntry], None]:
         """Those of one location, page by page, newest first."""
         retention = Retention(self._policy, self._now)
-        origin: str | None = None
-        is_origin_known = False
         async with aclosing(self._backwards(location)) as pages:
             async for page, is_last in pages:
                 oldest = page[-1].snapshot_id if is_last else None
@@ -217,10 +230,6 @@ class Candidates:
                     for entry in page
                     if not retention.keeps(entry.snapshot_id, is_oldest=entry.snapshot_id == oldest)
                 ]
-                if rejected and not is_origin_known:
-                    origin = await self._origin_of_latest(location)
-                    is_origin_known = True
-                rejected = [entry for entry in rejected if entry.snapshot_id != origin]
                 self._report.kept += len(page) - len(rejected)
                 if rejected:
                     yield rejected
@@ -239,9 +248,40 @@ class Candidates:
         if held:
             yield held, True
 
-    async def _origin_of_latest(self, location: SnapshotLocation) -> str | None:
-        latest = await self._objects.get(self._layout.latest(location), max_bytes=_ANY_SIZE)
-        return None if latest is None else latest.metadata.get(ORIGIN)
+
+async def without_origins(
+    storage: ObjectSnapshotStorage, entries: Sequence[HistoryEntry]
+) -> list[HistoryEntry]:
+    """Leave out what latest snapshots were saved from, as they are now.
+
+    To be asked just before snapshots are deleted: a rewind may have made one of them the latest.
+
+    Args:
+        storage: Where.
+        entries: The snapshots.
+    """
+    objects, layout = storage.objects, storage.layout
+    locations = {
+        place.location: None
+        for entry in entries
+        if (place := layout.place_in_any(entry.key)) is not None
+    }
+    origins: set[str] = set()
+
+    async def given() -> AsyncGenerator[SnapshotLocation, None]:
+        for location in locations:
+            yield location
+
+    async def origin_of(location: SnapshotLocation) -> AsyncGenerator[str, None]:
+        latest = await objects.get(layout.latest(location), max_bytes=_ANY_SIZE)
+        origin = None if latest is None else latest.metadata.get(ORIGIN)
+        if origin is not None:
+            yield layout.history(location, origin)
+
+    async with aclosing(overlapped(given(), origin_of)) as found:
+        async for key in found:
+            origins.add(key)
+    return [entry for entry in entries if entry.key not in origins]
 
 
 async def delete_batches(
@@ -249,6 +289,8 @@ async def delete_batches(
     pages: AsyncGenerator[list[HistoryEntry], None],
     report: DeletionReport,
     pace: Pace,
+    *,
+    spare: Callable[[list[HistoryEntry]], Awaitable[list[HistoryEntry]]] | None = None,
 ) -> AsyncGenerator[DeleteEvent, None]:
     """Delete snapshots in as few requests as possible, each key confirmed.
 
@@ -257,6 +299,7 @@ async def delete_batches(
         pages: The snapshots. It is closed at the end.
         report: Counts them; in a dry run they stay.
         pace: Counts requests.
+        spare: Says just before a request which of its snapshots are deleted; `None` for all.
 
     Returns:
         An async generator of events.
@@ -267,11 +310,12 @@ async def delete_batches(
             waiting += page
             while len(waiting) >= PAGE_SIZE:
                 batch, waiting = waiting[:PAGE_SIZE], waiting[PAGE_SIZE:]
+                batch = batch if spare is None else await spare(batch)
                 for event in await _delete(objects, batch, report, pace):
                     yield event
-    if waiting:
-        for event in await _delete(objects, waiting, report, pace):
-            yield event
+    waiting = waiting if spare is None else await spare(waiting)
+    for event in await _delete(objects, waiting, report, pace):
+        yield event
     report.requests = pace.turns
 
 
@@ -279,6 +323,8 @@ async def _delete(
     objects: ManagedStore, batch: list[HistoryEntry], report: DeletionReport, pace: Pace
 ) -> list[DeleteEvent]:
     failed: dict[str, str] = {}
+    if not batch:
+        return []
     if report.dry_run:
         report.requests_needed += 1
     else:

@@ -67,6 +67,17 @@ async def test_what_has_changed_or_gone_since_is_left_alone():
     assert (report.done, report.changed, report.missing, report.ok) == (1, 1, 1, False)
 
 
+async def test_what_latest_was_rewound_to_since_is_left_alone():
+    async with MemoryStorage() as storage:
+        ids = await write_history(storage, LOCATION, range(5))
+        plan = await planned(prune(storage, LAST_TWO, sessions=["s-1"], dry_run=True))
+        await storage.rewind(location=LOCATION, snapshot_id=ids[1])
+        results, report = await applied(storage, plan)
+        assert await storage.list_snapshot_ids(location=LOCATION) == [ids[1], *ids[3:]]
+    assert sorted(results) == ["changed", "deleted", "deleted"]
+    assert report.ok is False
+
+
 async def test_given_snapshots_are_deleted_whatever_is_stored():
     async with MemoryStorage() as storage:
         ids = await write_history(storage, LOCATION, range(3))

@@ -135,6 +135,31 @@ async def test_on_s3_too_what_latest_was_saved_from_is_kept(s3_server, bucket, p
         assert await storage.list_snapshot_ids(location=LOCATION) == [ids[1], *ids[-2:]]
 
 
+async def test_what_a_rewind_makes_latest_while_pages_are_listed_is_kept():
+    """Up to the last look at latest, which comes just before the request that deletes."""
+    for step in range(1, 20):
+        store = FaultyObjectStore(MemoryObjectStore())
+        async with ObjectSnapshotStorage(store) as storage:
+            ids = await write_history(storage, LOCATION, range(6))
+            latest = storage.layout.latest(LOCATION)
+            begun, reads = len(store.calls), 0
+
+            async def rewind(_):
+                nonlocal reads
+                reads += 1
+                if reads == step:  # noqa: B023
+                    async with ObjectSnapshotStorage(store.inner) as other:  # noqa: B023
+                        await other.rewind(location=LOCATION, snapshot_id=ids[0])  # noqa: B023
+
+            store.fault = rewind
+            await prune(storage, LAST_TWO).run()
+            looked = [call.keys for call in store.calls[begun:]].index((latest,)) + 1
+            if step > looked:
+                break
+            assert ids[0] in await storage.list_snapshot_ids(location=LOCATION)
+    assert step > 2
+
+
 async def test_objects_that_are_no_snapshots_stay(storage):
     ids = await write_history(storage, LOCATION, range(4))
     history = storage.layout.history_prefix(LOCATION)
@@ -373,4 +398,4 @@ async def test_a_long_history_is_pruned_in_little_memory_and_few_requests():
     assert operation.report.kept == len(left) in range(39, 41)
     assert peak - before < 10 * 2**20
     # Its locations from the keys, the history forwards and backwards, and the batches.
-    assert store.requests < 101 + 2 * 101 + 101 + 3
+    assert store.requests < 101 + 2 * 101 + 2 * 101 + 3
