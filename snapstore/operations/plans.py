@@ -35,7 +35,7 @@ __all__ = ["ApplyReport", "apply"]
 
 PlannedEvent = DeleteEvent | SessionEvent | ArchiveEvent | UnarchiveEvent | PackEvent
 _DONE: Final = ("deleted", "removed", "archived", "restored", "present")
-_CHANGED: Final = ("changed", "kept", "conflict", "busy")
+_CHANGED: Final = ("changed", "kept", "partly", "conflict", "busy")
 
 
 class ApplyReport(msgspec.Struct, kw_only=True):

@@ -122,7 +122,7 @@ class Retention:
         if self._newest is None and time <= self._now:
             self._newest = time
         keeps = self._within is not None and (
-            self._newest is None or time > self._newest - self._within
+            self._newest is None or self._newest - time < self._within
         )
         self._judged += 1
         for index, rule in enumerate(self._rules):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import AsyncExitStack, aclosing
 
 from snapstore.model.ids import validate_identifier
 from snapstore.storage.snapshots import ObjectSnapshotStorage
@@ -17,7 +18,7 @@ def session_ids(
 
     Args:
         storage: Where.
-        sessions: Their ids; `None` for all.
+        sessions: Their ids; `None` for all. An async generator is closed at the end.
 
     Raises:
         TypeError: It is a single text.
@@ -38,5 +39,11 @@ async def _given(ids: list[str]) -> AsyncGenerator[str, None]:
 
 
 async def _validated(sessions: AsyncIterable[str]) -> AsyncGenerator[str, None]:
-    async for session_id in sessions:
-        yield validate_identifier(session_id, "session_id")
+    seen: set[str] = set()
+    async with AsyncExitStack() as stack:
+        if isinstance(sessions, AsyncGenerator):
+            await stack.enter_async_context(aclosing(sessions))
+        async for session_id in sessions:
+            if validate_identifier(session_id, "session_id") not in seen:
+                seen.add(session_id)
+                yield session_id

@@ -106,11 +106,18 @@ async def test_only_the_sessions_given_are_pruned(storage):
         await write_history(storage, location_of(session_id), range(4))
     await prune(storage, LAST_TWO, sessions=["s-1", "s-1"]).run()
 
+    closed = []
+
     async def more():
-        yield "s-3"
+        try:
+            yield "s-3"
+            yield "s-3"
+        finally:
+            closed.append(True)
 
     report = await prune(storage, LAST_TWO, sessions=more()).run()
     assert report.sessions == 1
+    assert closed == [True]
     left = [
         len(await storage.list_snapshot_ids(location=location_of(session_id)))
         for session_id in ("s-1", "s-2", "s-3")

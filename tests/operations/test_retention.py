@@ -89,6 +89,11 @@ def test_a_snapshot_in_the_future_is_not_the_newest():
     assert judged([future], within) == {future}
 
 
+def test_all_may_be_within_the_longest_time_there_is():
+    ids = [snapshot_id_at(NOW - timedelta(days=days)) for days in (0, 9_000)]
+    assert judged(ids, RetentionPolicy(keep_within=timedelta.max)) == set(ids)
+
+
 def test_an_id_later_than_any_date_is_kept():
     latest = "ffffffff-ffff-7fff-bfff-ffffffffffff"
     ids = [latest, *(snapshot_id_at(NOW - timedelta(days=days)) for days in range(5))]
