@@ -16,14 +16,23 @@ from snapstore.cli.arguments import (
     Place,
     S3Settings,
     change_options,
+    pace_option,
     s3_options,
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, write_json
-from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
+from snapstore.cli.printing import counted, shown_size, write_json, write_row
+from snapstore.cli.running import (
+    confirm,
+    follow,
+    opened,
+    require_consent,
+    require_sessions,
+    usage_errors,
+)
 from snapstore.operations import (
     ApplyReport,
+    CopyEvent,
     Event,
     Operation,
     PruneReport,
@@ -92,7 +101,16 @@ def prune_command(
         )
 
     storage = storage_at(place, S3Settings(**others))
-    _change(storage, plan, _told_of_prune, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
+    _change(
+        storage,
+        plan,
+        _told_of_prune,
+        sessions=sessions,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+        pace=pace,
+    )
 
 
 @click.command("prune-sessions")
@@ -138,6 +156,7 @@ def prune_sessions_command(
         storage,
         plan,
         _told_of_sessions,
+        sessions=sessions,
         dry_run=dry_run,
         yes=yes,
         as_json=as_json,
@@ -152,13 +171,7 @@ def prune_sessions_command(
 @click.option("--unconditional", is_flag=True, help="For sessions: as in prune-sessions.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON.")
-@click.option(
-    "--max-requests-per-second",
-    "pace",
-    type=click.FloatRange(0, min_open=True),
-    metavar="NUMBER",
-    help="Go slowly, so that saves are not kept waiting.",
-)
+@pace_option
 @s3_options
 def apply_command(
     place: Place,
@@ -169,12 +182,25 @@ def apply_command(
     pace: float | None,
     **settings: str | None,
 ) -> None:
-    """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json."""
+    """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json.
+
+    The whole file is read and validated before anything is deleted; - is stdin.
+    """
+    if file.name == "<stdin>" and not yes:
+        raise click.UsageError("the file comes from stdin, where nobody can be asked: add --yes")
     require_consent(yes=yes, dry_run=False)
-    confirm("Delete what the file says?", yes=yes)
-    with opened(storage := storage_at(place, S3Settings(**settings))) as run, usage_errors():
-        report = run(_applied(storage, file, unconditional, pace, as_json=as_json))
-    _finish(report, as_json=as_json)
+    storage = storage_at(place, S3Settings(**settings))
+    with tempfile.TemporaryFile() as plan:
+        with usage_errors():
+            for event in decode_events(file):
+                plan.write(encode_event(_validated(event, storage)))
+        plan.seek(0)
+        confirm("Delete what the file says?", yes=yes)
+        with opened(storage) as run:
+            applying = _Applying(storage, plan, unconditional, pace, as_json=as_json)
+            report = run(applying.run())
+    if not report.ok:
+        raise click.exceptions.Exit(1)
 
 
 COMMANDS: Final = {
@@ -189,6 +215,7 @@ def _change(
     plan: Callable[..., Operation[Event, Any]],
     told: Callable[[Any], str],
     *,
+    sessions: tuple[str, ...],
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -197,10 +224,10 @@ def _change(
 ) -> None:
     """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
     with opened(storage) as run:
+        require_sessions(run, storage, sessions)
         if yes:
             operation = plan(storage, dry_run=False)
             report = run(follow(operation, "deleting", count=told, on_event=_writer(as_json)))
-            say(told(report))
             if not report.ok:
                 raise click.exceptions.Exit(1)
             return
@@ -211,39 +238,79 @@ def _change(
                 if dry_run:
                     _writer(as_json)(event)
 
-            report = run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
+            run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
             if dry_run:
-                say(told(report))
                 return
-            say(told(report))
             confirm("Do it?", yes=False)
             file.seek(0)
-            applied = run(_applied(storage, file, unconditional, pace, as_json=as_json))
-    _finish(applied, as_json=as_json)
-
-
-async def _applied(
-    storage: ObjectSnapshotStorage,
-    file: IO[bytes],
-    unconditional: bool,
-    pace: float | None,
-    *,
-    as_json: bool,
-) -> ApplyReport:
-    operation = apply(
-        storage,
-        decode_events(file),
-        unconditional=unconditional,
-        max_requests_per_second=pace,
-    )
-    return await follow(operation, "deleting", count=_told_of_apply, on_event=_writer(as_json))
-
-
-def _finish(report: ApplyReport, *, as_json: bool) -> None:
-    del as_json
-    say(_told_of_apply(report))
-    if not report.ok:
+            applying = _Applying(storage, file, unconditional, pace, as_json=as_json)
+            applied = run(applying.run())
+    # As with --yes, a session that is in use again is no failure.
+    if applied.failed or applied.changed > applying.woken:
         raise click.exceptions.Exit(1)
+
+
+class _Applying:
+    """Does what events of a dry run say.
+
+    Attributes:
+        woken: Sessions that were kept, since they were updated after the dry run.
+    """
+
+    def __init__(
+        self,
+        storage: ObjectSnapshotStorage,
+        file: IO[bytes],
+        unconditional: bool,
+        pace: float | None,
+        *,
+        as_json: bool,
+    ) -> None:
+        self.woken = 0
+        self._write = _writer(as_json)
+        self._operation = apply(
+            storage,
+            decode_events(file),
+            unconditional=unconditional,
+            max_requests_per_second=pace,
+        )
+
+    async def run(self) -> ApplyReport:
+        return await follow(
+            self._operation, "deleting", count=self._told, on_event=self._count_and_write
+        )
+
+    def _count_and_write(self, event: Event) -> None:
+        self.woken += isinstance(event, SessionEvent) and event.result in ("kept", "changed")
+        self._write(event)
+
+    def _told(self, report: ApplyReport) -> str:
+        text = (
+            f"{report.done:,} deleted, {report.changed - self.woken:,} changed and left alone, "
+            f"{report.missing:,} gone before, {report.failed:,} failed"
+        )
+        return f"{text}, {self.woken:,} kept since they woke up" if self.woken else text
+
+
+def _validated(event: Event, storage: ObjectSnapshotStorage) -> Event:
+    """An event of a dry run of deletions at a place.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    layout = storage.layout
+    if isinstance(event, CopyEvent):
+        raise ValueError("an event is of a copy: copy --plan does what it says")  # noqa: TRY004
+    if event.result != "planned":
+        raise ValueError(f"an event is not of a dry run: its result is {event.result!r}")
+    if isinstance(event, SessionEvent):
+        layout.session_prefix(event.session_id)  # it is validated here
+        return event
+    session_id = layout.session_id_of(event.key, "/scopes/")
+    place = session_id and layout.place_of(event.key, layout.session_prefix(session_id))
+    if not place or place.snapshot_id is None:
+        raise ValueError(f"an event is not of this place: {event.key}")
+    return event
 
 
 def _writer(as_json: bool) -> Callable[[Event], None]:
@@ -251,9 +318,9 @@ def _writer(as_json: bool) -> Callable[[Event], None]:
         if as_json:
             write_json(event)
         elif isinstance(event, SessionEvent):
-            print("\t".join((event.result, event.session_id, event.code or "")).rstrip())
+            write_row(event.result, event.session_id, event.code or "")
         else:
-            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+            write_row(event.result, event.key, event.code or "")
 
     return write
 
@@ -278,10 +345,3 @@ def _told_of_sessions(report: SessionPruneReport) -> str:
     )
     text += f", {report.woken:,} kept since they woke up" if report.woken else ""
     return f"{text}, {report.failed:,} failed" if report.failed else text
-
-
-def _told_of_apply(report: ApplyReport) -> str:
-    return (
-        f"{report.done:,} deleted, {report.changed:,} changed and left alone, "
-        f"{report.missing:,} gone before, {report.failed:,} failed"
-    )

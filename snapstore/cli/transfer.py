@@ -21,7 +21,7 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, write_json
+from snapstore.cli.printing import counted, say, shown_size, write_json, write_row
 from snapstore.cli.running import (
     confirm,
     file_errors,
@@ -119,7 +119,9 @@ def copy_command(
             confirm("Copy what the file says?", yes=yes)
             report = _follow(run, apply(plan), as_json=as_json)
         else:
-            report = _copied(run, start, apply, dry_run=dry_run, yes=yes, as_json=as_json)
+            report = _copied(
+                run, start, apply, sessions=sessions, dry_run=dry_run, yes=yes, as_json=as_json
+            )
     _finish(report)
 
 
@@ -227,7 +229,9 @@ def import_log(
         )
 
     with opened(here, there) as run, usage_errors():
-        report = _copied(run, start, None, dry_run=dry_run, yes=yes, as_json=as_json)
+        report = _copied(
+            run, start, None, sessions=sessions, dry_run=dry_run, yes=yes, as_json=as_json
+        )
     _finish(report)
 
 
@@ -255,35 +259,66 @@ def _copied(
     start: Callable[..., Operation[CopyEvent, CopyReport]],
     apply: Callable[[IO[bytes]], Operation[CopyEvent, CopyReport]] | None,
     *,
+    sessions: tuple[str, ...] = (),
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> CopyReport:
     """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
+    absent: set[str] = set()
     if yes:
-        return _follow(run, start(dry_run=False), as_json=as_json)
+        report = _follow(run, start(dry_run=False), as_json=as_json, absent=absent)
+        _require(sessions, absent)
+        return report
     with tempfile.TemporaryFile() as file:
 
         def keep(event: CopyEvent) -> None:
-            file.write(encode_event(event))
+            _note_absent(event, absent)
             if dry_run:
                 _writer(as_json)(event)
+            else:
+                file.write(encode_event(event))
 
         planned: CopyReport = run(
             follow(start(dry_run=True), "looking", count=_told, on_event=keep)
         )
+        _require(sessions, absent)
         if dry_run:
             return planned
-        say(_told(planned))
         confirm("Do it?", yes=False)
         file.seek(0)
         operation = start(dry_run=False) if apply is None else apply(file)
         return _follow(run, operation, as_json=as_json)
 
 
-def _follow(run: Run, operation: Operation[CopyEvent, CopyReport], *, as_json: bool) -> CopyReport:
-    done: CopyReport = run(follow(operation, "copying", count=_told, on_event=_writer(as_json)))
+def _follow(
+    run: Run,
+    operation: Operation[CopyEvent, CopyReport],
+    *,
+    as_json: bool,
+    absent: set[str] | None = None,
+) -> CopyReport:
+    write = _writer(as_json)
+
+    def on_event(event: CopyEvent) -> None:
+        if absent is not None:
+            _note_absent(event, absent)
+        write(event)
+
+    done: CopyReport = run(follow(operation, "copying", count=_told, on_event=on_event))
     return done
+
+
+def _note_absent(event: CopyEvent, absent: set[str]) -> None:
+    """Note a session that does not exist at the source: of snapshots, or of a message log."""
+    if event.result == "missing" and event.key.endswith(("/", "/session.json")):
+        absent.add(event.session_id)
+
+
+def _require(sessions: tuple[str, ...], absent: set[str]) -> None:
+    """Refuse sessions that were named and are not there; the others were copied."""
+    if missing := [session_id for session_id in sessions if session_id in absent]:
+        raise click.ClickException(f"there is no session {', '.join(missing)}")
 
 
 def _writer(as_json: bool) -> Callable[[CopyEvent], None]:
@@ -291,7 +326,7 @@ def _writer(as_json: bool) -> Callable[[CopyEvent], None]:
         if as_json:
             write_json(event)
         else:
-            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+            write_row(event.result, event.key, event.code or "")
 
     return write
 
@@ -310,6 +345,5 @@ def _told(report: CopyReport) -> str:
 
 
 def _finish(report: CopyReport) -> None:
-    say(_told(report))
     if not report.ok:
         raise click.exceptions.Exit(1)

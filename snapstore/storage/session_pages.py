@@ -60,7 +60,7 @@ class SessionPages:
             ValueError: An argument is not valid.
             InvalidIdentifierError: In the order `"created"`, an id is no UUIDv7.
         """
-        if not isinstance(limit, int) or isinstance(limit, bool):
+        if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"limit must be an int, not a {type(limit).__name__}")
         if not 1 <= limit <= PAGE_SIZE:
             raise ValueError(f"limit must be 1 to {PAGE_SIZE:,}, not {limit}")
