@@ -20,7 +20,15 @@ from snapstore.cli.arguments import (
     s3_options,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, shown_time, write_json, write_row
+from snapstore.cli.printing import (
+    counted,
+    json_of,
+    say,
+    shown_size,
+    shown_time,
+    write_json,
+    write_row,
+)
 from snapstore.cli.running import (
     confirm,
     file_errors,
@@ -163,7 +171,7 @@ def _receipt_file(path: str | None) -> Iterator[Callable[[ErasureReceipt], None]
         is_saved = True
         if path != "-" and os.path.isfile(path):  # noqa: PTH113 -- and no pipe or device
             file.truncate(0)
-        file.write(msgspec.json.format(msgspec.json.encode(receipt)) + b"\n")
+        file.write(msgspec.json.format(json_of(receipt)) + b"\n")
         file.flush()
 
     try:

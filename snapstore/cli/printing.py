@@ -18,6 +18,7 @@ from rich.table import Table
 __all__ = [
     "counted",
     "is_terminal",
+    "json_of",
     "one_line",
     "printable",
     "say",
@@ -85,12 +86,17 @@ def shown_time(time: datetime | None) -> str:
 
 
 def write_json(value: Any) -> None:
-    """Print a value as one line of JSON, in which what `printable` shows as escapes is escaped."""
+    """Print a value as one line of JSON: see `json_of`."""
+    _write(json_of(value))
+
+
+def json_of(value: Any) -> bytes:
+    """A value as one line of JSON, in which what `printable` shows as escapes is escaped."""
     try:
         text = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:  # a half surrogate
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
-    _write(_in_json(text).encode() + b"\n")
+    return _in_json(text).encode() + b"\n"
 
 
 def write_document(document: bytes) -> None:

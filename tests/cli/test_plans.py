@@ -116,6 +116,30 @@ async def test_a_plan_is_validated_as_a_whole_before_anything_is_deleted(
     assert await here.storage.list_snapshot_ids(location=LOCATION) == ids
 
 
+async def test_a_plan_of_a_copy_is_validated_as_a_whole_as_well(here, snapstore, tmp_path):
+    await write_chat(here.storage, "chat-1")
+    dry = await snapstore(
+        *("copy", here.name, tmp_path / "there", "--dry-run", "--json"),
+        environment=here.environment,
+    )
+    plan = tmp_path / "plan.jsonl"
+    foreign = b'{"type":"copy","session_id":"s-1","key":"elsewhere/x","result":"planned"}\n'
+    delete, _ = wrong_lines()["done"]
+    for line, words in (
+        (foreign, "not of the source"),
+        (delete, "of no copy"),
+        (b"x", "is no event"),
+    ):
+        plan.write_bytes(dry.out.encode() + line)
+        ended = await snapstore(
+            *("copy", here.name, tmp_path / "there", "--plan", plan, "--yes"),
+            environment=here.environment,
+        )
+        assert (ended.status, ended.out) == (2, "")
+        assert words in ended.err
+    assert not (tmp_path / "there").exists()
+
+
 async def test_a_plan_comes_from_stdin(here, snapstore):
     ids = await write_chat(here.storage, "chat-1")
     dry = await snapstore(

@@ -78,6 +78,18 @@ async def test_a_file_whose_name_is_no_utf8_is_told(tmp_path, snapstore):
             assert (ended.status, "udcff" in ended.out) == (0, True), ended.err
 
 
+async def test_a_file_whose_name_is_no_utf8_is_copied_after_a_question(tmp_path):
+    async with FileStorage(tmp_path / "here") as storage:
+        await write_history(storage, LOCATION, [1])
+    name = os.fsdecode(b"\xff")
+    (tmp_path / "here" / "chat-1" / name).write_text("x")
+    async with in_a_terminal("copy", tmp_path / "here", tmp_path / "there") as terminal:
+        await terminal.until("Do it? [y/N]: ")
+        terminal.type("y\r")
+        assert await terminal.ended() == 0
+    assert (tmp_path / "there" / "chat-1" / name).read_text() == "x"
+
+
 async def test_a_place_can_not_command_the_terminal(tmp_path, snapstore):
     ended = await snapstore("ls", tmp_path / "no\x1b]0;title\x07where")
     assert ended.status == 2
