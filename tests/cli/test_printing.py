@@ -129,7 +129,7 @@ async def test_an_output_that_is_full_is_one_line(tmp_path, command):
             *(sys.executable, "-m", "snapstore.cli", command, tmp_path, *arguments),
             stdout=full,
             stderr=asyncio.subprocess.PIPE,
-            env=environment_of(),
+            env=environment_of({"PYTHONUNBUFFERED": ""}),  # what is printed waits in a buffer
         )
         _, err = await process.communicate()
     lines = [line for line in err.decode().splitlines() if "to be" not in line]
