@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from snapstore import InvalidIdentifierError, SnapstoreError, __version__
-from snapstore.cli.printing import one_line
+from snapstore.cli.printing import one_line, printable
 
 __all__ = ["run"]
 
@@ -79,16 +79,21 @@ def run(argv: Sequence[str] | None) -> int:
         sys.stdout.reconfigure(errors="replace")  # what is said has more than ASCII
     name = "snapstore"
     try:
-        with _program.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
-            try:
-                _program.invoke(context)
-            finally:
-                name = f"{name} {context.invoked_subcommand}"
-        sys.stdout.flush()
+        try:
+            arguments = list(sys.argv[1:] if argv is None else argv)
+            with _program.make_context(name, arguments) as context:
+                try:
+                    _program.invoke(context)
+                finally:
+                    name = f"{name} {context.invoked_subcommand}"
+        finally:
+            sys.stdout.flush()
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        print(printable(message.getvalue()), end="", file=sys.stderr)
         return error.exit_code
     except SnapstoreError as error:
         print(f"{name}: {one_line(error)}", file=sys.stderr)
@@ -101,8 +106,17 @@ def run(argv: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print(f"{name}: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Who read the output has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # else, who read the output has left
+            print(f"{name}: {one_line(error)}", file=sys.stderr)
+        _drop_output()
         return 1
     return 0
+
+
+def _drop_output() -> None:
+    """Drop what can't be written: Python would complain again when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -69,6 +69,7 @@ def archive_command(
         storage,
         plan,
         _told_of_archive,
+        sessions=sessions,
         dry_run=dry_run,
         yes=yes,
         as_json=as_json,
@@ -104,6 +105,7 @@ def unarchive_command(
         storage,
         plan,
         _told_of_unarchive,
+        sessions=sessions,
         dry_run=dry_run,
         yes=yes,
         as_json=as_json,
@@ -144,7 +146,16 @@ def prune_archive_command(
         )
 
     storage = storage_at(place, S3Settings(**others))
-    change(storage, plan, _told_of_packs, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
+    change(
+        storage,
+        plan,
+        _told_of_packs,
+        sessions=sessions,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+        pace=pace,
+    )
 
 
 COMMANDS: Final = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -22,6 +23,7 @@ __all__ = [
     "Place",
     "S3Settings",
     "change_options",
+    "pace_option",
     "s3_options",
     "session_option",
     "storage_at",
@@ -91,7 +93,10 @@ def _time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is no time as 2026-11-28 or 2026-11-28T04:30:00Z") from None
-    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    try:
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is no time in UTC") from None
     if time < datetime(1970, 1, 1, tzinfo=UTC):
         raise ValueError(f"{text!r} is before 1970")
     return time
@@ -101,13 +106,29 @@ def _duration(text: str) -> timedelta:
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text, re.ASCII)
     if found is None or not int(found[1]):
         raise ValueError(f"{text!r} is no duration as 90d, 12h, 30m or 2w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        duration = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        _ = datetime.now(UTC) - duration
+    except OverflowError:
+        raise ValueError(f"{text!r} goes back further than dates do") from None
+    return duration
+
+
+def _pace(text: str) -> float:
+    try:
+        pace = float(text)
+    except ValueError:
+        pace = math.nan
+    if not 0 < pace < math.inf:
+        raise ValueError(f"{text!r} is no number above 0")
+    return pace
 
 
 PLACE: Final = _argument("place", _place)
 LOCATION: Final = _argument("location", _location)
 TIME: Final = _argument("time", _time)
 DURATION: Final = _argument("duration", _duration)
+PACE: Final = _argument("number", _pace)
 IDENTIFIER: Final = _argument(
     "session", lambda text: SnapshotLocation.agent(text, "agent").session_id
 )
@@ -124,19 +145,24 @@ def s3_options(command: CommandT) -> CommandT:
     return command
 
 
+def pace_option(command: CommandT) -> CommandT:
+    """Add the option that says how many requests there may be in a second."""
+    return click.option(
+        "--max-requests-per-second",
+        "pace",
+        type=PACE,
+        metavar="NUMBER",
+        help="Go slowly, so that saves are not kept waiting.",
+    )(command)
+
+
 def change_options(command: CommandT) -> CommandT:
     """Add the options of commands that change something."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON."),
         click.option("--yes", is_flag=True, help="Don't ask."),
         click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done."),
-        click.option(
-            "--max-requests-per-second",
-            "pace",
-            type=click.FloatRange(0, min_open=True),
-            metavar="NUMBER",
-            help="Go slowly, so that saves are not kept waiting.",
-        ),
+        pace_option,
     ):
         command = option(command)
     return command
@@ -169,6 +195,9 @@ def storage_at(
     if place.bucket is None:
         if must_exist and not os.path.isdir(place.path):  # noqa: PTH112 -- nothing runs yet
             raise click.UsageError(f"there is no directory {place.path}")
+        parent, name = os.path.split(os.path.realpath(place.path))
+        if name == "session":  # as on S3: the Strands SDKs keep a stash beside it
+            return FileStorage(parent, prefix=name)
         return FileStorage(place.path)
     session = None
     if settings.profile is not None:

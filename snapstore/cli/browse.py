@@ -114,7 +114,11 @@ def ls(
 @click.option("--json", "as_json", is_flag=True, help="Each as one line of JSON.")
 @s3_options
 def du(place: Place, session_id: str | None, as_json: bool, **settings: str | None) -> None:
-    """Show how many bytes each session takes, or each location of a SESSION, and all of them."""
+    """Show how many bytes each session takes, or each location of a SESSION, and all of them.
+
+    What the Strands SDKs keep beside sessions, the stash, is told for a SESSION, and is not in the
+    sizes of the others.
+    """
     with opened(storage := storage_at(place, S3Settings(**settings))) as run:
         if session_id is not None:
             described = run(storage.describe_session(session_id=session_id))

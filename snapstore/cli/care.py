@@ -13,12 +13,20 @@ from snapstore.cli.arguments import (
     Place,
     S3Settings,
     change_options,
+    pace_option,
     s3_options,
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, printable, say, write_json
-from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
+from snapstore.cli.printing import counted, write_json, write_row
+from snapstore.cli.running import (
+    confirm,
+    follow,
+    opened,
+    require_consent,
+    require_sessions,
+    usage_errors,
+)
 from snapstore.operations import (
     ForkEvent,
     ForkReport,
@@ -62,7 +70,7 @@ def fork(
         if as_json:
             write_json(event)
         else:
-            print(f"{event.result}\t{event.key}\t{event.into}")
+            write_row(event.result, event.key, event.into)
 
     with usage_errors():
         operation = fork_session(
@@ -76,7 +84,6 @@ def fork(
     confirm(f"Fork {session_id} into {into}?", yes=yes or dry_run)
     with opened(storage) as run:
         report = run(follow(operation, "copying", count=_told_of_fork, on_event=write))
-    say(_told_of_fork(report))
     if not report.ok:
         raise click.exceptions.Exit(1)
 
@@ -91,13 +98,7 @@ def fork(
 )
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--json", "as_json", is_flag=True, help="Each finding as one line of JSON.")
-@click.option(
-    "--max-requests-per-second",
-    "pace",
-    type=click.FloatRange(0, min_open=True),
-    metavar="NUMBER",
-    help="Go slowly, so that saves are not kept waiting.",
-)
+@pace_option
 @s3_options
 def verify_command(
     place: Place,
@@ -120,13 +121,12 @@ def verify_command(
         if as_json:
             write_json(finding)
         else:
-            fields = (finding.kind, finding.key, finding.message, finding.mended or "")
-            print("\t".join(fields).rstrip())
+            write_row(finding.kind, finding.key, finding.message, finding.mended or "")
 
     operation = verify(storage, sessions=sessions or None, mend=mend, max_requests_per_second=pace)
     with opened(storage) as run:
+        require_sessions(run, storage, sessions)
         report = run(follow(operation, "reading", count=_told_of_verify, on_event=write))
-    say(_told_of_verify(report))
     if not report.ok:
         raise click.exceptions.Exit(1)
 
@@ -184,8 +184,7 @@ def redact_command(
         if as_json:
             write_json(event)
         else:
-            places = ", ".join(event.places)
-            print("\t".join((event.result, event.key, printable(places))).rstrip())
+            write_row(event.result, event.key, ", ".join(event.places))
 
     def operation(*, dry_run: bool) -> Operation[RedactEvent, RedactReport]:
         return redact(
@@ -201,18 +200,24 @@ def redact_command(
         if dry_run or not yes:
             planned = operation(dry_run=True)
             report = run(follow(planned, "looking", count=_told_of_redaction, on_event=write))
-            say(_told_of_redaction(report))
+            _require_objects(report, session_id)
             if dry_run:
                 return
             confirm("Redact it?", yes=False)
         done = operation(dry_run=False)
         report = run(follow(done, "redacting", count=_told_of_redaction, on_event=write))
-    say(_told_of_redaction(report))
+    _require_objects(report, session_id)
     if not (report.ok or (keep_versions and report.is_clean is None)):
         raise click.exceptions.Exit(1)
 
 
 COMMANDS: Final = {"fork": fork, "verify": verify_command, "redact": redact_command}
+
+
+def _require_objects(report: RedactReport, session_id: str) -> None:
+    """Refuse a session of which there is nothing, not even a version of an object."""
+    if not (report.objects or report.versions or report.retained):
+        raise click.ClickException(f"there is no session {session_id}")
 
 
 def _lines_of(file: TextIO | None) -> list[str]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any, Final, TypeVar
 
 import click
 
 from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import DURATION
-from snapstore.cli.printing import say, write_json
-from snapstore.cli.running import confirm, follow, opened, usage_errors
+from snapstore.cli.printing import write_json, write_row
+from snapstore.cli.running import confirm, follow, opened, require_sessions, usage_errors
 from snapstore.operations import (
     ApplyReport,
+    CopyEvent,
+    DeleteEvent,
     Event,
     Operation,
     PackEvent,
@@ -28,10 +30,10 @@ from snapstore.operations import (
 __all__ = [
     "apply_file",
     "change",
-    "finish",
     "policy_from",
     "policy_if_any",
     "policy_options",
+    "validated",
 ]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -79,6 +81,7 @@ def change(
     plan: Callable[..., Operation[Event, Any]],
     told: Callable[[Any], str],
     *,
+    sessions: Iterable[str],
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -92,18 +95,22 @@ def change(
         storage: Where, not open.
         plan: Makes the operation.
         told: Says in words what its report tells.
+        sessions: The sessions that were named, which must be there.
         dry_run: Only plan it, and write the events.
         yes: Don't ask.
         as_json: Whether events are written as lines of JSON.
         pace: Requests in a second.
         doing: What it does, in a word.
         unconditional: As in `prune_sessions`.
+
+    Raises:
+        click.exceptions.Exit: Not all was done.
     """
     with opened(storage) as run:
+        require_sessions(run, storage, sessions)
         if yes:
             operation = plan(storage, dry_run=False)
             report = run(follow(operation, doing, count=told, on_event=_writer(as_json)))
-            say(told(report))
             if not report.ok:
                 raise click.exceptions.Exit(1)
             return
@@ -114,17 +121,16 @@ def change(
                 if dry_run:
                     _writer(as_json)(event)
 
-            report = run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
+            run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
             if dry_run:
-                say(told(report))
                 return
-            say(told(report))
             confirm("Do it?", yes=False)
             file.seek(0)
-            applied = run(
-                apply_file(storage, file, unconditional, pace, doing=doing, as_json=as_json)
-            )
-    finish(applied)
+            applying = _Applying(storage, file, unconditional, pace, as_json=as_json)
+            applied = run(applying.run(doing))
+    # As with --yes, a session that is in use again is no failure.
+    if applied.failed or applied.changed > applying.woken:
+        raise click.exceptions.Exit(1)
 
 
 async def apply_file(
@@ -134,27 +140,72 @@ async def apply_file(
     pace: float | None,
     *,
     as_json: bool,
-    doing: str = "deleting",
 ) -> ApplyReport:
     """Do what the lines of a file say, and write what was done."""
-    operation = apply(
-        storage,
-        decode_events(file),
-        unconditional=unconditional,
-        max_requests_per_second=pace,
-    )
-    return await follow(operation, doing, count=_told_of_apply, on_event=_writer(as_json))
+    return await _Applying(storage, file, unconditional, pace, as_json=as_json).run("applying")
 
 
-def finish(report: ApplyReport) -> None:
-    """Say what was done.
+def validated(event: Event, storage: ObjectSnapshotStorage) -> Event:
+    """An event of a dry run at a place.
 
     Raises:
-        click.exceptions.Exit: Not all was done.
+        ValueError: It is something else.
     """
-    say(_told_of_apply(report))
-    if not report.ok:
-        raise click.exceptions.Exit(1)
+    layout = storage.layout
+    if isinstance(event, CopyEvent):
+        raise ValueError("an event is of a copy: copy --plan does what it says")  # noqa: TRY004 -- the events are wrong
+    if event.result != "planned":
+        raise ValueError(f"an event is not of a dry run: its result is {event.result!r}")
+    if isinstance(event, SessionEvent):
+        layout.session_prefix(event.session_id)  # it is validated here
+        return event
+    place = layout.place_in_any(event.key)
+    if place is None or (isinstance(event, DeleteEvent) and place.snapshot_id is None):
+        raise ValueError(f"an event is not of this place: {event.key}")
+    return event
+
+
+class _Applying:
+    """Does what events of a dry run say.
+
+    Attributes:
+        woken: Sessions that were kept, since they were updated after the dry run.
+    """
+
+    def __init__(
+        self,
+        storage: ObjectSnapshotStorage,
+        file: IO[bytes],
+        unconditional: bool,
+        pace: float | None,
+        *,
+        as_json: bool,
+    ) -> None:
+        self.woken = 0
+        self._write = _writer(as_json)
+        self._operation = apply(
+            storage,
+            decode_events(file),
+            unconditional=unconditional,
+            max_requests_per_second=pace,
+        )
+
+    async def run(self, doing: str) -> ApplyReport:
+        return await follow(
+            self._operation, doing, count=self._told, on_event=self._count_and_write
+        )
+
+    def _count_and_write(self, event: Event) -> None:
+        is_woken = isinstance(event, SessionEvent) and event.result in ("kept", "partly", "changed")
+        self.woken += is_woken
+        self._write(event)
+
+    def _told(self, report: ApplyReport) -> str:
+        text = (
+            f"{report.done:,} done, {report.changed - self.woken:,} changed and left alone, "
+            f"{report.missing:,} gone before, {report.failed:,} failed"
+        )
+        return f"{text}, {self.woken:,} kept since they woke up" if self.woken else text
 
 
 def _writer(as_json: bool) -> Callable[[Event], None]:
@@ -162,17 +213,10 @@ def _writer(as_json: bool) -> Callable[[Event], None]:
         if as_json:
             write_json(event)
         elif isinstance(event, SessionEvent):
-            print("\t".join((event.result, event.session_id, event.code or "")).rstrip())
+            write_row(event.result, event.session_id, event.code or "")
         elif isinstance(event, (UnarchiveEvent, PackEvent)):
-            print(f"{event.result}\t{event.key}")
+            write_row(event.result, event.key)
         else:
-            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+            write_row(event.result, event.key, event.code or "")
 
     return write
-
-
-def _told_of_apply(report: ApplyReport) -> str:
-    return (
-        f"{report.done:,} done, {report.changed:,} changed and left alone, "
-        f"{report.missing:,} gone before, {report.failed:,} failed"
-    )

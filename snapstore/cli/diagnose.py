@@ -10,7 +10,7 @@ import click
 
 from snapstore import S3Storage
 from snapstore.cli.arguments import PLACE, Place, S3Settings, s3_options, storage_at
-from snapstore.cli.printing import one_line, write_json
+from snapstore.cli.printing import one_line, write_json, write_row
 from snapstore.cli.running import opened
 
 __all__ = ["COMMANDS"]
@@ -35,7 +35,8 @@ def check(place: Place, read_only: bool, as_json: bool, **settings: str | None) 
         for finding in report.findings:
             write_json(finding._asdict())
     else:
-        print(report, flush=True)
+        for line in str(report).split("\n"):
+            write_row(line)
     if not report.ok:
         raise click.exceptions.Exit(1)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import IO, Any, Final
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import click
 import msgspec
@@ -18,8 +20,23 @@ from snapstore.cli.arguments import (
     s3_options,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, shown_time, write_json
-from snapstore.cli.running import confirm, follow, opened, require_consent, usage_errors
+from snapstore.cli.printing import (
+    counted,
+    json_of,
+    say,
+    shown_size,
+    shown_time,
+    write_json,
+    write_row,
+)
+from snapstore.cli.running import (
+    confirm,
+    file_errors,
+    follow,
+    opened,
+    require_consent,
+    usage_errors,
+)
 from snapstore.operations import (
     EraseEvent,
     ErasureReceipt,
@@ -38,7 +55,10 @@ def _erase_options(command: Callable[..., Any]) -> Callable[..., Any]:
         s3_options,
         change_options,
         click.option(
-            "--receipt", type=click.File("wb", lazy=True), help="Write the receipt here, as JSON."
+            "--receipt",
+            type=click.Path(dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            help="Write the receipt here, as JSON, also if it is cut off; - is stdout.",
         ),
         click.option(
             "--bypass-governance",
@@ -73,8 +93,10 @@ def erase(place: Place, session_id: str, **options: Any) -> None:
 def erase_all_command(place: Place, **options: Any) -> None:
     """Erase all that lies under a place for good: a user's namespace, say.
 
-    A bucket without a prefix is refused.
+    A bucket without a prefix is refused, and so is a directory: rm -r removes one.
     """
+    if place.bucket is None:
+        raise click.UsageError("a directory is removed with rm -r, and not by erase-all")
     _run(place, erase_all, f"all under {place.text}", **options)
 
 
@@ -87,7 +109,7 @@ def _run(
     what: str,
     *,
     bypass_governance: bool,
-    receipt: IO[bytes] | None,
+    receipt: str | None,
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -109,29 +131,59 @@ def _run(
         if as_json:
             write_json(event)
         else:
-            fields = (event.result, event.kind, event.key, event.version_id or "", event.code or "")
-            print("\t".join(fields).rstrip())
+            write_row(event.result, event.kind, event.key, event.version_id or "", event.code or "")
 
     with usage_errors():
         operation(dry_run=True)  # what can't be erased is refused before anything is opened
-    with opened(storage) as run:
+    with _receipt_file(None if dry_run else receipt) as save, opened(storage) as run:
         if dry_run or not yes:
             show = write if dry_run else _nothing
-            planned = run(follow(operation(dry_run=True), "looking", count=_told, on_event=show))
-            say(_told(planned))
+            run(follow(operation(dry_run=True), "looking", count=_told, on_event=show))
             if dry_run:
                 return
             confirm(f"Erase {what} for good?", yes=False)
-        done = run(follow(operation(dry_run=False), "erasing", count=_told, on_event=write))
-    if receipt is not None:
-        receipt.write(msgspec.json.format(msgspec.json.encode(done)) + b"\n")
-    _tell(done)
-    if not done.ok:
+        erasing = operation(dry_run=False)
+        try:
+            run(follow(erasing, "erasing", count=_told, on_event=write))
+        finally:
+            save(erasing.report)
+    _tell(erasing.report)
+    if not erasing.report.ok:
         raise click.exceptions.Exit(1)
 
 
-def _nothing(_: EraseEvent) -> None:
-    """Show nothing of what is only looked at."""
+@contextmanager
+def _receipt_file(path: str | None) -> Iterator[Callable[[ErasureReceipt], None]]:
+    """Open a file before anything is done, and give a function that writes a receipt to it.
+
+    What the file has before is replaced by the receipt, and not earlier.
+    """
+    if path is None:
+        yield _nothing
+        return
+    is_new = path != "-" and not os.path.exists(path)  # noqa: PTH110 -- nothing runs yet
+    is_saved = False
+    with file_errors():
+        file = click.open_file(path, "ab")
+
+    def save(receipt: ErasureReceipt) -> None:
+        nonlocal is_saved
+        is_saved = True
+        if path != "-" and os.path.isfile(path):  # noqa: PTH113 -- and no pipe or device
+            file.truncate(0)
+        file.write(msgspec.json.format(json_of(receipt)) + b"\n")
+        file.flush()
+
+    try:
+        with file:
+            yield save
+    finally:
+        if is_new and not is_saved:
+            os.unlink(path)  # noqa: PTH108 -- nothing was begun
+
+
+def _nothing(_: object) -> None:
+    """Show or save nothing."""
 
 
 def _told(receipt: ErasureReceipt) -> str:
@@ -145,7 +197,6 @@ def _told(receipt: ErasureReceipt) -> str:
 
 
 def _tell(receipt: ErasureReceipt) -> None:
-    say(_told(receipt))
     for one in receipt.retained:
         until = "" if one.until is None else f" until {shown_time(one.until)}"
         version = "" if one.version_id is None else f" version {one.version_id}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,18 +18,24 @@ from rich.table import Table
 __all__ = [
     "counted",
     "is_terminal",
+    "json_of",
     "one_line",
     "printable",
     "say",
     "shown_size",
     "shown_time",
+    "write_document",
     "write_json",
+    "write_row",
     "write_table",
 ]
 
-# Everything that moves a cursor, colours, or turns the direction of writing.
-_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_IN_A_CELL: Final = re.compile(r"[\t\n]")
+# Everything that moves a cursor, colours, or turns the direction of writing; and half surrogates,
+# by which Python stands for bytes of a file name that are no UTF-8.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_BETWEEN_FIELDS: Final = re.compile(r"[\t\n]")
 
 
 def printable(text: str) -> str:
@@ -36,7 +43,16 @@ def printable(text: str) -> str:
 
     What an agent has written must not command the terminal.
     """
-    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
+
+
+def _field(text: str) -> str:
+    """A text as one field of a line: it has no tab and no line break either."""
+    return _BETWEEN_FIELDS.sub(_escaped, printable(text))
 
 
 def one_line(error: object) -> str:
@@ -45,8 +61,13 @@ def one_line(error: object) -> str:
 
 
 def say(text: str) -> None:
-    """Tell something beside the results: on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Tell something beside the results, as one line on stderr."""
+    print(_field(text), file=sys.stderr, flush=True)
+
+
+def write_row(*fields: str) -> None:
+    """Print fields as one line, parted by tabs, without empty ones at the end."""
+    print("\t".join(map(_field, fields)).rstrip("\t"))
 
 
 def counted(number: int, noun: str) -> str:
@@ -65,8 +86,35 @@ def shown_time(time: datetime | None) -> str:
 
 
 def write_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    """Print a value as one line of JSON: see `json_of`."""
+    _write(json_of(value))
+
+
+def json_of(value: Any) -> bytes:
+    """A value as one line of JSON, in which what `printable` shows as escapes is escaped."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a half surrogate
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
+    return _in_json(text).encode() + b"\n"
+
+
+def write_document(document: bytes) -> None:
+    """Print JSON as it is; on a terminal, so that it can't command it."""
+    document = document.rstrip(b"\n")
+    if is_terminal():
+        # Between the values, a carriage return is as good as a space.
+        document = _in_json(document.decode().replace("\r", " ")).encode()
+    _write(document + b"\n")
+
+
+def _in_json(text: str) -> str:
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _write(line: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
@@ -84,7 +132,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """
     if not is_terminal():
         for row in ([column.lstrip(">") for column in columns], *rows):
-            print("\t".join(_IN_A_CELL.sub(" ", printable(text)) for text in row))
+            write_row(*row)
         sys.stdout.flush()
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -95,5 +143,5 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(escape(printable(text)) for text in row))
+        table.add_row(*(escape(_field(text)) for text in row))
     Console(highlight=False).print(table)

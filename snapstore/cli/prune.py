@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import timedelta
 from typing import IO, Any, Final
 
@@ -14,11 +15,12 @@ from snapstore.cli.arguments import (
     Place,
     S3Settings,
     change_options,
+    pace_option,
     s3_options,
     session_option,
     storage_at,
 )
-from snapstore.cli.changes import apply_file, change, finish, policy_from, policy_options
+from snapstore.cli.changes import apply_file, change, policy_from, policy_options, validated
 from snapstore.cli.printing import counted, shown_size
 from snapstore.cli.running import confirm, opened, require_consent, usage_errors
 from snapstore.operations import (
@@ -26,6 +28,8 @@ from snapstore.operations import (
     Operation,
     PruneReport,
     SessionPruneReport,
+    decode_events,
+    encode_event,
     prune,
     prune_sessions,
 )
@@ -66,7 +70,16 @@ def prune_command(
         )
 
     storage = storage_at(place, S3Settings(**others))
-    change(storage, plan, _told_of_prune, dry_run=dry_run, yes=yes, as_json=as_json, pace=pace)
+    change(
+        storage,
+        plan,
+        _told_of_prune,
+        sessions=sessions,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+        pace=pace,
+    )
 
 
 @click.command("prune-sessions")
@@ -112,6 +125,7 @@ def prune_sessions_command(
         storage,
         plan,
         _told_of_sessions,
+        sessions=sessions,
         dry_run=dry_run,
         yes=yes,
         as_json=as_json,
@@ -126,13 +140,7 @@ def prune_sessions_command(
 @click.option("--unconditional", is_flag=True, help="For sessions: as in prune-sessions.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--json", "as_json", is_flag=True, help="Each event as one line of JSON.")
-@click.option(
-    "--max-requests-per-second",
-    "pace",
-    type=click.FloatRange(0, min_open=True),
-    metavar="NUMBER",
-    help="Go slowly, so that saves are not kept waiting.",
-)
+@pace_option
 @s3_options
 def apply_command(
     place: Place,
@@ -143,12 +151,24 @@ def apply_command(
     pace: float | None,
     **settings: str | None,
 ) -> None:
-    """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json."""
+    """Do what a dry run has said, and no more. FILE has the lines that it wrote with --json.
+
+    The whole file is read and validated before anything is deleted; - is stdin.
+    """
+    if file.name == "<stdin>" and not yes:
+        raise click.UsageError("the file comes from stdin, where nobody can be asked: add --yes")
     require_consent(yes=yes, dry_run=False)
-    confirm("Do what the file says?", yes=yes)
-    with opened(storage := storage_at(place, S3Settings(**settings))) as run, usage_errors():
-        report = run(apply_file(storage, file, unconditional, pace, as_json=as_json))
-    finish(report)
+    storage = storage_at(place, S3Settings(**settings))
+    with tempfile.TemporaryFile() as plan:
+        with usage_errors():
+            for event in decode_events(file):
+                plan.write(encode_event(validated(event, storage)))
+        plan.seek(0)
+        confirm("Do what the file says?", yes=yes)
+        with opened(storage) as run:
+            report = run(apply_file(storage, plan, unconditional, pace, as_json=as_json))
+    if not report.ok:
+        raise click.exceptions.Exit(1)
 
 
 COMMANDS: Final = {

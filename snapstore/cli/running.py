@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -13,10 +13,18 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from snapstore import ObjectSnapshotStorage, SnapstoreError
-from snapstore.cli.printing import one_line
-from snapstore.operations import Operation
+from snapstore.cli.printing import is_terminal, one_line, printable, say
+from snapstore.operations import Operation, iter_locations
 
-__all__ = ["confirm", "file_errors", "follow", "opened", "require_consent", "usage_errors"]
+__all__ = [
+    "confirm",
+    "file_errors",
+    "follow",
+    "opened",
+    "require_consent",
+    "require_sessions",
+    "usage_errors",
+]
 
 T = TypeVar("T")
 EventT = TypeVar("EventT")
@@ -81,12 +89,15 @@ async def follow(
 ) -> ReportT:
     """Run an operation, with its progress on stderr where that is a terminal.
 
+    It tells at the end what has been done, also where the operation was cut off in the middle.
+
     Args:
         operation: The operation.
         doing: What it does, as `"Deleting"`.
         count: What has been done, in words.
         on_event: Called with each event.
     """
+    has_begun = False
     console = Console(stderr=True)
     progress = Progress(
         SpinnerColumn(),
@@ -94,14 +105,23 @@ async def follow(
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        # Else what goes to a file or a pipe would be shown above the progress, and not get there.
+        redirect_stdout=is_terminal(),
         disable=not console.is_terminal,
     )
-    with progress:
-        task = progress.add_task(doing)
-        async with operation:
-            async for event in operation:
-                on_event(event)
-                progress.update(task, description=f"{doing}: {count(operation.report)}")
+    try:
+        with progress:
+            task = progress.add_task(doing)
+            async with operation:
+                async for event in operation:
+                    has_begun = True
+                    on_event(event)
+                    progress.update(task, description=f"{doing}: {count(operation.report)}")
+    except BaseException:
+        if has_begun:
+            say(count(operation.report))
+        raise
+    say(count(operation.report))
     return operation.report
 
 
@@ -115,13 +135,34 @@ def require_consent(*, yes: bool, dry_run: bool) -> None:
         raise click.UsageError("this changes something: add --yes, or --dry-run to see what")
 
 
+def require_sessions(
+    run: Callable[[Coroutine[Any, Any, bool]], bool],
+    storage: ObjectSnapshotStorage,
+    session_ids: Iterable[str],
+) -> None:
+    """Refuse sessions that were named and are not there.
+
+    Raises:
+        click.ClickException: One is not there.
+    """
+
+    async def exists(session_id: str) -> bool:
+        locations = iter_locations(storage.objects, storage.layout, session_id)
+        async with aclosing(locations):
+            return await anext(locations, None) is not None
+
+    for session_id in session_ids:
+        if not run(exists(session_id)):
+            raise click.ClickException(f"there is no session {session_id}")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask, unless the answer was given before.
 
     Raises:
         click.exceptions.Exit: The answer is no.
     """
-    if yes or click.confirm(question, err=True):
+    if yes or click.confirm(printable(question), err=True):
         return
     print("nothing was changed", file=sys.stderr)
     raise click.exceptions.Exit(1)

@@ -15,8 +15,10 @@ import msgspec
 
 from snapstore import (
     ObjectSnapshotStorage,
+    SavedSnapshot,
     Scope,
     Snapshot,
+    SnapshotDecodeError,
     SnapshotLocation,
     VersionedSnapshot,
     snapshot_id_at,
@@ -31,12 +33,14 @@ from snapstore.cli.arguments import (
     s3_options,
     storage_at,
 )
-from snapstore.cli.printing import say, shown_time, write_json
+from snapstore.cli.printing import say, shown_time, write_document, write_json
 from snapstore.cli.running import confirm, opened, require_consent
 from snapstore.cli.transcript import message_lines, messages_of, shown_value
 from snapstore.operations import iter_locations
 
 __all__ = ["COMMANDS"]
+
+_ANY_SIZE: Final = 2**62
 
 
 class _Absent(click.ClickException):
@@ -81,7 +85,7 @@ def show(
                 raise _Absent(
                     f"snapshot {snapshot_id} is archived: unarchive brings its document back"
                 )
-            sys.stdout.buffer.write(raw.document.rstrip(b"\n") + b"\n")
+            write_document(raw.document)
             return
         found = run(_find(storage, where, snapshot_id))
     for line in _lines(where, found):
@@ -146,21 +150,33 @@ def rewind(
 ) -> None:
     """Go back: make a snapshot of history the latest one.
 
-    It is refused if the latest one is saved by somebody else meanwhile.
+    It is refused if the latest one is saved by somebody else meanwhile. It works where the latest
+    one is damaged, too.
     """
     require_consent(yes=yes, dry_run=dry_run)
 
     with opened(storage := storage_at(place, S3Settings(**settings))) as run:
         where = run(_location_in(storage, session_id, location))
         target = run(_load(storage, where, snapshot_id))
-        latest = run(storage.load_versioned(location=where))
-        now = "none" if latest is None else f"{len(messages_of(latest.snapshot.data))} messages"
+        latest = run(_latest(storage, where))
+        now = "none"
+        if isinstance(latest, VersionedSnapshot):
+            now = f"{len(messages_of(latest.snapshot.data))} messages"
+        elif latest is not None:
+            now = "damaged"
         step = f"the latest snapshot ({now}) by {snapshot_id} ({len(messages_of(target.data))})"
         if dry_run:
             say(f"would replace {step}, with 2 more requests")
             return
         confirm(f"Replace {step}?", yes=yes)
-        saved = run(storage.rewind(location=where, snapshot_id=snapshot_id, if_match=latest))
+        saved = run(
+            storage.rewind(
+                location=where,
+                snapshot_id=snapshot_id,
+                if_match=latest,
+                if_none_match=latest is None,
+            )
+        )
     if as_json:
         write_json({"snapshot_id": saved.snapshot_id, "etag": saved.etag})
     else:
@@ -219,6 +235,24 @@ async def _load(
     storage: ObjectSnapshotStorage, location: SnapshotLocation, snapshot_id: str | None
 ) -> Snapshot:
     return (await _find(storage, location, snapshot_id)).snapshot
+
+
+async def _latest(
+    storage: ObjectSnapshotStorage, location: SnapshotLocation
+) -> VersionedSnapshot | SavedSnapshot | None:
+    """The latest snapshot with its version, or only the version where it is damaged."""
+    try:
+        return await storage.load_versioned(location=location)
+    except SnapshotDecodeError:
+        key = storage.layout.latest(location)
+        stored = await storage.objects.get(key, max_bytes=_ANY_SIZE)
+    if stored is None:
+        return None
+    # Once more: a good one may have been saved just before its version was read.
+    try:
+        return await storage.load_versioned(location=location)
+    except SnapshotDecodeError:
+        return SavedSnapshot(None, stored.version.etag, stored.version.lineage, key)
 
 
 def _missing(snapshot_id: str | None) -> _Absent:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, Literal
 
 import click
+import msgspec
 
 from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import (
@@ -21,7 +23,7 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.printing import counted, say, shown_size, write_json
+from snapstore.cli.printing import counted, json_of, say, shown_size, write_json, write_row
 from snapstore.cli.running import (
     confirm,
     file_errors,
@@ -33,11 +35,11 @@ from snapstore.cli.running import (
 from snapstore.operations import (
     CopyEvent,
     CopyReport,
+    Event,
     Operation,
     apply_copies,
     copy,
     decode_events,
-    encode_event,
     import_message_log,
     import_session,
     save_export,
@@ -96,6 +98,8 @@ def copy_command(
     """
     if plan is not None and (dry_run or sessions or verify or overwrite):
         raise click.UsageError("--plan has all that is to be done: no other option goes with it")
+    if plan is not None and plan.name == "<stdin>" and not yes:
+        raise click.UsageError("the file comes from stdin, where nobody can be asked: add --yes")
     require_consent(yes=yes, dry_run=dry_run)
     here, there = _storages(source, target, settings)
     mode: Mode = "overwrite" if overwrite else "error"
@@ -112,14 +116,21 @@ def copy_command(
         )
 
     def apply(file: IO[bytes]) -> Operation[CopyEvent, CopyReport]:
-        return apply_copies(here, there, decode_events(file), max_requests_per_second=pace)
+        return apply_copies(here, there, _read_events(file), max_requests_per_second=pace)
 
-    with opened(here, there) as run, usage_errors():
+    with tempfile.TemporaryFile() as file, usage_errors():
         if plan is not None:
+            for event in decode_events(plan):
+                file.write(json_of(_validated(event, here)))
+            file.seek(0)
             confirm("Copy what the file says?", yes=yes)
-            report = _follow(run, apply(plan), as_json=as_json)
-        else:
-            report = _copied(run, start, apply, dry_run=dry_run, yes=yes, as_json=as_json)
+        with opened(here, there) as run:
+            if plan is not None:
+                report = _follow(run, apply(file), as_json=as_json)
+            else:
+                report = _copied(
+                    run, start, apply, sessions=sessions, dry_run=dry_run, yes=yes, as_json=as_json
+                )
     _finish(report)
 
 
@@ -227,7 +238,9 @@ def import_log(
         )
 
     with opened(here, there) as run, usage_errors():
-        report = _copied(run, start, None, dry_run=dry_run, yes=yes, as_json=as_json)
+        report = _copied(
+            run, start, None, sessions=sessions, dry_run=dry_run, yes=yes, as_json=as_json
+        )
     _finish(report)
 
 
@@ -255,35 +268,88 @@ def _copied(
     start: Callable[..., Operation[CopyEvent, CopyReport]],
     apply: Callable[[IO[bytes]], Operation[CopyEvent, CopyReport]] | None,
     *,
+    sessions: tuple[str, ...] = (),
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> CopyReport:
     """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
+    absent: set[str] = set()
     if yes:
-        return _follow(run, start(dry_run=False), as_json=as_json)
+        report = _follow(run, start(dry_run=False), as_json=as_json, absent=absent)
+        _require(sessions, absent)
+        return report
     with tempfile.TemporaryFile() as file:
 
         def keep(event: CopyEvent) -> None:
-            file.write(encode_event(event))
+            _note_absent(event, absent)
             if dry_run:
                 _writer(as_json)(event)
+            else:
+                file.write(json_of(event))
 
         planned: CopyReport = run(
             follow(start(dry_run=True), "looking", count=_told, on_event=keep)
         )
+        _require(sessions, absent)
         if dry_run:
             return planned
-        say(_told(planned))
         confirm("Do it?", yes=False)
         file.seek(0)
         operation = start(dry_run=False) if apply is None else apply(file)
         return _follow(run, operation, as_json=as_json)
 
 
-def _follow(run: Run, operation: Operation[CopyEvent, CopyReport], *, as_json: bool) -> CopyReport:
-    done: CopyReport = run(follow(operation, "copying", count=_told, on_event=_writer(as_json)))
+def _read_events(file: IO[bytes]) -> Iterator[CopyEvent]:
+    """Read events that `json_of` has written: `decode_events` takes no half surrogates."""
+    for line in file:
+        yield msgspec.convert(json.loads(line), CopyEvent)
+
+
+def _validated(event: Event, source: ObjectSnapshotStorage) -> CopyEvent:
+    """An event of a copy from a place.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(event, CopyEvent):
+        raise ValueError("an event is of no copy: apply does what it says")  # noqa: TRY004
+    layout, session_id = source.layout, event.session_id
+    if not event.key.startswith(
+        (layout.session_prefix(session_id), layout.stash_prefix(session_id))
+    ):
+        raise ValueError(f"an event is not of the source: {event.key}")
+    return event
+
+
+def _follow(
+    run: Run,
+    operation: Operation[CopyEvent, CopyReport],
+    *,
+    as_json: bool,
+    absent: set[str] | None = None,
+) -> CopyReport:
+    write = _writer(as_json)
+
+    def on_event(event: CopyEvent) -> None:
+        if absent is not None:
+            _note_absent(event, absent)
+        write(event)
+
+    done: CopyReport = run(follow(operation, "copying", count=_told, on_event=on_event))
     return done
+
+
+def _note_absent(event: CopyEvent, absent: set[str]) -> None:
+    """Note a session that does not exist at the source: of snapshots, or of a message log."""
+    if event.result == "missing" and event.key.endswith(("/", "/session.json")):
+        absent.add(event.session_id)
+
+
+def _require(sessions: tuple[str, ...], absent: set[str]) -> None:
+    """Refuse sessions that were named and are not there; the others were copied."""
+    if missing := [session_id for session_id in sessions if session_id in absent]:
+        raise click.ClickException(f"there is no session {', '.join(missing)}")
 
 
 def _writer(as_json: bool) -> Callable[[CopyEvent], None]:
@@ -291,7 +357,7 @@ def _writer(as_json: bool) -> Callable[[CopyEvent], None]:
         if as_json:
             write_json(event)
         else:
-            print("\t".join((event.result, event.key, event.code or "")).rstrip())
+            write_row(event.result, event.key, event.code or "")
 
     return write
 
@@ -310,6 +376,5 @@ def _told(report: CopyReport) -> str:
 
 
 def _finish(report: CopyReport) -> None:
-    say(_told(report))
     if not report.ok:
         raise click.exceptions.Exit(1)

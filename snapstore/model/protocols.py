@@ -119,6 +119,7 @@ class VersionedSnapshotStorage(SnapshotStorage, Protocol):
         location: SnapshotLocation,
         snapshot_id: str,
         if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
     ) -> SavedSnapshot:
         """Make a snapshot of history the latest one."""
         ...

@@ -23,6 +23,7 @@ async def rewind_latest(
     latest: str,
     snapshot_id: str,
     if_match: Version | None,
+    if_none_match: bool,
     encode: Callable[[RawSnapshot], bytes],
 ) -> SavedSnapshot:
     """Read a snapshot of history and write its document as the latest one, under one deadline.
@@ -34,6 +35,7 @@ async def rewind_latest(
         latest: The key of the latest snapshot.
         snapshot_id: The id of the snapshot.
         if_match: Write only over this version.
+        if_none_match: Write only if there is no latest snapshot.
         encode: Validates the snapshot for its location.
 
     Raises:
@@ -60,9 +62,14 @@ async def rewind_latest(
         objects,
         latest,
         lambda: put_latest(
-            objects.store, latest, document, snapshot_id=snapshot_id, if_match=if_match
+            objects.store,
+            latest,
+            document,
+            snapshot_id=snapshot_id,
+            if_match=if_match,
+            if_none_match=if_none_match,
         ),
         snapshot_id=snapshot_id,
-        repeatable=if_match is None,
+        repeatable=if_match is None and not if_none_match,
         taken=time.monotonic() - began,
     )

@@ -183,7 +183,7 @@ class _Figures:
             location.add_id(place.snapshot_id)
         elif place.kind == "latest":
             location.latest = found
-        else:
+        elif place.kind == "manifest":
             location.has_manifest = True
 
     def summary(self) -> SessionSummary | None:

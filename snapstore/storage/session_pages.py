@@ -56,9 +56,12 @@ class SessionPages:
             cursor: Where the page before this one ended; `None` for the first page.
 
         Raises:
-            ValueError: An argument is not valid. No request was sent.
+            TypeError: `limit` is no whole number. As with the next one, no request was sent.
+            ValueError: An argument is not valid.
             InvalidIdentifierError: In the order `"created"`, an id is no UUIDv7.
         """
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limit must be an int, not a {type(limit).__name__}")
         if not 1 <= limit <= PAGE_SIZE:
             raise ValueError(f"limit must be 1 to {PAGE_SIZE:,}, not {limit}")
         if order not in get_args(SessionOrder):

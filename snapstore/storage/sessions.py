@@ -77,6 +77,7 @@ class SessionOperations(StorageBase):
             The summaries, as many as there are up to `limit`, and a cursor.
 
         Raises:
+            TypeError: `limit` is no whole number.
             ValueError: `limit` or `order` is not valid.
             InvalidIdentifierError: The cursor is not one of this order, or was changed; or, with
                 `"created"`, a session id that was listed is no UUIDv7.

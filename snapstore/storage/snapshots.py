@@ -274,13 +274,16 @@ class ObjectSnapshotStorage(ArchiveOperations):
         location: SnapshotLocation,
         snapshot_id: str,
         if_match: str | SavedSnapshot | VersionedSnapshot | None = None,
+        if_none_match: bool = False,
     ) -> SavedSnapshot:
         """Go back: make a snapshot of history the latest one. Its document is not changed.
 
         Args:
             location: Where it belongs.
             snapshot_id: Its id in history.
-            if_match: Write latest only over this version; `None` writes over any there is.
+            if_match: Write latest only over this version.
+            if_none_match: Write latest only if there is none. Without a condition it is written
+                over any there is.
 
         Returns:
             The id, and the etag of latest. `load_versioned` of latest gives the same id, where the
@@ -289,6 +292,7 @@ class ObjectSnapshotStorage(ArchiveOperations):
         Raises:
             SnapshotNotFoundError: History has no such snapshot; nothing was changed.
             SnapshotConflictError: Latest is not as expected, and was not changed.
+            TypeError: Both conditions were given.
             SnapshotDecodeError: What is stored in history is not a good snapshot, or is too large.
             ScopeMismatchError: It is of another scope than the location.
         """
@@ -301,7 +305,8 @@ class ObjectSnapshotStorage(ArchiveOperations):
                 history=self.layout.history(location, snapshot_id),
                 latest=latest,
                 snapshot_id=snapshot_id,
-                if_match=version_to_match(latest, if_match),
+                if_match=version_to_match(latest, if_match, if_none_match),
+                if_none_match=if_none_match,
                 encode=lambda raw: self._writer.encode(location, raw),
             )
 

@@ -451,6 +451,27 @@ class VersionedSnapshotStorageTests(HistoryTests, SessionTests, SnapshotStorageT
         assert raised.value.outcome == "not applied"
         assert raised.value.snapshot_id == snapshot_id
 
+    async def test_rewind_can_be_for_no_latest_snapshot_only(self, subject: Subject) -> None:
+        [snapshot_id] = snapshot_ids(1)
+        await save_in_history(subject, FIRST, snapshot_id)
+        saved = await subject.storage.rewind(
+            location=LOCATION, snapshot_id=snapshot_id, if_none_match=True
+        )
+        assert await load(subject) == FIRST
+        await save_latest(subject, SECOND, if_match=saved)
+        with pytest.raises(SnapshotConflictError) as raised:
+            await subject.storage.rewind(
+                location=LOCATION, snapshot_id=snapshot_id, if_none_match=True
+            )
+        assert raised.value.outcome == "not applied"
+        assert raised.value.snapshot_id == snapshot_id
+        assert not raised.value.retryable
+        with pytest.raises(TypeError):
+            await subject.storage.rewind(
+                location=LOCATION, snapshot_id=snapshot_id, if_match=saved, if_none_match=True
+            )
+        assert await load(subject) == SECOND
+
     async def test_rewind_to_a_missing_snapshot_changes_nothing(self, subject: Subject) -> None:
         saved = await save_latest(subject, FIRST)
         before = await subject.raw.get(LATEST)

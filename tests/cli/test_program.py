@@ -80,6 +80,18 @@ async def test_a_terminal_shows_a_table_and_asks_before_it_changes_something(her
     assert (await here.storage.load_snapshot(location=LOCATION)).data == {"turn": "new"}
 
 
+async def test_results_get_to_a_file_while_progress_is_shown(tmp_path):
+    place, results = tmp_path / "here", tmp_path / "results"
+    async with FileStorage(place) as storage:
+        await write_history(storage, LOCATION, range(5))
+    with results.open("wb") as file:
+        prune = ("prune", place, "--keep-last", "2", "--dry-run")
+        async with in_a_terminal(*prune, stdout=file) as terminal:
+            assert await terminal.ended() == 0
+    assert [line.split("\t")[0] for line in results.read_text().splitlines()] == ["planned"] * 3
+    assert "immutable_history" not in terminal.shown
+
+
 async def test_progress_is_shown_and_an_interrupt_in_the_middle_ends_it(tmp_path):
     async with FileStorage(tmp_path) as storage:
         sessions = [f"chat-{number}" for number in range(40)]

@@ -74,7 +74,7 @@ async def test_a_plan_is_copied_and_no_more(here, snapstore, tmp_path):
     async with FileStorage(backup) as copied:
         assert [found async for found in copied.iter_sessions()] == ["chat-1"]
     wrong = await snapstore("apply", here.name, plan, "--yes", environment=here.environment)
-    assert (wrong.status, "apply_copies" in wrong.err) == (2, True)
+    assert (wrong.status, "copy --plan" in wrong.err) == (2, True)
     both = await snapstore(
         *("copy", here.name, backup, "--plan", plan, "--verify", "--yes"),
         environment=here.environment,

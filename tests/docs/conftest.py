@@ -8,7 +8,8 @@ on a real S3 server. A comment in the line before a block asks for another test 
 - `<!-- test: prints <pattern> -->`: it is a program.
 - `<!-- test: takes turns with the TypeScript below -->`
 
-Blocks of `console` are commands and what they print, on what `write_chats` has saved.
+Blocks of `console` are commands and what they print, on what `write_chats` has saved: `snapstore`,
+and `echo`. What they print may go to a file.
 """
 
 import ast
@@ -16,6 +17,7 @@ import asyncio
 import inspect
 import re
 import shlex
+import sys
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,7 +148,12 @@ def run_console(s3_server, tmp_path, monkeypatch, capsys):
                 continue
             for command, expected in COMMAND.findall(block.text):
                 arguments, _, file = command.replace("my-bucket", bucket).partition(" > ")
-                main(shlex.split(arguments)[1:])
+                program, *words = shlex.split(arguments)
+                if program == "echo":
+                    sys.stdout.write(f"{' '.join(words)}\n")
+                else:
+                    assert program == "snapstore"
+                    main(words)
                 printed = capsys.readouterr()
                 if file:
                     Path(file).write_text(printed.out)

@@ -20,6 +20,7 @@ from snapstore import (
     ObjectTotals,
     S3Storage,
     SnapshotLocation,
+    SnapshotManifest,
     StorageUnavailableError,
     new_snapshot_id,
     snapshot_time,
@@ -514,6 +515,18 @@ async def test_small_pages_of_a_real_server_are_in_one_order(s3_storage, monkeyp
             assert [found.session_id for found in pages] == in_order
 
 
+async def test_what_was_set_aside_is_no_manifest():
+    location = SnapshotLocation.agent("s-1", "weather")
+    async with MemoryStorage() as storage:
+        await storage.objects.put(storage.layout.damaged(location, "manifest-1"), b"broken")
+        described = await storage.describe_session(session_id="s-1")
+        assert [found.has_manifest for found in described.locations] == [False]
+        assert described.locations[0].bytes == len(b"broken")
+        await storage.save_manifest(location=location, manifest=SnapshotManifest("1.0", "today"))
+        described = await storage.describe_session(session_id="s-1")
+        assert [found.has_manifest for found in described.locations] == [True]
+
+
 # Failures
 
 
@@ -538,6 +551,9 @@ async def test_wrong_arguments_send_no_request(arguments, words):
             await storage.list_sessions(**arguments)
         with pytest.raises(TypeError, match="cursor"):
             await storage.list_sessions(limit=5, cursor=b"abcd")
+        for limit in (1.5, 5.0, True, "5", None):
+            with pytest.raises(TypeError, match="limit must be an int"):
+                await storage.list_sessions(limit=limit)
         for wrong in ("", "S", "a/b", "x" * 256):
             with pytest.raises(InvalidIdentifierError):
                 storage.iter_sessions(start_after=wrong)

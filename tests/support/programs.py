@@ -94,15 +94,15 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def in_a_terminal(*arguments, environment=None):
-    """Run a command in a pseudo-terminal."""
+async def in_a_terminal(*arguments, environment=None, stdout=None):
+    """Run a command in a pseudo-terminal, its results there as well or in a file."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", IN_A_TERMINAL, *map(str, arguments)),
             stdin=theirs,
-            stdout=theirs,
+            stdout=theirs if stdout is None else stdout,
             stderr=theirs,
             env=environment_of(environment),
             start_new_session=True,
