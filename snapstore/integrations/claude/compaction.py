@@ -18,6 +18,7 @@ since the metadata of an object in S3 has room for 2 KB, some 60 names, and file
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
@@ -76,7 +77,7 @@ async def compact(
     Args:
         store: Where it is.
         transcript: The transcript.
-        grace: Parts of the last so many seconds are left alone.
+        grace: Parts of the last so many seconds are left alone; 0 for none.
 
     Raises:
         SnapshotDecodeError: A part or the record is damaged; it is not touched.
@@ -114,7 +115,9 @@ async def _finish(
     await delete_keys(store, left)
 
 
-async def _groups(store: ManagedStore, keys: list[str], last: int) -> AsyncGenerator[_Group, None]:
+async def _groups(
+    store: ManagedStore, keys: list[str], last: float
+) -> AsyncGenerator[_Group, None]:
     """Find parts that follow each other and make one together."""
     group: list[str] = []
     bodies: list[bytes] = []
@@ -209,8 +212,10 @@ def _lines(data: bytes, key: str) -> bytes:
     return data if data.endswith(_NEWLINE) else data + _NEWLINE
 
 
-def _last_before(grace: float) -> int:
-    return int((time.time() - grace) * 1000)
+def _last_before(grace: float) -> float:
+    """Until when a part must have been written, in milliseconds since the epoch."""
+    # Names of parts that follow each other fast are ahead of the clock.
+    return (time.time() - grace) * 1000 if grace else math.inf
 
 
 def _changed(store: ManagedStore, key: str) -> StorageUnavailableError:

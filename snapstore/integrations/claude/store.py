@@ -236,7 +236,8 @@ class SnapstoreSessionStore(StoreAdapter):
         Args:
             key: The transcript.
             grace: Parts of the last so many seconds are left alone: others may be about to write
-                parts that belong before them. At least the deadline of a request.
+                parts that belong before them. At least the deadline of a request; 0 for none, if
+                nobody else writes.
 
         Returns:
             How many parts there were, and how many there are.
