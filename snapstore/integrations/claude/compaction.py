@@ -3,7 +3,8 @@
 For each group of parts that follow each other:
 
 1. The record is written: the name of the new part, and the names of those it replaces.
-2. The new part is created, with their lines in their order, and read back.
+2. The new part is created, with their lines in their order, and read back. If the record is gone
+   by then, the transcript was deleted, and so is the new part.
 3. They are deleted.
 
 Readers of this package leave the replaced parts out as soon as the new one is there, so a
@@ -109,7 +110,7 @@ async def _finish(
         body = await _read(store, left)
         if body is None:
             raise _changed(store, new)
-        await _create(store, new, body)
+        await _create(store, transcript, new, body)
     elif new not in listed:
         return  # the transcript was deleted
     await delete_keys(store, left)
@@ -173,21 +174,29 @@ async def _replace(
         )
     except PreconditionFailedError:
         raise _changed(store, transcript.compaction) from None
-    await _create(store, new, group.body)
+    # If the transcript was deleted before there was a record, nothing else would tell.
+    if not set(group.keys) <= set(await list_parts(store, transcript)):
+        raise _changed(store, transcript.directory)
+    await _create(store, transcript, new, group.body)
     await delete_keys(store, group.keys)
     return version
 
 
-async def _create(store: ManagedStore, key: str, body: bytes) -> None:
+async def _create(store: ManagedStore, transcript: Transcript, key: str, body: bytes) -> None:
     """Create a part, or find that it is there, and read it back.
 
     Raises:
-        StorageUnavailableError: Something else is there.
+        StorageUnavailableError: Something else is there, or the transcript was deleted.
     """
     with suppress(PreconditionFailedError, OutcomeUnknownError):  # what is read next tells
         await store.put(key, body, if_none_match=True)
     stored = await get_part(store, key)
     if stored is None or stored.data != body:
+        raise _changed(store, key)
+    _record, version = await read_record(store, transcript)
+    if version is None:
+        # Who deletes a transcript deletes the record last, and then lists what there is.
+        await delete_keys(store, [key])
         raise _changed(store, key)
 
 

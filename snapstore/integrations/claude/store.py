@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio.to_thread
 
-from snapstore.integrations.adapter import StoreAdapter, delete_keys
+from snapstore.integrations.adapter import StoreAdapter
 from snapstore.integrations.claude.compaction import CompactedTranscript, compact
+from snapstore.integrations.claude.deletion import delete_transcript, list_keys
 from snapstore.integrations.claude.entries import encode_part
 from snapstore.integrations.claude.layout import (
     LONGEST,
@@ -19,7 +20,7 @@ from snapstore.integrations.claude.layout import (
     is_part,
     milliseconds_of,
 )
-from snapstore.integrations.claude.parts import list_parts, read_transcript
+from snapstore.integrations.claude.parts import read_transcript
 from snapstore.integrations.claude.summaries import read_summaries
 from snapstore.integrations.claude.writer import forget_writers, writer_of
 from snapstore.stores.base import ObjectStore
@@ -180,23 +181,13 @@ class SnapstoreSessionStore(StoreAdapter):
 
         Raises:
             PartialDeleteError: Some objects were not confirmed as deleted; delete it again.
+            StorageUnavailableError: Others wrote to it each time that it was deleted.
         """
         transcript = self._layout.transcript(key)
-        is_session = transcript.summary is not None
         records = self._layout.compactions(key)
 
         async def delete(store: ManagedStore) -> None:
-            if transcript.summary is not None:
-                # First, so that no later session of this id begins with what this one was about.
-                await delete_keys(store, [transcript.summary])
-            if is_session:
-                keys = await _keys(store, transcript.session)
-                # The main transcript last: as long as it is there, the session is listed.
-                keys.sort(key=lambda found: "/" not in found.removeprefix(transcript.session))
-                keys += await _keys(store, records)
-            else:
-                keys = [*await list_parts(store, transcript), transcript.compaction]
-            await delete_keys(store, keys)
+            await delete_transcript(store, transcript, records)
             forget_writers(store, transcript.session)
 
         await self._work(delete)
@@ -218,7 +209,7 @@ class SnapstoreSessionStore(StoreAdapter):
         async def list_them(store: ManagedStore) -> list[str]:
             directories = {
                 directory: None
-                for found in await _keys(store, session)
+                for found in await list_keys(store, session)
                 if is_part(found) and (directory := found.removeprefix(session).rpartition("/")[0])
             }
             subpaths = dict.fromkeys(map(decode_segment, directories))
@@ -259,14 +250,6 @@ class SnapstoreSessionStore(StoreAdapter):
         except RuntimeError:
             return await anyio.to_thread.run_sync(lambda: self._call(work))
         return await self._run(work)
-
-
-async def _keys(store: ManagedStore, prefix: str) -> list[str]:
-    keys: list[str] = []
-    async with aclosing(store.scan(prefix)) as pages:
-        async for page in pages:
-            keys += page
-    return keys
 
 
 def _is_safe(subpath: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -345,3 +346,31 @@ async def test_a_reader_begins_anew_if_parts_go_while_it_reads():
 
     async with other, SnapstoreSessionStore(FaultyObjectStore(memory, compact_first)) as store:
         assert await store.load(KEY) == whole
+
+
+@pytest.mark.parametrize(
+    ("operation", "steps"), [("put", 2), ("delete", 1), ("get", 23), ("scan", 2)]
+)
+@pytest.mark.parametrize("key", [KEY, SUBAGENT], ids=["main", "subagent"])
+async def test_a_delete_beside_the_compaction_leaves_nothing(operation, steps, key):
+    for step in range(steps):
+        memory, _whole = long_transcript(parts=20)
+        if key is SUBAGENT:
+            memory.objects = {
+                found.replace("/part-", "/subagents%2Fagent-a1b2c3/part-"): body
+                for found, body in memory.objects.items()
+            }
+        other = SnapstoreSessionStore(memory)
+        calls = iter(range(1_000))
+
+        async def delete_first(call, calls=calls, step=step, other=other):
+            if call.operation == operation and next(calls) == step:
+                await other.delete(key)
+
+        async with other, SnapstoreSessionStore(FaultyObjectStore(memory, delete_first)) as store:
+            with suppress(StorageUnavailableError):
+                await store.compact(key)
+            assert next(calls) > step, "there was no such step"
+            assert await store.load(key) is None
+        # A record of names may be left.
+        assert not [found for found in memory.objects if "/part-" in found], step
