@@ -288,6 +288,25 @@ def reference(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def frameworks(session: nox.Session) -> None:
+    """Run other frameworks on snapstore: the newest of each on SeaweedFS and Ceph, then the lowest."""
+    if not shutil.which("radosgw"):
+        session.error("Ceph is not installed: see CONTRIBUTING.md")
+    session.install("-e", ".", *dependencies("frameworks"))
+    suites = ("tests/frameworks", "tests/docs/frameworks")
+    session.run("python", *PYTEST, *suites, *session.posargs)
+    # What was asked for may need no S3.
+    codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
+    chosen = ("--s3-server=ceph", "-m", "s3", "tests/frameworks", *session.posargs)
+    session.run("python", *PYTEST, *chosen, success_codes=codes)
+
+    # The newest langgraph that the lowest langgraph-checkpoint has.
+    [lowest] = [pin for pin in lowest_dependencies() if pin.startswith("langgraph-checkpoint==")]
+    session.install(lowest, "langgraph")
+    session.run("python", *PYTEST, *suites, *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def simulate(session: nox.Session) -> None:
     """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
     session.install("-e", ".", *dependencies("test"))

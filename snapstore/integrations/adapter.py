@@ -21,9 +21,10 @@ from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, ObjectStore
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.s3.store import S3ObjectStore
 
-__all__ = ["StoreAdapter", "StoreTemplate", "delete_keys", "together"]
+__all__ = ["StoreAdapter", "StoreTemplate", "both", "delete_keys", "together"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class StoreTemplate:
@@ -190,6 +191,13 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Await two coroutines at a time, as `together`."""
+    works: list[Coroutine[Any, Any, Any]] = [first, second]
+    one, other = await together(works)
+    return one, other
 
 
 async def delete_keys(store: ManagedStore, keys: Sequence[str]) -> None:
