@@ -289,7 +289,7 @@ def reference(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def frameworks(session: nox.Session) -> None:
-    """Run other frameworks on snapstore: the newest of each on SeaweedFS and Ceph, then the lowest."""
+    """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, and the lowest."""
     if not shutil.which("radosgw"):
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("frameworks"))
