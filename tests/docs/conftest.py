@@ -68,14 +68,19 @@ def blocks_of(page):
     ]
 
 
-def needs_strands(page):
-    return page.name.startswith("strands")
+def tested_in(page):
+    """The directory of the tests that run a page: what its code needs is installed there."""
+    if page.parent.name != "integrations":
+        return "docs"
+    if page.stem in {"claude", "langgraph"}:
+        return "frameworks"
+    return "strands" if page.stem.startswith("strands") else "docs"
 
 
 def pytest_generate_tests(metafunc):
     """Give a test each page, or each block whose comment begins with a word."""
-    of_strands = metafunc.definition.path.parent.name == "strands"
-    pages = [page for page in PAGES if needs_strands(page) is of_strands]
+    directory = metafunc.definition.path.parent.name
+    pages = [page for page in PAGES if tested_in(page) == directory]
     blocks = [block for page in pages for block in blocks_of(page)]
     if "page" in metafunc.fixturenames:
         plain = {block.page for block in blocks if block.language == "python" and not block.test}
