@@ -6,7 +6,7 @@ from snapstore.integrations.claude import SnapstoreSessionStore
 from snapstore.stores import FileObjectStore, MemoryObjectStore, S3ObjectStore
 
 
-@pytest.fixture(params=["memory", "files", "S3"])
+@pytest.fixture(params=["memory", "files", pytest.param("S3", marks=pytest.mark.s3)])
 def make_objects(request):
     """Makes object stores that all hold the same objects, each to be opened once."""
     if request.param == "memory":
