@@ -122,6 +122,7 @@ async def _groups(
     """Find parts that follow each other and make one together."""
     group: list[str] = []
     bodies: list[bytes] = []
+    size = 0
     for start in range(0, len(keys), _AT_ONCE):
         window = keys[start : start + _AT_ONCE]
         stored = await overlap(window, partial(get_part, store))
@@ -130,13 +131,14 @@ async def _groups(
                 raise _changed(store, key)
             lines = _lines(part.data, key)
             is_left = milliseconds_of(key) > last or len(lines) > TARGET_BYTES // 2
-            if is_left or sum(map(len, bodies)) + len(lines) > TARGET_BYTES:
+            if is_left or size + len(lines) > TARGET_BYTES:
                 if made := _group(group, bodies, key):
                     yield made
-                group, bodies = [], []
+                group, bodies, size = [], [], 0
             if not is_left:
                 group.append(key)
                 bodies.append(lines)
+                size += len(lines)
     if made := _group(group, bodies, None):
         yield made
 

@@ -175,6 +175,8 @@ def name_within(key: str, following: str | None) -> str | None:
 
 
 def _segment(key: Mapping[str, Any], name: str) -> str:
+    if not isinstance(key, Mapping):
+        raise InvalidIdentifierError(f"the key must be a dict, not a {type(key).__name__}")
     text = key.get(name)
     if not isinstance(text, str):
         raise InvalidIdentifierError(f"{name} must be a str, not a {type(text).__name__}")

@@ -99,7 +99,7 @@ async def read_record(
     record = None
     with suppress(msgspec.ValidationError):
         record = msgspec.convert(document, CompactionRecord)
-    if record is None:
+    if record is None or not record.replaces:
         raise SnapshotDecodeError(f"{key} is not a record of a compaction", key=key)
     return record, stored.version
 

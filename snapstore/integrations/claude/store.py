@@ -202,9 +202,7 @@ class SnapstoreSessionStore(StoreAdapter):
             The subpath of each transcript beside the main one. One with an empty segment, `.` or
             `..` is left out, since the SDK makes paths of them.
         """
-        session = self._layout.transcript(
-            {"project_key": key["project_key"], "session_id": key["session_id"]}
-        ).session
+        session = self._layout.transcript(key).session
 
         async def list_them(store: ManagedStore) -> list[str]:
             directories = {

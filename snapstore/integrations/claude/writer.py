@@ -180,7 +180,9 @@ class Writer:
             except PreconditionFailedError:
                 await asyncio.sleep(full_jitter(attempt))
                 continue
-            self._known = _Known(folded, version, [])
+            # A reader may have seen a newer part of another writer meanwhile.
+            if milliseconds_of(folded.through) == self._newest:
+                self._known = _Known(folded, version, [])
             return
         raise StorageUnavailableError(
             f"the entries were appended, but {summary_key} was changed by others each of "

@@ -96,6 +96,25 @@ async def test_a_long_lived_writer_continues_from_what_it_loads(clock, memory):
         assert summary["data"]["custom_title"] == "of the second"
 
 
+async def test_a_part_that_a_reader_sees_during_an_append_gets_into_the_summary(clock, memory):
+    theirs = f"{DIRECTORY}part-{NOW + HOUR}-abcdef.jsonl"
+
+    async def read_meanwhile(call):
+        if call.operation == "put" and call.keys[0] == SUMMARY and theirs not in memory.objects:
+            memory.objects[theirs] = part_of(entry(1, customTitle="theirs"))
+            loading.append(asyncio.ensure_future(store.load(KEY)))
+            await loading[0]
+
+    loading = []
+    faulty = FaultyObjectStore(memory)
+    async with SnapstoreSessionStore(faulty) as store:
+        faulty.fault = read_meanwhile
+        await store.append(KEY, [entry(2)])
+        await store.append(KEY, [entry(3)])
+        [summary] = await store.list_session_summaries(PROJECT)
+    assert summary["data"]["custom_title"] == "theirs"
+
+
 async def test_an_entry_with_a_uuid_counts_once_and_others_every_time(store):
     batch = [entry(1), without_uuid(2)]
     await store.append(KEY, batch)

@@ -181,7 +181,9 @@ async def test_a_damaged_part_stays_as_it_is():
     assert memory.objects == before
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b"{}", b'{"part":7,"replaces":[]}'])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"{}", b'{"part":7,"replaces":["a"]}', b'{"part":"a","replaces":[]}']
+)
 async def test_a_damaged_record_is_an_error_that_names_its_key(damaged):
     memory, _whole = long_transcript(parts=10)
     memory.objects[RECORD] = damaged

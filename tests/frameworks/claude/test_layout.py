@@ -79,6 +79,10 @@ async def test_odd_ids_are_kept_by_files_and_s3(store):
         assert await store.load(key) == [entry(number)], text
 
 
+def calls_of(store, key):
+    return store.load(key), store.append(key, [entry(1)]), store.delete(key), store.compact(key)
+
+
 @pytest.mark.parametrize(
     ("key", "why"),
     [
@@ -87,13 +91,14 @@ async def test_odd_ids_are_kept_by_files_and_s3(store):
         ({"project_key": "p", "session_id": "s", "subpath": ""}, "subpath must not be empty"),
         ({"project_key": "p", "session_id": 7}, "session_id must be a str, not a int"),
         ({"project_key": "p"}, "session_id must be a str"),
+        ("p", "the key must be a dict, not a str"),
         ({"project_key": "\ud800", "session_id": "s"}, "project_key can't be written in UTF-8"),
         ({"project_key": "p" * 500, "session_id": "s" * 500}, "too long"),
         ({"project_key": "p", "session_id": "s", "subpath": "ü" * 200}, "too long"),
     ],
 )
 async def test_ids_that_are_none_are_refused_before_any_request(memory, in_memory, key, why):
-    for call in (in_memory.load(key), in_memory.append(key, [entry(1)]), in_memory.delete(key)):
+    for call in calls_of(in_memory, key):
         with pytest.raises(InvalidIdentifierError, match=why):
             await call
     assert memory.objects == {}
