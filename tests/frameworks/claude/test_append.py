@@ -96,6 +96,20 @@ async def test_a_long_lived_writer_continues_from_what_it_loads(clock, memory):
         assert summary["data"]["custom_title"] == "of the second"
 
 
+async def test_a_part_of_a_reference_adapter_that_is_loaded_gets_into_the_summary(
+    in_memory, memory
+):
+    await in_memory.append(KEY, [entry(1)])
+    [session] = await in_memory.list_sessions(PROJECT)
+    theirs = f"{DIRECTORY}part-{session['mtime'] + 1}-abcdef.jsonl"
+    memory.objects[theirs] = part_of(entry(2, customTitle="theirs"))
+    await in_memory.load(KEY)
+    await in_memory.append(KEY, [entry(3)])
+    [summary] = await in_memory.list_session_summaries(PROJECT)
+    assert summary["data"]["custom_title"] == "theirs"
+    assert [found["n"] for found in await in_memory.load(KEY)] == [1, 2, 3]
+
+
 async def test_a_part_that_a_reader_sees_during_an_append_gets_into_the_summary(clock, memory):
     theirs = f"{DIRECTORY}part-{NOW + HOUR}-abcdef.jsonl"
 
