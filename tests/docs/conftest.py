@@ -68,14 +68,18 @@ def blocks_of(page):
     ]
 
 
-def needs_strands(page):
-    return page.name.startswith("strands")
+FRAMEWORKS = {"strands": "strands", "strands-typescript": "strands", "langgraph": "frameworks"}
+"""Pages that need a framework, and the directory of the tests that run them."""
+
+
+def tests_of(page):
+    return FRAMEWORKS.get(page.stem, "docs")
 
 
 def pytest_generate_tests(metafunc):
     """Give a test each page, or each block whose comment begins with a word."""
-    of_strands = metafunc.definition.path.parent.name == "strands"
-    pages = [page for page in PAGES if needs_strands(page) is of_strands]
+    directory = metafunc.definition.path.parent.name
+    pages = [page for page in PAGES if tests_of(page) == directory]
     blocks = [block for page in pages for block in blocks_of(page)]
     if "page" in metafunc.fixturenames:
         plain = {block.page for block in blocks if block.language == "python" and not block.test}
