@@ -117,7 +117,7 @@ class Heads:
 
     async def _look(self, store: ManagedStore, space: Namespace) -> _Head:
         stored, newest = await both(
-            store.get(space.head, max_bytes=self._threads.max_bytes), newest_id(store, space)
+            store.get(space.head, max_bytes=self._threads.max_frame_bytes), newest_id(store, space)
         )
         version = None
         if stored is not None:

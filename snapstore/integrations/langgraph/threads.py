@@ -120,12 +120,15 @@ class Threads:
 
     Attributes:
         max_bytes: As the argument.
+        max_frame_bytes: How large an object may be.
     """
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         self.max_bytes: int = max_bytes
+        # What does not compress becomes a little longer.
+        self.max_frame_bytes: int = max_bytes + max_bytes // 128 + 1024
         self._stamps = _Stamps()
         self._bases: BoundedCache[str, bytes] = BoundedCache(_CACHED_BYTES, len)
         self._known: BoundedCache[str, dict[str, StoredValue]] = BoundedCache(
@@ -244,7 +247,7 @@ class Threads:
     ) -> StoredCheckpoint | None:
         """A checkpoint alone; `None` if there is none of this id."""
         key = space.checkpoint(checkpoint_id)
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         return None if stored is None else self.decode(stored.data, key)
 
     def decode(self, data: bytes, key: str) -> StoredCheckpoint:
@@ -288,7 +291,7 @@ class Threads:
         except _ValueGoneError as error:
             gone = error.key
         key = space.checkpoint(record.checkpoint_id)
-        if await store.get(key, max_bytes=self.max_bytes) is None:
+        if await store.get(key, max_bytes=self.max_frame_bytes) is None:
             return None
         raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
 
@@ -327,7 +330,7 @@ class Threads:
         known = self._bases.get(key)
         if known is not None:
             return known
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         if stored is None:
             raise _ValueGoneError(key)
         try:
@@ -369,7 +372,7 @@ class Threads:
         return [counting[place][1] for place in order]
 
     async def _read_writes(self, store: ManagedStore, key: str) -> StoredWrites | None:
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         if stored is None:  # it was deleted since it was listed
             return None
         return decode(StoredWrites, stored.data, key=key, max_bytes=self.max_bytes)

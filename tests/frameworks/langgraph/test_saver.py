@@ -407,6 +407,27 @@ def test_bad_options_are_refused(options, message):
         SnapstoreSaver(MemoryObjectStore(), **options)
 
 
+async def test_what_does_not_compress_may_be_as_large_as_is_allowed(memory):
+    noise = random.Random(5).randbytes(LARGE)
+    async with SnapstoreSaver(memory) as saver:
+        size = len(saver.serde.dumps_typed(noise)[1])
+    for _ in range(2):  # written, and read by another saver
+        async with SnapstoreSaver(memory, max_bytes=size) as saver:
+            if not memory.objects:
+                await put_values(saver, config_of(), {"ch": noise})
+            assert values_of(await saver.aget_tuple(config_of())) == {"ch": noise}
+
+
+async def test_a_delete_removes_what_an_interrupted_write_has_left(tmp_path):
+    async with SnapstoreSaver(FileObjectStore(tmp_path)) as saver:
+        await put_values(saver, config_of(), {"ch": 1})
+        [path] = [path for path in tmp_path.rglob("*") if path.is_file()]
+        leftover = path.parent / f".snapstore-{uuid.uuid4().hex}"
+        leftover.write_bytes(b"secret")
+        await saver.adelete_thread("t")
+    assert not leftover.exists()
+
+
 async def test_what_is_too_large_is_refused_both_ways(memory):
     noise = random.Random(5).randbytes(LARGE)
     async with SnapstoreSaver(memory, max_bytes=LARGE - 1) as saver:
