@@ -300,9 +300,13 @@ def frameworks(session: nox.Session) -> None:
     chosen = ("--s3-server=ceph", "-m", "s3", "tests/frameworks", *session.posargs)
     session.run("python", *PYTEST, *chosen, success_codes=codes)
 
-    # The newest langgraph that the lowest langgraph-checkpoint has.
-    [lowest] = [pin for pin in lowest_dependencies() if pin.startswith("langgraph-checkpoint==")]
-    session.install(lowest, "langgraph")
+    # With the newest langgraph that takes the lowest langgraph-checkpoint.
+    lowest = [
+        pin
+        for pin in lowest_dependencies()
+        if pin.startswith(("langgraph-checkpoint==", "backports.zstd=="))
+    ]
+    session.install(*lowest, "langgraph")
     session.run("python", *PYTEST, *suites, *session.posargs)
 
 

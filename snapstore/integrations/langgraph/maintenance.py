@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from snapstore.integrations.adapter import delete_keys, together
+from snapstore.integrations.langgraph.history import ancestors
 from snapstore.integrations.langgraph.keys import Namespace, thread_root
 from snapstore.integrations.langgraph.records import StoredCheckpoint, encode
 from snapstore.integrations.langgraph.scanning import all_keys, ids_before, namespaces, roots
@@ -67,7 +68,7 @@ async def prune_thread(
         if newest is None:
             continue
         needed = set(counters(newest)) - newest.values.keys()
-        kept = [newest, *await threads.ancestors(store, space, newest, needed)]
+        kept = [newest, *await ancestors(store, threads, space, newest, needed)]
         await _keep_only(store, threads, space, kept, newest.checkpoint_id)
 
 

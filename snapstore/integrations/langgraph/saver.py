@@ -18,9 +18,10 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: TC002 -- as above
 
 from snapstore.integrations.adapter import StoreAdapter
+from snapstore.integrations.langgraph.configs import config_of, names_in
 from snapstore.integrations.langgraph.heads import Heads
 from snapstore.integrations.langgraph.keys import LONGEST_KEY
-from snapstore.integrations.langgraph.operations import Operations, config_of, names_in
+from snapstore.integrations.langgraph.operations import Operations
 from snapstore.integrations.langgraph.threads import Threads
 from snapstore.stores.base import ObjectStore
 from snapstore.stores.managed import ManagedStore
