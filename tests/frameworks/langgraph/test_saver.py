@@ -263,6 +263,49 @@ async def test_checkpoints_of_a_run_are_deleted_with_what_only_they_need(make_st
         assert await fresh.aget_tuple(config_of("other")) is None
 
 
+async def test_a_thread_that_began_without_conflicts_goes_on_with_them(make_store, prefix):
+    async with SnapstoreSaver(make_store(), prefix=prefix) as saver:
+        config = await put_values(saver, config_of(), {"ch": 1})
+    options = {"prefix": prefix, "on_conflict": "raise"}
+    async with (
+        SnapstoreSaver(make_store(), **options) as one,
+        SnapstoreSaver(make_store(), **options) as other,
+    ):
+        for saver in (one, other):
+            await saver.aget_tuple(config_of())
+        results = await asyncio.gather(
+            *(put_values(saver, config, {"ch": 2}) for saver in (one, other)),
+            return_exceptions=True,
+        )
+        [failure] = [result for result in results if isinstance(result, Exception)]
+        assert isinstance(failure, snapstore.SnapshotConflictError)
+        assert failure.outcome == "not applied"
+        [stored] = [result for result in results if not isinstance(result, Exception)]
+        assert id_of((await other.aget_tuple(config_of())).config) == id_of(stored)
+
+
+async def test_only_the_run_that_asked_for_an_older_checkpoint_may_go_on_from_it(memory):
+    async with SnapstoreSaver(memory, on_conflict="raise") as saver:
+        first = await put_values(saver, config_of(), {"ch": 1})
+        await put_values(saver, first, {"ch": 2})
+        # Another task looks at the older one, as a user interface does.
+        await asyncio.create_task(saver.aget_tuple(first))
+        with pytest.raises(snapstore.SnapshotConflictError):
+            await put_values(saver, first, {"ch": 3})
+        await saver.aget_tuple(first)
+        fork = await put_values(saver, first, {"ch": 4})
+        assert id_of((await saver.aget_tuple(config_of())).config) == id_of(fork)
+
+
+async def test_a_run_whose_checkpoints_are_deleted_leaves_no_head_behind(memory):
+    async with SnapstoreSaver(memory, on_conflict="raise") as saver:
+        first = await put_values(saver, config_of(), {"ch": 1}, run_id="kept")
+        await put_values(saver, first, {"ch": 2}, run_id="gone")
+        await saver.adelete_for_runs(["gone"])
+        assert id_of((await saver.aget_tuple(config_of())).config) == id_of(first)
+        await put_values(saver, first, {"ch": 3})
+
+
 async def test_a_copy_is_whole_and_independent(saver):
     config = config_of()
     for step in range(5):
