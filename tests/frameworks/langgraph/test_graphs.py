@@ -205,8 +205,8 @@ async def test_delta_channels_are_rebuilt_also_after_a_prune(make_store, prefix,
     graph = StateGraph(DeltaState)
     graph.add_node("a", lambda state: {"items": [f"a{state['count']}"], "count": 1})
     graph.add_node("b", lambda state: {"items": [f"b{state['count'] - 1}"]})
-    # One after the other: at the end of a run with durability="exit", LangGraph 1.2.14 mixes up what
-    # two nodes have written at a time.
+    # One after the other: with durability="exit", LangGraph 1.2.14 mixes up what two nodes have
+    # written at a time.
     graph.add_edge(START, "a")
     graph.add_edge("a", "b")
     graph.add_edge("b", END)
