@@ -289,7 +289,7 @@ def reference(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def frameworks(session: nox.Session) -> None:
-    """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, and the lowest."""
+    """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, then the lowest."""
     if not shutil.which("radosgw"):
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("frameworks"))
@@ -300,12 +300,9 @@ def frameworks(session: nox.Session) -> None:
     chosen = ("--s3-server=ceph", "-m", "s3", "tests/frameworks", *session.posargs)
     session.run("python", *PYTEST, *chosen, success_codes=codes)
 
-    # With the newest langgraph that takes the lowest langgraph-checkpoint.
-    lowest = [
-        pin
-        for pin in lowest_dependencies()
-        if pin.startswith(("langgraph-checkpoint==", "backports.zstd=="))
-    ]
+    # Beside the lowest langgraph-checkpoint the newest langgraph that takes it.
+    names = ("backports.zstd", "langgraph-checkpoint", "openai-agents", "pydantic-ai-slim")
+    lowest = [pin for pin in lowest_dependencies() if pin.startswith(names)]
     session.install(*lowest, "langgraph")
     session.run("python", *PYTEST, *suites, *session.posargs)
 

@@ -48,7 +48,9 @@ PUBLIC = (
     "snapstore.testing.proxy",
     "snapstore.testing.server",
     "snapstore.integrations.fastapi",
+    "snapstore.integrations.openai_agents",
     "snapstore.integrations.opentelemetry",
+    "snapstore.integrations.pydantic_ai",
     "snapstore.integrations.strands",
     "snapstore.pytest_plugin",
 )
