@@ -299,7 +299,7 @@ def install_node_adapter(session: nox.Session) -> Path:
 
 @nox.session(python=NEWEST)
 def frameworks(session: nox.Session) -> None:
-    """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, and the lowest."""
+    """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, then the lowest."""
     if not shutil.which("radosgw"):
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("frameworks"))
@@ -311,9 +311,15 @@ def frameworks(session: nox.Session) -> None:
     chosen = ("--s3-server=ceph", "-m", "s3", "tests/frameworks", *session.posargs)
     session.run("python", *PYTEST, *chosen, env=env, success_codes=codes)
 
-    names = ("claude-agent-sdk==", "langgraph-checkpoint==")
+    # Beside the lowest langgraph-checkpoint the newest langgraph that takes it.
+    names = (
+        "backports.zstd",
+        "claude-agent-sdk",
+        "langgraph-checkpoint",
+        "openai-agents",
+        "pydantic-ai-slim",
+    )
     lowest = [pin for pin in lowest_dependencies() if pin.startswith(names)]
-    # The newest langgraph that the lowest langgraph-checkpoint has.
     session.install(*lowest, "langgraph")
     session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 

@@ -51,7 +51,9 @@ PUBLIC = (
     "snapstore.testing.server",
     "snapstore.integrations.claude",
     "snapstore.integrations.fastapi",
+    "snapstore.integrations.openai_agents",
     "snapstore.integrations.opentelemetry",
+    "snapstore.integrations.pydantic_ai",
     "snapstore.integrations.strands",
     "snapstore.pytest_plugin",
 )

@@ -7,11 +7,11 @@ import re
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
 
-from snapstore import FileStorage, ObjectSnapshotStorage, S3Storage, SnapshotLocation
+from snapstore import FileStorage, ObjectSnapshotStorage, S3Storage, Scope, SnapshotLocation
 
 __all__ = [
     "DURATION",
@@ -80,14 +80,10 @@ def _place(text: str) -> Place:
     return Place(text, None, text)
 
 
-def _location(text: str) -> tuple[str, str]:
+def _location(text: str) -> tuple[Scope, str]:
     scope, _, scope_id = text.partition("/")
-    SnapshotLocation("session", scope, scope_id)  # type: ignore[arg-type] # it is validated there
-    return scope, scope_id
-
-
-def _session(text: str) -> str:
-    return SnapshotLocation.agent(text, "agent").session_id
+    location = SnapshotLocation("session", cast("Scope", scope), scope_id)  # it is validated here
+    return location.scope, location.scope_id
 
 
 def _time(text: str) -> datetime:

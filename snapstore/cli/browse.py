@@ -12,6 +12,7 @@ import click
 from snapstore import (
     InvalidIdentifierError,
     ObjectSnapshotStorage,
+    Scope,
     SessionDescription,
     SessionSummary,
     SnapshotLocation,
@@ -56,7 +57,7 @@ _PAGE: Final = 100
 def ls(
     place: Place,
     session_id: str | None,
-    location: tuple[str, str] | None,
+    location: tuple[Scope, str] | None,
     limit: int,
     order: Any,
     cursor: str | None,
@@ -87,7 +88,7 @@ def ls(
         with usage_errors():
             ids = run(
                 storage.list_snapshot_ids(
-                    location=SnapshotLocation(session_id, *location),  # type: ignore[arg-type] # valid
+                    location=SnapshotLocation(session_id, *location),
                     limit=limit,
                     start_after=cursor,
                     newest_first=not oldest_first,

@@ -18,9 +18,10 @@ __all__ = ["COMMANDS"]
 
 @click.command("check")
 @click.argument("place", type=PLACE)
+@click.option("--read-only", is_flag=True, help="Write nothing: try only reading and listing.")
 @click.option("--json", "as_json", is_flag=True, help="Each finding as one line of JSON.")
 @s3_options
-def check(place: Place, as_json: bool, **settings: str | None) -> None:
+def check(place: Place, read_only: bool, as_json: bool, **settings: str | None) -> None:
     """Find out whether a place keeps what snapstore promises.
 
     Tries what a bucket, its server and your credentials can do, or a directory: write, read, list,
@@ -29,7 +30,7 @@ def check(place: Place, as_json: bool, **settings: str | None) -> None:
     promise does not hold there.
     """
     with opened(storage := storage_at(place, S3Settings(**settings))) as run:
-        report = run(storage.check())
+        report = run(storage.check(read_only=read_only))
     if as_json:
         for finding in report.findings:
             write_json(finding._asdict())

@@ -12,7 +12,13 @@ from typing import Any, Final
 import click
 import msgspec
 
-from snapstore import ObjectSnapshotStorage, Snapshot, SnapshotLocation, VersionedSnapshot
+from snapstore import (
+    ObjectSnapshotStorage,
+    Scope,
+    Snapshot,
+    SnapshotLocation,
+    VersionedSnapshot,
+)
 from snapstore.cli.arguments import (
     IDENTIFIER,
     LOCATION,
@@ -49,7 +55,7 @@ class _Absent(click.ClickException):
 def show(
     place: Place,
     session_id: str,
-    location: tuple[str, str] | None,
+    location: tuple[Scope, str] | None,
     snapshot_id: str | None,
     as_of: datetime | None,
     as_json: bool,
@@ -90,7 +96,7 @@ def show(
 def diff(
     place: Place,
     session_id: str,
-    location: tuple[str, str],
+    location: tuple[Scope, str],
     old: str,
     new: str,
     as_json: bool,
@@ -128,7 +134,7 @@ def diff(
 def rewind(
     place: Place,
     session_id: str,
-    location: tuple[str, str],
+    location: tuple[Scope, str],
     snapshot_id: str,
     dry_run: bool,
     yes: bool,
@@ -162,11 +168,11 @@ COMMANDS: Final = {"show": show, "diff": diff, "rewind": rewind}
 
 
 async def _location_in(
-    storage: ObjectSnapshotStorage, session_id: str, given: tuple[str, str] | None
+    storage: ObjectSnapshotStorage, session_id: str, given: tuple[Scope, str] | None
 ) -> SnapshotLocation:
     """The location that was given, or the only one there is."""
     if given is not None:
-        return SnapshotLocation(session_id, *given)  # type: ignore[arg-type] # validated there
+        return SnapshotLocation(session_id, *given)
     found = [one async for one in iter_locations(storage.objects, storage.layout, session_id)]
     if not found:
         raise _Absent(f"there is no session {session_id}")

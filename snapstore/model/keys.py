@@ -47,6 +47,7 @@ _HISTORY: Final = "immutable_history/"
 _ARCHIVE: Final = "archive/"
 _DAMAGED: Final = "damaged/"
 
+_SDK_NAMES: Final = ("context", "memory", "offloader")
 _SDK_DIRECTORY = re.compile(r"(?!scopes/)(?:[^/]*/)*?(?:context|memory|offloader)/")
 """Directories of the Strands SDKs beside sessions: stash, memory and offloaded results."""
 
@@ -143,6 +144,10 @@ class Layout:
             raise InvalidIdentifierError(
                 f"namespace must be one path segment without '/', not {shown(name)!r}"
             )
+        if name in ("session", *_SDK_NAMES):
+            raise InvalidIdentifierError(
+                f"namespace must not be {shown(name)!r}: the Strands SDKs keep other things there"
+            )
         return Layout(f"{self._base}{str.__str__(name)}")
 
     def latest(self, location: SnapshotLocation) -> str:
@@ -205,6 +210,16 @@ class Layout:
         if root and not root.endswith("/"):  # as of a prefix `my-session`
             root = self._base
         return f"{root}context/"
+
+    def is_stash(self, key: str, session_id: str) -> bool:
+        """Whether a key belongs to the stash of a session, and to no session.
+
+        A session `context`, or one in a store with the prefix `context`, lies where stashes do.
+        """
+        prefix = self.stash_prefix(session_id)
+        return key.startswith(prefix) and not (
+            _OWN_OBJECT.match(key, len(prefix)) or _OWN_OBJECT.match(key, len(self.stashes_prefix))
+        )
 
     def pattern(self, key: str) -> str:
         """Where a key of this layout, or the prefix of a listing, lies: without any id.
@@ -302,6 +317,8 @@ class Layout:
         start = len(session_prefix)
         if _OWN_OBJECT.match(key, start):
             return False
+        if session_prefix.split("/")[-2] in _SDK_NAMES:
+            return True  # of a session with such a name, only what is of the layout
         return bool(_NESTED_OBJECT.search(key, start) or _SDK_DIRECTORY.match(key, start))
 
     def _snapshots(self, location: SnapshotLocation) -> str:

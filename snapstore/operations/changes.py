@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-__all__ = ["Change", "redaction"]
+__all__ = ["Change", "Redaction", "redaction"]
 
 Change = Callable[[Any], Any]
 """Makes the new content from the old one. It gets the envelope of a snapshot, or a manifest, as a
@@ -15,13 +15,81 @@ returns the same kind, and what it does not change, as it is. It may be called s
 object."""
 
 
+class Redaction:
+    """A change that replaces texts, and what matches patterns: see `redaction`.
+
+    Args:
+        texts: The texts, longer ones first.
+        patterns: The patterns.
+        replacement: What takes their place.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], patterns: Sequence[re.Pattern[str]], replacement: str
+    ) -> None:
+        self._texts = texts
+        self._patterns = patterns
+        self._replacement = replacement
+
+    def __repr__(self) -> str:
+        return f"Redaction(<{len(self._texts)} texts, {len(self._patterns)} patterns>)"
+
+    def __call__(self, value: Any) -> Any:
+        """Make the new content from the old one."""
+        if isinstance(value, str):
+            return self._in_text(value)
+        if isinstance(value, bytes):
+            return self._in_bytes(value)
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if isinstance(value, dict):
+            return self._in_dictionary(cast("dict[str, Any]", value))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            # As JSON has it: a number becomes the replacement as a whole.
+            return value if self._in_text(repr(value)) == repr(value) else self._replacement
+        return value
+
+    def remains_in(self, data: bytes) -> bool:
+        """Whether bytes have what is to be replaced, as they are."""
+        text = data.decode("utf-8", "surrogateescape")
+        return self._in_text(text) != text or self._in_bytes(data) != data
+
+    def _in_text(self, text: str) -> str:
+        for one in self._texts:
+            text = text.replace(one, self._replacement)
+        for pattern in self._patterns:
+            # An empty match, as of a lookahead, is none.
+            text = pattern.sub(lambda found: self._replacement if found[0] else "", text)
+        return text
+
+    def _in_bytes(self, data: bytes) -> bytes:
+        for one in self._texts:
+            data = data.replace(
+                one.encode(errors="surrogatepass"), self._replacement.encode(errors="replace")
+            )
+        return data
+
+    def _in_dictionary(self, value: dict[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for key, item in value.items():
+            name = self._in_text(key)
+            number = 2
+            while name in changed or (name != key and name in value):
+                name = f"{self._in_text(key)} ({number})"
+                number += 1
+            changed[name] = self(item)
+        return changed
+
+
 def redaction(
     texts: Iterable[str] = (),
     *,
     patterns: Iterable[str | re.Pattern[str]] = (),
     replacement: str = "[redacted]",
-) -> Change:
+) -> Redaction:
     """Make a change that replaces texts, everywhere: in strings and in keys, at any depth.
+
+    A number whose digits have one of them becomes the replacement.
 
     In bytes that are no text, the UTF-8 of the texts is replaced, and patterns are not looked for.
     What a text has been made into is not found: a translation, base64, parts of it.
@@ -60,35 +128,4 @@ def redaction(
     ):
         raise ValueError("the replacement has what is to be replaced")
 
-    def in_text(text: str) -> str:
-        for one in wanted:
-            text = text.replace(one, replacement)
-        for pattern in compiled:
-            text = pattern.sub(lambda _: replacement, text)
-        return text
-
-    def in_bytes(data: bytes) -> bytes:
-        for one in wanted:
-            data = data.replace(one.encode(errors="surrogatepass"), replacement.encode())
-        return data
-
-    def change(value: Any) -> Any:
-        if isinstance(value, str):
-            return in_text(value)
-        if isinstance(value, bytes):
-            return in_bytes(value)
-        if isinstance(value, list):
-            return [change(item) for item in value]
-        if isinstance(value, dict):
-            changed: dict[str, Any] = {}
-            for key, item in cast("dict[str, Any]", value).items():
-                name = in_text(key)
-                number = 2
-                while name in changed or (name != key and name in value):
-                    name = f"{in_text(key)} ({number})"
-                    number += 1
-                changed[name] = change(item)
-            return changed
-        return value
-
-    return change
+    return Redaction(wanted, compiled, replacement)

@@ -7,8 +7,8 @@ The order answers what can come in between:
 2. Every version is deleted. They are found by the listing of versions, not by what is current, so
    this works also after `delete_session`. Where an object is current again, because somebody has
    saved it meanwhile, it is deleted as usual first: its older version would come back else.
-3. The delete markers are deleted, but not those of keys of which a version had to stay: it would
-   come back.
+3. The delete markers are deleted, but not those of keys that have a version, since it had to stay
+   or was saved meanwhile: it would come back.
 4. All is listed once more. If something is there, it begins again, a few times.
 """
 
@@ -157,7 +157,9 @@ def erase_session(
     session, stash = layout.session_prefix(session_id), layout.stash_prefix(session_id)
 
     def includes(key: str) -> bool:
-        return key.startswith(stash) or not Layout.is_nested_store(key, session)
+        if key.startswith(session):
+            return not Layout.is_nested_store(key, session)
+        return layout.is_stash(key, session_id)
 
     note = (
         "Contents that an application has offloaded elsewhere than under "
@@ -293,13 +295,17 @@ class _Erasure:
                         yield event
         if self._versions is None:
             return
-        for markers in (False, True):
-            for prefix in self.receipt.prefixes:
-                async with aclosing(self._versions.scan_versions(prefix)) as pages_of_versions:
-                    async for versions in pages_of_versions:
-                        found = [one for one in versions if self._includes(one.key)]
-                        for event in await self._erase(found, markers=markers):
-                            yield event
+        for prefix in self.receipt.prefixes:
+            async with aclosing(self._versions.scan_versions(prefix)) as pages_of_versions:
+                async for versions in pages_of_versions:
+                    found = [one for one in versions if self._includes(one.key)]
+                    for event in await self._erase_versions(found):
+                        yield event
+        for prefix in self.receipt.prefixes:
+            async with aclosing(self._markers(prefix)) as pages_of_markers:
+                async for markers in pages_of_markers:
+                    for event in await self._erase_each(markers):
+                        yield event
 
     def _count(self, *, objects: int = 0, versions: int = 0) -> None:
         """Count bytes. In a versioned bucket an object that is deleted stays, as a version."""
@@ -355,16 +361,44 @@ class _Erasure:
             for key, size in sizes.items()
         ]
 
-    async def _erase(self, found: list[ObjectVersion], *, markers: bool) -> list[EraseEvent]:
-        """Erase versions, or delete markers, for good."""
-        events: list[EraseEvent] = []
+    async def _erase_versions(self, found: list[ObjectVersion]) -> list[EraseEvent]:
+        """Erase versions for good."""
         # Saved since it was deleted: what lies under it must not become current.
         again = {one.key: one.size for one in found if one.is_current and not one.is_delete_marker}
-        events += await self._delete(again)
-        versions = [one for one in found if one.is_delete_marker is markers]
-        if markers:
-            kept = {key for key, _ in self._retained}
-            versions = [one for one in versions if one.key not in kept]
+        events = await self._delete(again)
+        return events + await self._erase_each([one for one in found if not one.is_delete_marker])
+
+    async def _markers(self, prefix: str) -> AsyncGenerator[list[ObjectVersion], None]:
+        """The delete markers of keys that have no version: without its marker, one would be back.
+
+        What is told of a key may be parted between two pages.
+        """
+        if self._versions is None:
+            return
+        waiting: dict[str, list[ObjectVersion]] = {}
+        kept: set[str] = {key for key, _ in self._retained}
+        async with aclosing(self._versions.scan_versions(prefix)) as pages:
+            async for page in pages:
+                if not self.receipt.dry_run:  # where the versions are still there
+                    kept |= {one.key for one in page if not one.is_delete_marker}
+                markers = [one for one in page if one.is_delete_marker and self._includes(one.key)]
+                here = {one.key for one in page}
+                # A key of the page before that is not in this one is told of as a whole.
+                yield [
+                    marker
+                    for key in [*waiting]
+                    if key not in here
+                    for marker in waiting.pop(key)
+                    if key not in kept
+                ]
+                for marker in markers:
+                    waiting.setdefault(marker.key, []).append(marker)
+                kept = {key for key in kept if key in waiting or key in here}
+                kept |= {key for key, _ in self._retained}
+        yield [m for key, markers in waiting.items() if key not in kept for m in markers]
+
+    async def _erase_each(self, versions: list[ObjectVersion]) -> list[EraseEvent]:
+        events: list[EraseEvent] = []
         for start in range(0, len(versions), PAGE_SIZE):
             events += await self._erase_batch(versions[start : start + PAGE_SIZE])
         return events

@@ -46,6 +46,7 @@ class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omi
     Attributes:
         session_id: The session.
         result: `"planned"` in a dry run; `"removed"`; `"kept"` where it was updated meanwhile;
+            `"partly"` where it was updated after most of it was removed: what has come stays;
             `"changed"` where a plan was applied and the session is no longer what it says;
             `"failed"` where some objects could not be deleted, with the server's code.
         updated_at: When it was updated for the last time; `None` if there is nothing of it.
@@ -56,7 +57,7 @@ class SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag="session", omi
     """
 
     session_id: str
-    result: Literal["planned", "removed", "kept", "changed", "failed"]
+    result: Literal["planned", "removed", "partly", "kept", "changed", "failed"]
     updated_at: datetime | None
     objects: int
     size: int

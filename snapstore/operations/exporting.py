@@ -171,7 +171,7 @@ class _Export:
                     if latest is not None and Layout.snapshot_id_of(name) == latest.origin:
                         has_origin = True
                     yield Member(name, Body(stored.data))
-            if latest is not None and (is_lost or not has_origin):
+            if latest is not None and not has_origin:
                 await self._require_history(latest, is_lost=is_lost)
 
     async def _require_history(self, latest: HeldLatest, *, is_lost: bool) -> None:
@@ -180,7 +180,7 @@ class _Export:
         Raises:
             SnapshotConflictError: It was.
         """
-        if latest.has_lost_its_history(await self._get(latest.key), is_lost=is_lost):
+        if latest.may_lack_its_history(await self._get(latest.key), is_lost=is_lost):
             raise SnapshotConflictError(
                 f"history of {latest.key} was deleted while it was exported; export it again",
                 operation="get",

@@ -36,17 +36,17 @@ class HeldLatest(NamedTuple):
     etag: str
     origin: str | None
 
-    def has_lost_its_history(self, now: StoredObject | None, *, is_lost: bool) -> bool:
-        """Whether what it was saved from was deleted after it was read, and is not at hand.
+    def may_lack_its_history(self, now: StoredObject | None, *, is_lost: bool) -> bool:
+        """Whether what it was saved from may have been deleted after it was read.
 
-        To be asked where its history was listed without the entry that it was saved from.
+        To be asked where that was not found in its history. It may never have been there.
 
         Args:
             now: The latest snapshot as it is now.
-            is_lost: Whether history was listed that could not be read any more.
+            is_lost: Whether something was listed in history that could not be read any more.
         """
         is_replaced = now is not None and now.version.etag != self.etag
-        return now is None or (is_replaced and (is_lost or self.origin is not None))
+        return now is None or is_lost or (is_replaced and self.origin is not None)
 
 
 class HeldLatests:

@@ -7,10 +7,11 @@ What another writer saves meanwhile must not be lost. So the order is:
    keeps the session, and those deleted before it are put back where there is none by now.
 3. It is listed again. Anything that was not there before keeps it as well.
 4. What was seen is deleted, and nothing else. The stash goes before the last object that shows
-   that there is a session, and stays if something new has come.
+   that there is a session, and stays if something new has come. If there are only latest snapshots
+   beside it, a manifest is written before step 2, so that there is such an object.
 
-Where this is cut off after step 2, a history without latest remains. It is as idle as before, and
-the next run removes it.
+Where this is killed after step 2, a history or a manifest without latest remains, and a later run
+removes it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from snapstore.encoding.envelope import encode_manifest
 from snapstore.errors import StorageError, UnsupportedOperationError
 from snapstore.model.ids import new_snapshot_id
-from snapstore.model.snapshot import SnapshotLocation
+from snapstore.model.snapshot import SCHEMA_VERSION, SnapshotLocation, SnapshotManifest, now
 from snapstore.operations.events import SessionEvent
 from snapstore.operations.inventory import Inventory, take_inventory
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.parallel import overlapped
+from snapstore.operations.parallel import overlapped, to_the_end
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject
@@ -43,7 +45,7 @@ from snapstore.stores.pace import Pace
 
 __all__ = ["SessionPruneReport", "SessionRemoval", "prune_sessions"]
 
-Result = Literal["planned", "removed", "kept", "changed", "failed"]
+Result = Literal["planned", "removed", "partly", "kept", "changed", "failed"]
 
 _ANY_SIZE: Final = 2**62
 
@@ -55,10 +57,11 @@ class SessionPruneReport(msgspec.Struct, kw_only=True):
         dry_run: Whether nothing was changed.
         sessions: Sessions that were looked at.
         removed: Sessions removed, or to be removed.
-        woken: Sessions that were idle, but updated before they could be removed: they are kept.
+        woken: Sessions that were idle, but updated before they were removed: they are kept, or what
+            has come is.
         failed: Sessions of which some objects could not be deleted.
-        objects: Objects of the removed sessions.
-        bytes: Their bytes.
+        objects: Objects that were deleted, or would be.
+        bytes: Bytes of the removed sessions.
         requests: Calls of the store: on S3 a request each, without retries.
     """
 
@@ -124,7 +127,10 @@ def prune_sessions(
     report = SessionPruneReport(dry_run=dry_run)
     view = with_pace(storage, pace)
     removal = SessionRemoval(view, report, pace, unconditional=unconditional)
-    before = datetime.now(UTC) - idle_for
+    try:
+        before = datetime.now(UTC) - idle_for
+    except OverflowError:
+        raise ValueError("idle_for is longer than there are dates") from None
 
     def is_idle(_: str, found: Inventory) -> bool:
         return found.is_session and found.updated_at is not None and found.updated_at < before
@@ -210,15 +216,14 @@ class SessionRemoval:
         verdict = is_to_go(session_id, inventory)
         if verdict is False:
             return
-        result: Result = "changed" if verdict is None else "planned"
-        code: str | None = None
+        removal = _Removal("changed" if verdict is None else "planned", None, inventory.objects)
         if verdict and not self._report.dry_run:
-            result, code = await self._remove(session_id, inventory)
-        counted = result in ("planned", "removed")
-        self._report.removed += counted
-        self._report.objects += inventory.objects if counted else 0
-        self._report.bytes += inventory.size if counted else 0
-        self._report.woken += result == "kept"
+            removal = await self._remove(session_id, inventory)
+        result, code, deleted = removal
+        self._report.removed += result in ("planned", "removed")
+        self._report.objects += deleted if result != "changed" else 0
+        self._report.bytes += inventory.size if result in ("planned", "removed") else 0
+        self._report.woken += result in ("kept", "partly")
         self._report.failed += result == "failed"
         self._report.requests = self._pace.turns
         yield SessionEvent(
@@ -231,25 +236,55 @@ class SessionRemoval:
             code=code,
         )
 
-    async def _remove(self, session_id: str, inventory: Inventory) -> tuple[Result, str | None]:
+    async def _remove(self, session_id: str, inventory: Inventory) -> _Removal:
+        if inventory.has_stash and not inventory.has_rest:
+            held = await self._hold(session_id, inventory)
+            if held is None:
+                return _Removal("kept")
+            inventory = held
         latests = await self._read_latests(session_id, inventory)
         if latests is None:
-            return "kept", None
+            return _Removal("kept")
         removed: list[_Latest] = []
         try:
             for latest in latests:
                 if not await self._delete_latest(latest, removed):
                     await self._put_back(removed)
-                    return "kept", None
-            now = await take_inventory(self._objects, self._layout, session_id)
-            if now.fingerprint != inventory.fingerprint_without_latests:
+                    return _Removal("kept")
+            found = await take_inventory(self._objects, self._layout, session_id)
+            if found.fingerprint != inventory.fingerprint_without_latests:
                 await self._put_back(removed)
-                return "kept", None
-        except StorageError:
-            await self._put_back(removed)
+                return _Removal("kept")
+        except BaseException:
+            # Also where it is cancelled: the session may have woken up.
+            await to_the_end(self._put_back(removed))
             raise
-        code = await self._delete_rest(session_id, inventory)
-        return ("removed", None) if code is None else ("failed", code)
+        return await self._delete_rest(session_id, inventory, len(latests))
+
+    async def _hold(self, session_id: str, inventory: Inventory) -> Inventory | None:
+        """Let something else than latest snapshots show that there is a session, until the end.
+
+        Without, a stash could not be found any more, if this is cut off in between.
+
+        Returns:
+            The session with a manifest in it; `None` if something else has changed.
+        """
+        location = self._layout.location_in(
+            inventory.latests[0].key, self._layout.session_prefix(session_id)
+        )
+        if location is None:  # it is one: its key is that of a latest snapshot
+            return None
+        key = self._layout.manifest(location)
+        manifest = encode_manifest(SnapshotManifest(SCHEMA_VERSION, now()), max_bytes=1024)
+        try:
+            await self._objects.put(key, manifest, if_none_match=True)
+        except PreconditionFailedError:
+            return None
+        held = await take_inventory(self._objects, self._layout, session_id)
+        same = held.latests == inventory.latests and [*held.stash_keys()] == [
+            *inventory.stash_keys()
+        ]
+        return held if same and {*held.keys()} == {key, *inventory.keys()} else None
 
     async def _read_latests(self, session_id: str, inventory: Inventory) -> list[_Latest] | None:
         """Read the latest snapshots, to be put back if need be; `None` if one has changed."""
@@ -261,8 +296,8 @@ class SessionRemoval:
             latests.append(_Latest(found, stored))
         if any(found.etag is None for found in inventory.latests):
             # What was read is what was judged, if a listing before it and one after it agree.
-            now = await take_inventory(self._objects, self._layout, session_id)
-            if now.fingerprint != inventory.fingerprint:
+            again = await take_inventory(self._objects, self._layout, session_id)
+            if again.fingerprint != inventory.fingerprint:
                 return None
         return latests
 
@@ -326,8 +361,14 @@ class SessionRemoval:
         if failure is not None:
             raise failure
 
-    async def _delete_rest(self, session_id: str, inventory: Inventory) -> str | None:
-        """Delete what was seen; returns the code of a key that was not deleted."""
+    async def _delete_rest(self, session_id: str, inventory: Inventory, deleted: int) -> _Removal:
+        """Delete what was seen.
+
+        Args:
+            session_id: The session.
+            inventory: What was seen.
+            deleted: How many objects are deleted already.
+        """
         keys = inventory.keys()
         held_back: list[str] = []
         while batch := [*held_back, *islice(keys, PAGE_SIZE - len(held_back))]:
@@ -336,17 +377,40 @@ class SessionRemoval:
             if not batch:
                 break
             if failed := await self._objects.delete(batch):
-                return next(iter(failed.values()))
+                code = next(iter(failed.values()))
+                return _Removal("failed", code, deleted + len(batch) - len(failed))
+            deleted += len(batch)
         if inventory.has_stash:
-            now = await take_inventory(self._objects, self._layout, session_id)
-            if now.latests or [*islice(now.keys(), 2)] != held_back:
-                return None
+            found = await take_inventory(self._objects, self._layout, session_id)
+            if found.latests or not {*islice(found.keys(), 2)} <= {*held_back}:
+                return _Removal("partly", None, deleted)
             stash = inventory.stash_keys()
             while batch := [*islice(stash, PAGE_SIZE)]:
                 if failed := await self._objects.delete(batch):
-                    return next(iter(failed.values()))
+                    code = next(iter(failed.values()))
+                    return _Removal("failed", code, deleted + len(batch) - len(failed))
+                deleted += len(batch)
         failed = await self._objects.delete(held_back)
-        return next(iter(failed.values()), None)
+        if failed:
+            return _Removal("failed", next(iter(failed.values())), deleted)
+        # What has come since was not deleted, but then the session is not gone.
+        found = await take_inventory(self._objects, self._layout, session_id)
+        result: Result = "partly" if found.objects else "removed"
+        return _Removal(result, None, deleted + len(held_back))
+
+
+class _Removal(NamedTuple):
+    """What became of a session.
+
+    Attributes:
+        result: As of an event.
+        code: The code of an object that was not deleted.
+        deleted: How many objects were deleted.
+    """
+
+    result: Result
+    code: str | None = None
+    deleted: int = 0
 
 
 class _Latest(NamedTuple):

@@ -95,8 +95,7 @@ class Inventory:
     @property
     def is_session(self) -> bool:
         """Whether anything of it is of the layout."""
-        own = (Layout.is_own(key, self._session_prefix) for key in self._others)
-        return bool(self.latests or self._history) or any(own)
+        return bool(self.latests) or self.has_rest
 
     def keys(self) -> Iterator[str]:
         """The keys that are no latest snapshot and not of the stash; those of the layout last."""
@@ -108,6 +107,12 @@ class Inventory:
                 parts = digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]
                 yield f"{prefix}snapshot_{'-'.join(parts)}.json"
         yield from (k for k in self._others if Layout.is_own(k, self._session_prefix))
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether anything of the layout is there beside latest snapshots."""
+        own = (Layout.is_own(key, self._session_prefix) for key in self._others)
+        return bool(self._history) or any(own)
 
     @property
     def has_stash(self) -> bool:
@@ -145,7 +150,8 @@ async def take_inventory(objects: ManagedStore, layout: Layout, session_id: str)
     async with aclosing(detailed.scan_details(layout.stash_prefix(session_id))) as pages:
         async for page in pages:
             for found in page:
-                inventory.add_stash(found)
+                if layout.is_stash(found.key, session_id):
+                    inventory.add_stash(found)
     return inventory
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from snapstore.encoding.documents import decode_document
 from snapstore.errors import UnsupportedOperationError
-from snapstore.operations.logged import LoggedAgent
+from snapstore.operations.logged import InvalidLogError, LoggedAgent
 from snapstore.operations.parallel import in_order
 from snapstore.stores.capabilities import DelimiterStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["LogContents", "MessageLog"]
+
+_WHAT: Final = "message log"
+_LARGE: Final = 512 * 1024
+"""Bytes of JSON from which on decoding it at once would stall the event loop."""
 
 _PARTS = re.compile(
     r"agents/agent_(?P<agent>[^/]+)/(?:agent|messages/message_(?P<number>[0-9]{1,18}))\.json"
@@ -106,7 +111,9 @@ class MessageLog:
             ObjectTooLargeError: It is too large.
         """
         stored = await self._objects.get(key, max_bytes=self._max_bytes)
-        return None if stored is None else decode_document(stored.data, key, "message log")
+        if stored is None or len(stored.data) < _LARGE:
+            return None if stored is None else decode_document(stored.data, key, _WHAT)
+        return await asyncio.to_thread(decode_document, stored.data, key, _WHAT)
 
     async def agent(self, session_id: str, agent_id: str, numbers: list[int]) -> LoggedAgent | None:
         """Read an agent and its messages; `None` if there is no agent.
@@ -127,8 +134,9 @@ class MessageLog:
 
         async with aclosing(in_order(_each(numbers[agent.removed :]), read)) as records:
             async for record in records:
-                if record is not None:
-                    agent.add(record)
+                if record is None:  # somebody deletes them
+                    raise InvalidLogError
+                agent.add(record)
         return agent
 
 

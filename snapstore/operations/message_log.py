@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Literal
@@ -181,7 +182,7 @@ class _Importing:
         agent = await self._log.agent(session_id, agent_id, numbers)
         if agent is None:
             return None
-        document = encode_logged("agent", agent.data(), agent.time)
+        document = await asyncio.to_thread(encode_logged, "agent", agent.data(), agent.time)
         snapshot_id = logged_snapshot_id(document, agent.time)
         history = self._layout.history(location, snapshot_id)
         latest = self._layout.latest(location)
@@ -199,7 +200,8 @@ class _Importing:
             return None
         # Its own document has no time. Its latest snapshot is all that the SDK keeps.
         data = orchestrator_data(found, orchestrator_id)
-        document = encode_logged("multiAgent", data, time_of(session))
+        time = time_of(session)
+        document = await asyncio.to_thread(encode_logged, "multiAgent", data, time)
         return [_item(location, self._layout.latest(location), document, {})]
 
     async def _write(

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
-__all__ = ["WIDTH", "in_order", "overlapped"]
+__all__ = ["WIDTH", "in_order", "overlapped", "to_the_end"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -32,8 +32,9 @@ async def overlapped(
 ) -> AsyncGenerator[ResultT, None]:
     """Work on items, several at a time.
 
-    A worker goes on while its last result waits to be taken, and then waits. Who leaves early waits
-    until each has come to its next result; who is cancelled cancels them.
+    A worker goes on while its last result waits to be taken, and then waits. Where the consumer
+    leaves early, or one worker fails, no further item is begun, and the others are waited for until
+    they have come to their next result. Where it is cancelled, they are cancelled, too.
 
     Args:
         items: The items. It is closed at the end.
@@ -46,7 +47,7 @@ async def overlapped(
     results: asyncio.Queue[ResultT | _End] = asyncio.Queue()
     room = asyncio.Semaphore(width)
     turn = asyncio.Lock()
-    leaving = False
+    leaving = asyncio.Event()
 
     async def take() -> list[ItemT]:
         async with turn:
@@ -57,12 +58,15 @@ async def overlapped(
     async def run() -> None:
         error: BaseException | None = None
         try:
-            while not leaving and (taken := await take()):
+            while not leaving.is_set():
+                taken = await take()
+                if leaving.is_set() or not taken:
+                    return
                 async with aclosing(work(taken[0])) as found:
                     async for result in found:
                         results.put_nowait(result)
                         await room.acquire()
-                        if leaving:
+                        if leaving.is_set():
                             return
         except BaseException as raised:
             error = raised
@@ -80,13 +84,16 @@ async def overlapped(
                     yield result
                     room.release()
                 elif result.error is not None:
-                    raise result.error
+                    raise result.error  # noqa: TRY301 -- it leaves as any other error does
                 else:
                     working -= 1
-        except GeneratorExit:
-            leaving = True
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            leaving.set()
             for _ in workers:
                 room.release()
+            # A cancellation comes through here, and then cancels them.
             await asyncio.gather(*workers, return_exceptions=True)
             raise
         finally:
@@ -123,3 +130,18 @@ async def in_order(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def to_the_end(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Await work that a cancellation must not cut off, and pass the cancellation on afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result

@@ -9,9 +9,13 @@ pass.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from typing import Any, Final, Literal, NamedTuple, cast
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -21,21 +25,33 @@ from snapstore.encoding.padding import pad, strip_padding
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError, UnsupportedOperationError
 from snapstore.model.ids import validate_identifier
 from snapstore.model.keys import Layout
-from snapstore.operations.changes import Change
+from snapstore.operations.changes import Change, Redaction
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject, Version
-from snapstore.stores.capabilities import MetadataStore, VersionedStore, capability
+from snapstore.stores.capabilities import (
+    MetadataStore,
+    SweepableStore,
+    VersionedStore,
+    capability,
+)
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.pace import Pace
 
 __all__ = ["RedactEvent", "RedactReport", "redact"]
 
+T = TypeVar("T")
+
 _ANY_SIZE: Final = 2**62
 _MAX_PASSES: Final = 8
 """After so many passes it ends, and says that it is not clean."""
 _SHOWN_PLACES: Final = 20
+_LARGE: Final = 64 * 1024
+"""Bytes from which on content is changed in a thread."""
+_BOM: Final = b"\xef\xbb\xbf"
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+"""Names that are shown in places. Any other may tell something itself, and is `*`."""
 
 
 class RedactEvent(msgspec.Struct, frozen=True, kw_only=True, tag="redact", omit_defaults=True):
@@ -45,7 +61,7 @@ class RedactEvent(msgspec.Struct, frozen=True, kw_only=True, tag="redact", omit_
         key: The full key.
         result: `"planned"` in a dry run; `"redacted"`; `"changed"` where another writer came first,
             and the next pass looks again; `"erased"` for a version; `"retained"` for a version that
-            could not be erased.
+            could not be erased; `"named"` for an object whose key has the text: it stays.
         places: Where in the new content, as `data.messages[3].content[0].text`; the first 20.
             `""` is the whole.
         version_id: Of a version.
@@ -53,7 +69,7 @@ class RedactEvent(msgspec.Struct, frozen=True, kw_only=True, tag="redact", omit_
     """
 
     key: str
-    result: Literal["planned", "redacted", "changed", "erased", "retained"]
+    result: Literal["planned", "redacted", "changed", "erased", "retained", "named"]
     places: tuple[str, ...] = ()
     version_id: str | None = None
     code: str | None = None
@@ -70,9 +86,9 @@ class RedactReport(msgspec.Struct, kw_only=True):
         places: Places in them that were changed.
         versions: Versions that were erased.
         retained: Versions that could not be erased.
-        is_clean: Whether the last pass found nothing to change, and no version is left that was
-            not looked at. `None` for a dry run, where the server can't list versions, or with
-            `erase_versions=False`.
+        is_clean: Whether the last pass found nothing to change, no key has the text, and no version
+            is left that was not looked at. `None` for a dry run; and, where all else is clean,
+            where the server can't list versions, or with `erase_versions=False`.
         requests: Calls of the store: on S3 a request each, without retries.
     """
 
@@ -158,12 +174,15 @@ class _Redaction:
         self._objects = storage.objects
         self._session = storage.layout.session_prefix(session_id)
         self._stash = storage.layout.stash_prefix(session_id)
+        self._session_id = session_id
         self._change = change
         self._erase_versions = erase_versions
         self._report = report
         self._pace = pace
-        self._versions = capability(self._objects, VersionedStore) if erase_versions else None
+        looks = erase_versions or report.dry_run
+        self._versions = capability(self._objects, VersionedStore) if looks else None
         self._cannot_list_versions = False
+        self._named: set[str] = set()
 
     async def run(self) -> AsyncGenerator[RedactEvent, None]:
         await self._find_out_about_versions()
@@ -180,11 +199,23 @@ class _Redaction:
                         yield event
             if self._report.dry_run:
                 break
+        for key in sorted(self._named):
+            yield RedactEvent(key=key, result="named")
+        await self._sweep()
         self._report.requests = self._pace.turns
-        if self._report.retained:
+        if self._report.dry_run:
+            return
+        if self._report.retained or self._named or not is_clean:
             self._report.is_clean = False
         elif self._erase_versions and not self._cannot_list_versions:
-            self._report.is_clean = is_clean
+            self._report.is_clean = True
+
+    async def _sweep(self) -> None:
+        """Let the store remove what interrupted writes have left, which has the text, too."""
+        sweepable = capability(self._objects, SweepableStore)
+        if sweepable is not None and not self._report.dry_run:
+            for prefix in (self._stash, self._session):
+                await sweepable.sweep(prefix)
 
     async def _find_out_about_versions(self) -> None:
         """List versions once, so that a missing permission is found before anything is changed."""
@@ -198,12 +229,17 @@ class _Redaction:
         except UnsupportedOperationError:
             self._versions, self._cannot_list_versions = None, True
 
+    def _includes(self, key: str) -> bool:
+        if key.startswith(self._session):
+            return not Layout.is_nested_store(key, self._session)
+        return self._storage.layout.is_stash(key, self._session_id)
+
     async def _keys(self) -> AsyncGenerator[str, None]:
         for prefix in (self._stash, self._session):
             async with aclosing(self._objects.scan(prefix)) as pages:
                 async for page in pages:
                     for key in page:
-                        if prefix != self._session or not Layout.is_nested_store(key, prefix):
+                        if self._includes(key):
                             yield key
 
     async def _of_object(self, key: str) -> AsyncGenerator[RedactEvent, None]:
@@ -211,18 +247,36 @@ class _Redaction:
         if stored is None:
             return
         self._report.objects += 1
-        content = _Content.of(strip_padding(stored.data))
-        changed = self._change(content.value)
-        places = [*_places(content.value, changed)]
+        work = partial(self._changed, key, strip_padding(stored.data))
+        # A thread, so that the event loop goes on meanwhile.
+        places, data = await (asyncio.to_thread(work) if len(stored.data) > _LARGE else _now(work))
         if not places:
+            if self._names(key):
+                self._named.add(key)
             return
-        data = self._encoded(key, content, changed)
         result: Literal["planned", "redacted", "changed"] = "planned"
         if not self._report.dry_run:
             result = "redacted" if await self._rewrite(key, stored, data) else "changed"
         self._report.redacted += result != "changed"
         self._report.places += len(places) if result != "changed" else 0
         yield RedactEvent(key=key, result=result, places=tuple(places[:_SHOWN_PLACES]))
+
+    def _changed(self, key: str, data: bytes) -> tuple[list[str], bytes]:
+        """Change the content of an object; returns the places, none if nothing is to be written."""
+        content = _Content.of(data)
+        # Read once more, since a change may work on what it is given.
+        changed = self._change(_Content.of(data).value)
+        places = _places(content.value, changed)
+        if not places and content.kind == "json":
+            # What a name had that comes twice is not in the value: written anew, it is gone.
+            remains = isinstance(self._change, Redaction) and self._change.remains_in(data)
+            is_new = remains and content.encode(changed) != data
+            places = [""] if is_new or content.has_duplicates else []
+        return (places, self._encoded(key, content, changed)) if places else ([], b"")
+
+    def _names(self, key: str) -> bool:
+        """Whether a key itself has what is to be replaced. It can't be renamed."""
+        return isinstance(self._change, Redaction) and self._change.remains_in(key.encode())
 
     def _encoded(self, key: str, content: _Content, changed: Any) -> bytes:
         """The new content as bytes.
@@ -273,22 +327,29 @@ class _Redaction:
                     old = [
                         (one.key, one.version_id)
                         for one in page
-                        if not (one.is_current or one.is_delete_marker)
-                        and (prefix != self._session or not Layout.is_nested_store(one.key, prefix))
+                        if not (one.is_current or one.is_delete_marker) and self._includes(one.key)
                     ]
                     for start in range(0, len(old), PAGE_SIZE):
                         batch = old[start : start + PAGE_SIZE]
-                        failed = await self._versions.delete_versions(batch)
+                        failed: Mapping[tuple[str, str], str] = {}
+                        if not self._report.dry_run:
+                            failed = await self._versions.delete_versions(batch)
                         for key, version_id in batch:
                             code = failed.get((key, version_id))
                             self._report.versions += code is None
                             self._report.retained += code is not None
+                            done: Literal["planned", "erased"] = "erased"
+                            done = "planned" if self._report.dry_run else done
                             yield RedactEvent(
                                 key=key,
-                                result="erased" if code is None else "retained",
+                                result=done if code is None else "retained",
                                 version_id=version_id,
                                 code=code,
                             )
+
+
+async def _now(work: Callable[[], T]) -> T:
+    return work()
 
 
 async def _write(
@@ -317,14 +378,28 @@ class _Content(NamedTuple):
     @classmethod
     def of(cls, data: bytes) -> _Content:
         """Read bytes."""
+        text = data.removeprefix(_BOM)
         try:
-            return cls(data, decode_value(data), "json")
+            return cls(data, decode_value(text), "json")
         except NotJSONError:
             pass
         try:
             return cls(data, bytes(data).decode(), "text")
         except UnicodeDecodeError:
             return cls(data, bytes(data), "bytes")
+
+    @property
+    def has_duplicates(self) -> bool:
+        """Whether an object of the JSON has a name twice, of which only the last one is read."""
+        is_double = False
+
+        def look(pairs: list[tuple[str, Any]]) -> None:
+            nonlocal is_double
+            is_double = is_double or len({name for name, _ in pairs}) < len(pairs)
+
+        with suppress(ValueError, RecursionError):
+            json.loads(self.data.removeprefix(_BOM), object_pairs_hook=look)
+        return is_double
 
     def encode(self, value: Any) -> bytes:
         """Write another content of the same kind."""
@@ -341,7 +416,8 @@ def _places(old: Any, new: Any, path: str = "") -> list[str]:
         before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
         found: list[str] = []
         for (key, value), (name, other) in zip(before.items(), after.items(), strict=False):
-            inner = f"{path}.{name}" if path else name
+            shown = name if _PLAIN.fullmatch(name) else "*"
+            inner = f"{path}.{shown}" if path else shown
             found += [inner] if key != name else []
             found += _places(value, other, inner)
         return found + ([path] if len(before) != len(after) else [])

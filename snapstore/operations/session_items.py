@@ -44,6 +44,8 @@ class SessionItems:
         self._session_id = session_id
         self._max_bytes = max_bytes
         self._locations: list[SnapshotLocation] = []
+        self._origins: dict[SnapshotLocation, str | None] = {}
+        # Where what latest was saved from is in history; where history has gone meanwhile.
         self._seen: set[SnapshotLocation] = set()
         self._lost: set[SnapshotLocation] = set()
 
@@ -89,14 +91,14 @@ class SessionItems:
             async for found in stash:
                 target = to + found.key.removeprefix(prefix)
                 yield self._item(found.key, target, None, found), await there.in_stash(target)
-        origins = {latest.location: latest.origin for latest in held.held}
+        self._origins = {latest.location: latest.origin for latest in held.held}
         for location in self._locations:
             pages = iter_history(self._source.objects, self._source.layout, location)
             async with aclosing(pages):
                 async for page in pages:
                     for entry in page:
                         target = self._target.layout.history(location, entry.snapshot_id)
-                        if entry.snapshot_id == origins.get(location):
+                        if entry.snapshot_id == self._origins.get(location):
                             self._seen.add(location)
                         found = Listed(entry.key, entry.size, entry.etag)
                         item = self._item(entry.key, target, location, found, is_history=True)
@@ -109,14 +111,16 @@ class SessionItems:
             place = Layout.place_of(event.key, prefix)
             if place is not None:
                 self._lost.add(place.location)
+                if place.snapshot_id == self._origins.get(place.location):
+                    self._seen.discard(place.location)
 
     async def has_its_history(self, latest: HeldLatest) -> bool:
         """Whether what a latest snapshot was saved from was copied, or was never there."""
-        is_lost = latest.location in self._lost
-        if latest.location in self._seen and not is_lost:
+        if latest.location in self._seen:
             return True
         now = await self._read(latest.key)
-        return not latest.has_lost_its_history(now, is_lost=is_lost)
+        is_lost = latest.location in self._lost
+        return not latest.may_lack_its_history(now, is_lost=is_lost)
 
     def latest(self, latest: HeldLatest, body: Body) -> Item:
         """A latest snapshot that was read."""

@@ -47,7 +47,8 @@ _LARGE: Final = 512 * 1024
 """Bytes from which on a hash of them would stall the event loop."""
 _OF_THE_OBJECT: Final = frozenset({"EntityTooLarge", "InvalidObjectState", "KeyTooLongError"})
 """Codes of S3 that concern one object, and not all of them."""
-_BREAKS_HISTORY: Final = frozenset({"conflict", "changed", "failed"})
+_NOT_WHOLE: Final = frozenset({"conflict", "changed", "failed"})
+"""What became of an entry in history, so that the target's history is not whole."""
 
 
 class CopyReport(msgspec.Struct, kw_only=True):
@@ -241,6 +242,8 @@ class Transfer:
         """
         async with self._slots:
             event = await self._of_object(item, self._write_planned(item, replaces))
+        if event is not None and event.result == "missing":
+            self._break(item)  # nothing tells whether its session is being deleted
         for counted in self._count(item, event):
             yield counted
 
@@ -260,9 +263,14 @@ class Transfer:
             self.report.equal += 1
             return []
         self.report.count(event)
-        if item.is_history and item.location is not None and event.result in _BREAKS_HISTORY:
-            self._broken.add(item.location)
+        if event.result in _NOT_WHOLE:
+            self._break(item)
         return [event]
+
+    def _break(self, item: Item) -> None:
+        """Note that a history at the target is not whole, if the object is of one."""
+        if item.is_history and item.location is not None:
+            self._broken.add(item.location)
 
     async def _of_object(self, item: Item, work: Awaitable[CopyEvent | None]) -> CopyEvent | None:
         """Make an event of an error that concerns one object."""

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot_in_slices
-from snapstore.encoding.padding import pad, strip_padding
+from snapstore.encoding.padding import PADDING_BYTES, pad, strip_padding
 from snapstore.errors import (
     InvalidIdentifierError,
     InvalidResponseError,
@@ -24,7 +24,7 @@ from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
-from snapstore.stores.base import PreconditionFailedError, StoredObject
+from snapstore.stores.base import ObjectTooLargeError, PreconditionFailedError, StoredObject
 from snapstore.stores.capabilities import (
     ConditionalDeleteStore,
     MetadataStore,
@@ -37,11 +37,14 @@ __all__ = ["VerifyFinding", "VerifyReport", "verify"]
 _ANY_SIZE: Final = 2**62
 _AT_ONCE: Final = 8
 """How many objects of a session are read at a time."""
+_FRESH: Final = timedelta(minutes=1)
+"""For how long after a checkpoint began its latest snapshot may still be missing."""
 _AHEAD: Final = timedelta(days=1)
 """How far an id may be in the future: clocks differ."""
 
 Kind = Literal[
     "latest damaged",
+    "too large",
     "latest missing",
     "latest without its history",
     "latest differs from its history",
@@ -65,7 +68,8 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
 
             - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
               read;
-            - `"latest missing"`: there is history without a latest snapshot;
+            - `"too large"`: it is larger than this storage's `max_snapshot_bytes`, and is not read;
+            - `"latest missing"`: there is history without a latest snapshot, for a minute at least;
             - `"latest without its history"`: the snapshot in history that latest was saved from
               is not there;
             - `"latest differs from its history"`: it has another document;
@@ -206,6 +210,8 @@ class _Verification:
                     session_id = key.removeprefix(prefix).partition("/")[0]
                     if session_id == last or not _is_session_id(session_id):
                         continue
+                    if not self._layout.is_stash(key, session_id):
+                        continue  # of a session `context`, or of a store with that prefix
                     last = session_id
                     if not await self._is_session(session_id):
                         yield VerifyFinding(
@@ -215,11 +221,13 @@ class _Verification:
                         )
 
     async def _is_session(self, session_id: str) -> bool:
-        prefix = self._layout.session_prefix(session_id)
-        async with aclosing(self._objects.scan(f"{prefix}scopes/", page_size=1)) as pages:
-            async for page in pages:
-                if page:
-                    return True
+        # The SDKs' sessions of the same stashes lie in `session/`, whatever this prefix is.
+        beside = f"{self._layout.stashes_prefix.removesuffix('context/')}session/{session_id}/"
+        for prefix in (self._layout.session_prefix(session_id), beside):
+            async with aclosing(self._objects.scan(f"{prefix}scopes/", page_size=1)) as pages:
+                async for page in pages:
+                    if page:
+                        return True
         return False
 
     async def _keys(self, session_id: str) -> AsyncGenerator[str, None]:
@@ -294,7 +302,11 @@ class _Verification:
                 location=place.location, snapshot_id=place.snapshot_id
             )
         except SnapshotDecodeError as error:
-            stored = await self._read_damaged(key)
+            try:
+                stored = await self._read_damaged(key)
+            except ObjectTooLargeError:
+                yield VerifyFinding(kind="too large", key=key, message=str(error))
+                return
             if stored is None:
                 return
             if is_latest:
@@ -311,16 +323,19 @@ class _Verification:
                 key=key,
                 message=f"a snapshot of scope {snapshot.snapshot.scope!r} lies in another one",
             )
+            return
         if is_latest:
             found.latest = snapshot
         elif place.snapshot_id is not None:
-            found.newest = max(found.newest, place.snapshot_id)
             if _is_ahead(place.snapshot_id):
                 yield VerifyFinding(
                     kind="id in the future",
                     key=key,
                     message="its id is over a day ahead of this clock: it comes after newer ones",
                 )
+            else:
+                # Only what nothing was found about may become the latest.
+                found.newest = max(found.newest, place.snapshot_id)
 
     async def _of_location(
         self, location: SnapshotLocation, found: _Location
@@ -332,6 +347,9 @@ class _Verification:
             mended = await self._mend_latest(location, found, place, stored)
             yield VerifyFinding(kind="latest damaged", key=key, message=problem, mended=mended)
         elif found.has_history and not found.has_latest:
+            # A first checkpoint writes history first, and latest in the next moment.
+            if _is_fresh(found.newest) or await self._exists(key):
+                return
             mended = await self._mend_latest(location, found, None, None)
             yield VerifyFinding(
                 kind="latest missing",
@@ -360,15 +378,29 @@ class _Verification:
                 )
 
     async def _read_damaged(self, key: str) -> StoredObject | None:
-        """Read an object that was damaged; `None` if it is a good snapshot by now, or gone."""
-        stored = await self._objects.get(key, max_bytes=_ANY_SIZE)
-        if stored is None or len(stored.data) > self._storage.max_snapshot_bytes:
-            return stored
+        """Read an object that was damaged; `None` if it is a good snapshot by now, or gone.
+
+        Raises:
+            ObjectTooLargeError: It is larger than a snapshot may be.
+        """
+        limit = self._storage.max_snapshot_bytes + PADDING_BYTES
+        stored = await self._objects.get(key, max_bytes=limit)
+        if stored is None:
+            return None
+        document = strip_padding(stored.data)
+        if len(document) > self._storage.max_snapshot_bytes:
+            raise ObjectTooLargeError(f"{key} is too large", operation="get", key=key)
         try:
-            await decode_raw_snapshot_in_slices(strip_padding(stored.data), key=key)
+            await decode_raw_snapshot_in_slices(document, key=key)
         except SnapshotDecodeError:
             return stored
         return None
+
+    async def _exists(self, key: str) -> bool:
+        async with aclosing(self._objects.scan(key, page_size=1)) as pages:
+            async for page in pages:
+                return page[:1] == [key]
+        return False
 
     async def _set_aside(self, place: ObjectPlace, key: str, stored: StoredObject) -> str | None:
         """Keep damaged bytes under another key, and remove the object; returns what was done."""
@@ -459,6 +491,10 @@ def _is_ahead(snapshot_id: str) -> bool:
         return snapshot_time(snapshot_id) > datetime.now(UTC) + _AHEAD
     except InvalidIdentifierError:  # later than any date
         return True
+
+
+def _is_fresh(snapshot_id: str) -> bool:
+    return bool(snapshot_id) and snapshot_time(snapshot_id) > datetime.now(UTC) - _FRESH
 
 
 def _is_session_id(text: str) -> bool:

@@ -60,7 +60,7 @@ def _load() -> Any:
             from compression import zstd
         else:
             from backports import zstd
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ModuleNotFoundError(
             'a compressed export needs Zstandard: pip install "snapstore[archive]"',
             name=error.name,

@@ -75,15 +75,18 @@ class CheckReport(msgspec.Struct, frozen=True):
         )
 
 
-async def run_check(objects: ManagedStore, prefix: str) -> CheckReport:
+async def run_check(objects: ManagedStore, prefix: str, *, read_only: bool) -> CheckReport:
     """Check a store.
 
     Args:
         objects: The store.
         prefix: Where there is nothing, and the check may write.
+        read_only: Whether it writes nothing.
     """
-    async with aclosing(_Probes(objects, prefix).run()) as found:
+    async with aclosing(_Probes(objects, prefix).run(read_only=read_only)) as found:
         findings = [finding async for finding in found]
+    if read_only:
+        return CheckReport(tuple(findings))
     inspectable = capability(objects.store, InspectableStore)
     if inspectable is not None:
         key = f"{prefix}inspected.json"
@@ -103,17 +106,22 @@ class _Probes:
         self._prefix = prefix
         self._written: dict[str, None] = {}
 
-    async def run(self) -> AsyncGenerator[Finding, None]:
+    async def run(self, *, read_only: bool) -> AsyncGenerator[Finding, None]:
         """Run them one after the other. The last one removes what the others may have written."""
         writable = True
+        read = self._read_missing if read_only else self._read
+        scan = self._list_any if read_only else self._list
         for about, probe, otherwise in (
             ("write", self._write, "nothing can be saved"),
-            ("read", self._read, "nothing can be loaded"),
-            ("list", self._list, "history can't be listed, nor a session deleted"),
+            ("read", read, "nothing can be loaded"),
+            ("list", scan, "history can't be listed, nor a session deleted"),
             ("create-only", self._create, "saving to history and checkpoints fail"),
             ("compare-and-swap", self._swap, "if_match and update_latest fail"),
             ("delete", self._delete, "sessions can't be deleted"),
         ):
+            if read_only and about not in ("read", "list"):
+                yield Finding(about, "unknown", "not tried, since nothing may be written")
+                continue
             if not (writable or (self._written and about == "delete")):
                 yield Finding(about, "unknown", "not tried, since nothing can be written")
                 continue
@@ -141,6 +149,10 @@ class _Probes:
         found = await self._store.get(f"{self._prefix}1.json", max_bytes=_MAX_BYTES)
         if found is None or found.data != _body("1"):
             raise _BrokenPromiseError("what was written is not what is read")
+        await self._read_missing()
+        return "objects can be read, and missing ones are told from forbidden ones"
+
+    async def _read_missing(self) -> str:
         try:
             found = await self._store.get(f"{self._prefix}missing.json", max_bytes=_MAX_BYTES)
         except AccessDeniedError as error:
@@ -150,7 +162,13 @@ class _Probes:
             ) from None
         if found is not None:
             raise _BrokenPromiseError("an object that was never written is read")
-        return "objects can be read, and missing ones are told from forbidden ones"
+        return "missing objects are told from forbidden ones; none that exists was read"
+
+    async def _list_any(self) -> str:
+        async with aclosing(self._store.scan(self._prefix, page_size=1)) as pages:
+            async for _ in pages:
+                break
+        return "keys can be listed; whether all come, and in order, was not tried"
 
     async def _list(self) -> str:
         one, two = (f"{self._prefix}{name}.json" for name in ("1", "2"))

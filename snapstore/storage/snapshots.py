@@ -448,11 +448,15 @@ class ObjectSnapshotStorage(SessionOperations):
             key = self.layout.manifest(location)
             await self._writer.save_manifest(key, manifest)
 
-    async def check(self) -> CheckReport:
+    async def check(self, *, read_only: bool = False) -> CheckReport:
         """Find out what the store, its server and these credentials can do, by trying it.
 
         It writes a few small objects under a session of its own, `snapstore-check-<uuid7>`, tries
         to write them twice, over each other and at the same time, and removes them.
+
+        Args:
+            read_only: Write nothing: only reading and listing are tried, and the rest is
+                `"unknown"`.
 
         Returns:
             What was found. There are findings on `"write"`, `"read"`, `"list"`, `"create-only"`,
@@ -467,7 +471,7 @@ class ObjectSnapshotStorage(SessionOperations):
         with self._operation("check"):
             session_id = f"{CHECK_SESSION}{new_snapshot_id()}"
             prefix = self.layout.history_prefix(SnapshotLocation.agent(session_id, "check"))
-            return await run_check(self.objects, prefix)
+            return await run_check(self.objects, prefix, read_only=read_only)
 
     async def _load(
         self, location: SnapshotLocation, snapshot_id: str | None

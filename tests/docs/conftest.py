@@ -68,19 +68,21 @@ def blocks_of(page):
     ]
 
 
-def tested_in(page):
-    """The directory of the tests that run a page: what its code needs is installed there."""
-    if page.parent.name != "integrations":
-        return "docs"
-    if page.stem in {"claude", "langgraph"}:
-        return "frameworks"
-    return "strands" if page.stem.startswith("strands") else "docs"
+FRAMEWORKS = ("claude", "langgraph", "openai-agents", "pydantic-ai")
+
+
+def group_of(page):
+    """The directory of the tests that a page belongs to: for what it needs to run."""
+    if page.name.startswith("strands"):
+        return "strands"
+    is_framework = page.parent.name == "integrations" and page.stem in FRAMEWORKS
+    return "frameworks" if is_framework else "docs"
 
 
 def pytest_generate_tests(metafunc):
     """Give a test each page, or each block whose comment begins with a word."""
-    directory = metafunc.definition.path.parent.name
-    pages = [page for page in PAGES if tested_in(page) == directory]
+    group = metafunc.definition.path.parent.name
+    pages = [page for page in PAGES if group_of(page) == group]
     blocks = [block for page in pages for block in blocks_of(page)]
     if "page" in metafunc.fixturenames:
         plain = {block.page for block in blocks if block.language == "python" and not block.test}

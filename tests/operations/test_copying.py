@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from copies import KINDS, bodies, collected, contents, opened, results, write_session
+from examples import examples
 from snapstore import (
     FileStorage,
     InvalidIdentifierError,
@@ -245,6 +248,82 @@ async def test_stores_of_six_methods_do(poor):
         assert (again.copied, again.equal) == (0, 12)
 
 
+KEYS = {
+    "history": [
+        f"s-1/scopes/agent/weather/snapshots/immutable_history/"
+        f"snapshot_0000000{n}-0000-7000-8000-000000000000.json"
+        for n in range(3)
+    ],
+    "latest": ["s-1/scopes/agent/weather/snapshots/snapshot_latest.json"],
+    "other": [
+        "s-1/scopes/agent/weather/snapshots/manifest.json",
+        "s-1/note.txt",
+        "context/s-1/a",
+        "context/s-1/b",
+    ],
+}
+STATES = st.fixed_dictionaries(
+    {
+        key: st.sampled_from([None, b"one", b"two", b"three"])
+        for keys in KEYS.values()
+        for key in keys
+    }
+)
+
+
+def copied(source, target, *, overwrites):
+    """What a target has after a copy: all that `copy` promises, in a few lines."""
+    if not any("/scopes/" in key for key in source):
+        return target
+    result = dict(target)
+    clashes = {key for key in source if target.get(key, source[key]) != source[key]}
+    for key, body in source.items():
+        is_held = key in KEYS["latest"] and clashes & set(KEYS["history"])
+        may_replace = overwrites and key not in KEYS["history"]
+        if not is_held and (key not in clashes or may_replace):
+            result[key] = body
+    return result
+
+
+@given(
+    source=STATES,
+    target=STATES,
+    overwrites=st.booleans(),
+    verify=st.booleans(),
+    poor=st.tuples(st.booleans(), st.booleans()),
+    planned=st.booleans(),
+)
+@examples(200)
+async def test_a_target_has_what_it_should(source, target, overwrites, verify, poor, planned):
+    stores = []
+    for state in (source, target):
+        stores.append(MemoryObjectStore())
+        stores[-1].objects.update({key: body for key, body in state.items() if body is not None})
+    expected = copied(stores[0].objects, stores[1].objects, overwrites=overwrites)
+    before = dict(stores[0].objects)
+    wrapped = [
+        SixMethods(store) if is_poor else store for store, is_poor in zip(stores, poor, strict=True)
+    ]
+    async with (
+        ObjectSnapshotStorage(wrapped[0]) as one,
+        ObjectSnapshotStorage(wrapped[1]) as other,
+    ):
+        options = {
+            "sessions": ["s-1"],
+            "verify": verify,
+            "on_conflict": "overwrite" if overwrites else "error",
+        }
+        if planned:
+            events = await collected(copy(one, other, dry_run=True, **options))
+            report = await apply_copies(one, other, events).run()
+        else:
+            report = await copy(one, other, **options).run()
+    assert stores[1].objects == expected
+    assert stores[0].objects == before
+    if not planned and "s-1" in {key.split("/")[0] for key in before if "/scopes/" in key}:
+        assert report.ok == (before.items() <= expected.items())
+
+
 # While others write.
 
 
@@ -304,6 +383,37 @@ async def test_a_session_deleted_at_any_step_leaves_no_latest_without_its_histor
             source.objects.store.fault = delete
             await copy(source, target, sessions=["s-1"]).run()
             await assert_latest_has_its_history(target)
+
+
+@pytest.mark.parametrize("has_origin", [True, False])
+async def test_history_that_goes_while_latest_stays_holds_latest(has_origin):
+    """As in the middle of a delete, which takes history first."""
+    async with memories() as (source, target):
+        await write_session(source)
+        ids = await source.list_snapshot_ids(location=LOCATION)
+        if not has_origin:
+            latest = await source.load_snapshot(location=LOCATION)
+            await source.save_snapshot(location=LOCATION, snapshot=latest, is_latest=True)
+
+        async def delete(call):
+            if call.keys == (source.layout.history(LOCATION, ids[0]),):
+                source.objects.store.fault = nothing
+                for snapshot_id in ids:
+                    del source.objects.store.inner.objects[
+                        source.layout.history(LOCATION, snapshot_id)
+                    ]
+
+        source.objects.store.fault = delete
+        operation = copy(source, target)
+        events = await collected(operation)
+        assert {event.key: event.result for event in events if "weather" in event.key} == {
+            **{source.layout.history(LOCATION, one): "missing" for one in ids},
+            source.layout.latest(LOCATION): "changed",
+        }
+        assert not operation.report.ok
+        assert await target.load_snapshot(location=LOCATION) is None
+        assert (await copy(source, target).run()).ok  # a session that has no history
+        assert await contents(target) == await contents(source)
 
 
 async def test_a_session_pruned_at_any_step_leaves_no_latest_without_its_history():
@@ -499,13 +609,25 @@ async def test_what_has_changed_since_it_was_planned_is_left_alone():
         operation = apply_copies(source, target, planned)
         events = await collected(operation)
         assert {event.key: event.result for event in events if event.result != "copied"} == {
-            source.layout.latest(LOCATION): "changed",
+            source.layout.latest(LOCATION): "held",
             "s-1/note.txt": "changed",
             stash: "changed",
             source.layout.history(LOCATION, first): "missing",
         }
         assert target.objects.store.inner.objects[stash] == b"somebody's"
         assert not operation.report.ok
+        assert await target.load_snapshot(location=LOCATION) is None
+
+
+async def test_a_latest_that_was_saved_since_is_not_copied():
+    async with memories() as (source, target):
+        await write_session(source)
+        planned = await collected(copy(source, target, dry_run=True))
+        await source.checkpoint(location=LOCATION, snapshot=Snapshot.new({"later": True}))
+        events = await collected(apply_copies(source, target, planned))
+        assert {event.key: event.result for event in events if event.result != "copied"} == {
+            source.layout.latest(LOCATION): "changed"
+        }
         assert await target.load_snapshot(location=LOCATION) is None
 
 

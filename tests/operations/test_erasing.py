@@ -232,6 +232,68 @@ async def test_killed_anywhere_nothing_comes_back_and_made_again_it_ends(version
     assert await versions_of(s3_client, versioned.objects.name, "p/s-1/") == []
 
 
+async def test_what_somebody_else_deletes_meanwhile_does_not_come_back(versioned):
+    """Somebody saves and deletes, before each call of the erasure."""
+    for step in range(1, 40):
+        store = FaultyObjectStore(versioned.objects.store)
+        await versioned.save_snapshot(
+            location=LOCATION, snapshot=Snapshot.new({"n": 1}), is_latest=True
+        )
+        await versioned.delete_session(session_id="s-1")
+        calls, came_back = 0, []
+
+        async def come_and_go(_):
+            nonlocal calls
+            calls += 1
+            if calls == step:  # noqa: B023
+                await versioned.save_snapshot(
+                    location=LOCATION, snapshot=Snapshot.new({"n": 2}), is_latest=True
+                )
+                await versioned.delete_session(session_id="s-1")
+            if calls >= step:  # noqa: B023
+                came_back.append(await versioned.load_snapshot(location=LOCATION))  # noqa: B023
+
+        store.fault = come_and_go
+        await erase_session(through(versioned, store), session_id="s-1").run()
+        assert set(came_back) <= {None}
+        assert await versioned.load_snapshot(location=LOCATION) is None
+        if calls < step:
+            break
+    assert step > 8
+
+
+async def test_what_lies_where_stashes_do_is_nobodys_stash():
+    """A session `context`, and a store with the prefix `context`."""
+    store = MemoryObjectStore()
+    async with (
+        ObjectSnapshotStorage(store) as root,
+        ObjectSnapshotStorage(store, prefix="context") as other,
+    ):
+        for storage, session_id in ((root, "context"), (root, "s-1"), (other, "s-1")):
+            location = location_of(session_id)
+            await storage.checkpoint(location=location, snapshot=Snapshot.new({}))
+        stash = root.layout.stash_prefix("s-1")
+        await root.objects.put(f"{stash}text", b"stash of s-1")
+        assert (await erase_session(root, session_id="s-1").run()).nothing_left
+        assert await root.load_snapshot(location=LOCATION) is None
+        assert f"{stash}text" not in store.objects
+        assert await other.load_snapshot(location=LOCATION) is not None
+        await root.objects.put(f"{stash}text", b"stash of s-1")
+        await erase_session(root, session_id="scopes").run()
+        assert await root.load_snapshot(location=location_of("context")) is not None
+        await erase_session(root, session_id="context").run()
+        assert await root.load_snapshot(location=location_of("context")) is None
+        assert f"{stash}text" in store.objects
+        assert await other.load_snapshot(location=LOCATION) is not None
+
+
+@pytest.mark.parametrize("name", ["context", "session", "memory", "offloader"])
+async def test_a_namespace_where_the_sdks_keep_other_things_is_refused(name):
+    async with MemoryStorage() as storage:
+        with pytest.raises(InvalidIdentifierError, match="the Strands SDKs"):
+            storage.namespace(name)
+
+
 async def test_what_is_saved_meanwhile_is_erased_or_said_to_be_left(versioned, s3_client):
     store = FaultyObjectStore(versioned.objects.store)
     view = through(versioned, store)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -481,6 +482,25 @@ async def test_a_session_deleted_at_any_step_is_an_error_or_exported_whole():
     assert set(outcomes) >= {SnapshotConflictError, SnapshotNotFoundError}
 
 
+async def test_history_that_goes_while_latest_stays_is_an_error():
+    """As in the middle of a delete, which takes history first."""
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with ObjectSnapshotStorage(store) as storage:
+        await write_session(storage)
+        ids = await storage.list_snapshot_ids(location=LOCATION)
+
+        async def delete(call):
+            if call.keys == (storage.layout.history(LOCATION, ids[0]),):
+                for snapshot_id in ids:
+                    store.inner.objects.pop(storage.layout.history(LOCATION, snapshot_id), None)
+
+        store.fault = delete
+        with pytest.raises(SnapshotConflictError, match="export it again"):
+            await exported(storage)
+        store.fault = nothing
+        assert await exported(storage)
+
+
 @pytest.mark.parametrize("fault", [StoreFault(), StoreFault(applied=True)])
 async def test_an_import_killed_at_every_call_and_run_again_ends_the_same(fault):
     async with MemoryStorage() as storage:
@@ -603,9 +623,10 @@ async def test_what_can_t_be_read_or_written_is_said(tmp_path):
 
 
 async def test_without_the_extra_compression_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "backports.zstd", None)
-    monkeypatch.setitem(__import__("sys").modules, "compression.zstd", None)
-    monkeypatch.delattr("backports.zstd", raising=False)
+    for package in ("backports", "compression"):
+        monkeypatch.setitem(sys.modules, f"{package}.zstd", None)
+        if package in sys.modules:
+            monkeypatch.delattr(sys.modules[package], "zstd", raising=False)
     async with MemoryStorage() as storage:
         with pytest.raises(ModuleNotFoundError, match=r"snapstore\[archive\]"):
             export_session(storage, session_id="s-1", compress=True)

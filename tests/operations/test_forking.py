@@ -14,12 +14,11 @@ from snapstore import (
     SnapshotLocation,
     SnapshotManifest,
     SnapshotNotFoundError,
-    StorageError,
     new_snapshot_id,
 )
 from snapstore.operations import fork_session
 from snapstore.stores import CopyingStore, MemoryObjectStore
-from snapstore.testing import FaultyObjectStore, StoreFault
+from snapstore.testing import FaultyObjectStore
 from snapstore.testing.proxy import recording_proxy
 
 LOCATION = location_of("s-1")
@@ -182,53 +181,6 @@ async def test_somebody_who_comes_in_between_is_not_overwritten():
                 assert theirs.data == {"theirs": 1}
             if calls < step:
                 break
-
-
-@pytest.mark.parametrize("applied", [False, True])
-@pytest.mark.parametrize("ends", [True, False])
-async def test_killed_at_any_call_and_made_again_it_ends_the_same(applied, ends):
-    async def run(fails_at):
-        store = FaultyObjectStore(MemoryObjectStore())
-        calls = 0
-
-        async def fault(_):
-            nonlocal calls
-            calls += 1
-            return StoreFault(applied=applied and calls == fails_at) if calls >= fails_at else None
-
-        async def no_fault(_):
-            return None
-
-        async with ObjectSnapshotStorage(store) as storage:
-            ids = await write_session(storage)
-            arguments = {"session_id": "s-1", "into": "fork", "upto": ids[1] if ends else None}
-            store.fault = fault if fails_at else no_fault
-            was_killed = False
-            try:
-                await fork_session(storage, **arguments).run()
-            except StorageError:
-                was_killed = True
-                store.fault = no_fault
-                try:
-                    await fork_session(storage, **arguments).run()
-                except SnapshotExistsError:
-                    # The last write was applied, and its response lost: it was complete.
-                    claim = await storage.load_manifest(location=FORKED)
-                    assert claim.extra["forkedFrom"]["complete"] or applied
-            store.fault = no_fault
-            found, source = await bodies(storage, "fork"), await bodies(storage, "s-1")
-        for key, body in found.items():
-            if "manifest" not in key and (not ends or "latest" not in key):
-                assert body == source[key]
-        return sorted(found), was_killed
-
-    expected, _ = await run(0)
-    fails_at, was_killed = 1, True
-    while was_killed:
-        left, was_killed = await run(fails_at)
-        assert left == expected
-        fails_at += 1
-    assert fails_at > 10
 
 
 async def test_a_checkpoint_meanwhile_leaves_no_latest_without_its_history():

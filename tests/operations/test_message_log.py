@@ -268,6 +268,21 @@ async def test_a_message_that_is_none_fails_its_agent():
             assert target.objects.store.objects == {}
 
 
+async def test_a_message_that_is_deleted_meanwhile_fails_its_agent():
+    async with Log(log_of(), FaultyObjectStore) as log, MemoryStorage() as target:
+
+        async def delete(call):
+            if call.operation == "get" and call.keys == (AGENT,):
+                for number in (3, 4):
+                    del log.objects[
+                        f"session_s-1/agents/agent_weather/messages/message_{number}.json"
+                    ]
+
+        log.store.fault = delete
+        [event] = await collected(import_message_log(log, target))
+        assert (event.key, event.code) == (AGENT, "InvalidDocument")
+
+
 async def test_ids_that_are_none_here_are_events_and_others_are_imported():
     documents = log_of() | log_of(session_id="User 1@example.com")
     documents["session_s-1/agents/agent_No.1/agent.json"] = agent_document(agent_id="No.1")

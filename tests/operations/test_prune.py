@@ -21,7 +21,6 @@ from snapstore import (
     S3Storage,
     Snapshot,
     SnapshotManifest,
-    StorageUnavailableError,
     new_snapshot_id,
     snapshot_id_at,
 )
@@ -199,41 +198,6 @@ async def test_what_is_saved_meanwhile_is_not_deleted():
         LAYOUT.history(LOCATION, i) for _, i in saved[: listed + 1]
     }
     assert set(before[-2:]) & set(left)
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_killed_at_any_call_and_made_again_it_ends_the_same(applied):
-    policy = RetentionPolicy(keep_last=3, keep_daily=4, keep_weekly=2)
-
-    async def run(fails_at):
-        store = FaultyObjectStore(MemoryObjectStore())
-        calls = 0
-
-        async def fault(_):
-            nonlocal calls
-            calls += 1
-            return StoreFault(applied=applied) if calls == fails_at else None
-
-        async with ObjectSnapshotStorage(store) as storage:
-            for session in ("s-1", "s-2"):
-                await write_history(storage, location_of(session), range(30))
-            await storage.rewind(location=location_of("s-1"), snapshot_id=id_days_ago(20))
-            store.fault = fault
-            was_killed = False
-            try:
-                await prune(storage, policy, sessions=["s-1", "s-2"]).run()
-            except StorageUnavailableError:
-                was_killed = True
-                await prune(storage, policy, sessions=["s-1", "s-2"]).run()
-        return sorted(store.inner.objects), was_killed
-
-    expected, _ = await run(0)
-    fails_at, was_killed = 1, True
-    while was_killed:
-        left, was_killed = await run(fails_at)
-        assert left == expected
-        fails_at += 1
-    assert fails_at > 6
 
 
 async def test_keys_that_are_not_deleted_are_events_and_the_rest_goes_on():

@@ -48,9 +48,12 @@ class CapableStore(MemoryObjectStore):
             async for page in pages:
                 yield [ObjectVersion(d.key, "null", True, False, d.size, d.modified) for d in page]
 
-    async def delete_versions(self, versions):
+    async def delete_versions(self, versions, *, bypass_governance=False):
         await self.delete([key for key, _ in versions])
         return {}
+
+    async def lock_of(self, key, version_id):
+        return None
 
 
 class Refused:
@@ -217,7 +220,7 @@ class VersionsHaveNoSize(BrokenCapability):
 class DeletesVersionsOfOtherKeys(BrokenCapability):
     caught_by = ("test_only_the_versions_named_are_deleted",)
 
-    async def delete_versions(self, versions):
+    async def delete_versions(self, versions, *, bypass_governance=False):
         for start in {key.rpartition("/")[0] for key, _ in versions}:
             await self.delete([key for key in self.objects if key.startswith(start)])
         return {}
@@ -226,7 +229,7 @@ class DeletesVersionsOfOtherKeys(BrokenCapability):
 class AMissingVersionIsAFailure(BrokenCapability):
     caught_by = ("test_only_the_versions_named_are_deleted",)
 
-    async def delete_versions(self, versions):
+    async def delete_versions(self, versions, *, bypass_governance=False):
         missing = {pair: "NoSuchVersion" for pair in versions if pair[0] not in self.objects}
         await super().delete_versions(versions)
         return missing

@@ -1120,6 +1120,8 @@ OTHERS = (
     "test_a_summary_has_the_figures_of_its_session",
     "test_if_match_writes_only_over_the_version_it_names",
     "test_a_prefix_is_no_pattern_either",
+    "test_a_sweep_leaves_objects_alone",
+    "test_a_copy_of_nothing_is_none",
 )
 """Tests of which each broken storage and store passes at least one."""
 

@@ -111,7 +111,8 @@ async def test_idle_connections_keep_no_body(s3_server, bucket, prefix, direct) 
         held = [
             found
             for found in gc.get_objects()
-            if isinstance(found, io.BytesIO) and b"CANARY-TEXT" in found.getvalue()
+            if isinstance(found, io.BytesIO) and not found.closed
+            if b"CANARY-TEXT" in found.getvalue()
         ]
         requests = [found for found in gc.get_objects() if type(found) is Call and found.requests]
     assert held == requests == []
