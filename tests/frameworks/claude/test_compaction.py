@@ -278,6 +278,27 @@ async def test_two_compactions_at_once_do_the_same(step):
     assert await load(memory) == whole
 
 
+async def test_compactions_of_different_parts_do_not_cross():
+    memory, whole = long_transcript(parts=20)
+    late = f"{DIRECTORY}part-{OLD + 50}-abcdef.jsonl"
+
+    async def another_first(call):
+        # The first one has listed the parts. The second one finds one more, and is then killed.
+        if call.operation == "put" and late not in memory.objects:
+            memory.objects[late] = part_of(without_uuid("late"))
+            killed = FaultyObjectStore(memory, Kill(memory, 2, "not applied"))
+            async with SnapstoreSessionStore(killed) as other:
+                with pytest.raises(StorageError):
+                    await other.compact(KEY)
+
+    async with SnapstoreSessionStore(FaultyObjectStore(memory, another_first)) as store:
+        with pytest.raises(StorageUnavailableError, match="compact it again"):
+            await store.compact(KEY)
+        assert await store.load(KEY) == [*whole, without_uuid("late")]
+        await store.compact(KEY)
+        assert await store.load(KEY) == [*whole, without_uuid("late")]
+
+
 async def test_a_replaced_part_that_a_slow_writer_brings_back_is_left_out():
     memory, whole = long_transcript(parts=100)
     first = f"{DIRECTORY}{parts_in(memory)[0]}"
