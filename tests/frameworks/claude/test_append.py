@@ -343,6 +343,35 @@ async def test_a_delete_that_is_cut_off_leaves_no_summary_and_can_be_repeated(me
     assert memory.objects == {}
 
 
+@pytest.mark.parametrize("key", [KEY, SUBAGENT], ids=["main", "subagent"])
+async def test_what_is_written_while_a_transcript_is_deleted_is_deleted_too(memory, key):
+    writes = iter([2, 3])
+
+    async def write(call):
+        if call.operation == "delete" and (number := next(writes, None)):
+            async with SnapstoreSessionStore(memory) as other:
+                await other.append(key, [entry(number)])
+
+    async with SnapstoreSessionStore(memory) as store:
+        await store.append(key, [entry(1)])
+    async with SnapstoreSessionStore(FaultyObjectStore(memory, write)) as store:
+        await store.delete(key)
+    assert memory.objects == {}
+
+
+async def test_a_delete_that_others_write_against_forever_is_an_error(memory):
+    async def write(call):
+        if call.operation == "delete":
+            async with SnapstoreSessionStore(memory) as other:
+                await other.append(SUBAGENT, [entry(len(faulty.calls))])
+
+    faulty = FaultyObjectStore(memory, write)
+    async with SnapstoreSessionStore(faulty) as store:
+        await store.append(SUBAGENT, [entry(1)])
+        with pytest.raises(StorageUnavailableError, match="delete it again"):
+            await store.delete(SUBAGENT)
+
+
 async def test_a_request_that_hangs_ends_by_its_deadline(memory):
     async def stall(call):
         return StoreFault(stall=True)

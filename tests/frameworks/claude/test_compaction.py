@@ -207,14 +207,15 @@ async def test_parts_named_in_another_way_keep_their_places():
         assert await store.load(KEY) == loaded
 
 
-async def test_adjacent_names_leave_a_part_out():
+async def test_a_part_without_a_free_name_after_it_is_left_out():
     memory = MemoryObjectStore()
-    for number, suffix in enumerate(["000000", "ffffff", "000001", "000002"]):
-        name = f"part-{OLD + number // 2}-{suffix}.jsonl"
-        memory.objects[DIRECTORY + name] = part_of(without_uuid(number))
+    large = without_uuid(3, text="x" * 2**23)
+    for number, suffix in enumerate(["000001", "000007", "fffffe", "ffffff"]):
+        part = part_of(large if number == 3 else without_uuid(number))
+        memory.objects[f"{DIRECTORY}part-{OLD}-{suffix}.jsonl"] = part
     async with SnapstoreSessionStore(memory) as store:
-        await store.compact(KEY)
-        assert [found["n"] for found in await store.load(KEY)] == [0, 1, 2, 3]
+        assert await store.compact(KEY) == (4, 3)
+        assert await store.load(KEY) == [*(without_uuid(number) for number in range(3)), large]
 
 
 async def test_nested_parts_are_compacted_too():
