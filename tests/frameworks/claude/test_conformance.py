@@ -1,9 +1,12 @@
 """The suite that the SDK publishes for session stores."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import trio
+from claude_agent_sdk import SessionStore
 from claude_agent_sdk.testing import run_session_store_conformance
 
 from snapstore.integrations.claude import SnapstoreSessionStore
@@ -30,7 +33,19 @@ def test_every_contract_holds_in_trio():
 
 
 @pytest.mark.parametrize(
-    "method", ["append", "load", "list_sessions", "list_session_summaries", "delete"]
+    "method", ["list_sessions", "list_session_summaries", "delete", "list_subkeys"]
 )
 def test_the_sdk_finds_every_optional_method(method):
-    assert callable(getattr(SnapstoreSessionStore, method))
+    assert getattr(SnapstoreSessionStore, method) is not getattr(SessionStore, method)
+
+
+def test_without_the_sdk_the_error_names_the_extra():
+    program = (
+        "import sys; sys.modules['claude_agent_sdk'] = None\n"
+        "try: import snapstore.integrations.claude\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "pip install 'snapstore[claude]'" in printed.stdout
