@@ -129,6 +129,23 @@ async def test_a_large_value_that_does_not_change_is_stored_once(memory, counted
     assert found == [{"large": large, "step": step} for step in reversed(range(20))]
 
 
+async def test_a_change_that_is_repeated_takes_few_bytes(memory, counted):
+    saver, _ = counted
+    noise = random.Random(3).randbytes(LARGE + 3000)
+    config = await put_values(saver, config_of(), {"large": noise[:LARGE]})
+    config = await put_values(saver, config, {"large": noise}, versions={"large": 2})
+    for _ in range(100):
+        config = await put_values(saver, config, {"large": noise}, new=[], versions={"large": 2})
+    assert sum(map(len, memory.objects.values())) < 6 * LARGE
+    assert values_of(await saver.aget_tuple(config)) == {"large": noise}
+
+
+async def test_a_new_value_of_the_same_version_is_stored(saver):
+    config = await put_values(saver, config_of(), {"ch": "x" * LARGE})
+    await put_values(saver, config, {"ch": "y" * LARGE})
+    assert values_of(await saver.aget_tuple(config_of())) == {"ch": "y" * LARGE}
+
+
 async def test_the_same_version_of_two_branches_has_two_values(saver):
     """Versions that count up are the same in two children of one checkpoint."""
     parent = await put_values(saver, config_of(), {"ch": "x" * LARGE})
@@ -295,6 +312,18 @@ async def test_only_the_run_that_asked_for_an_older_checkpoint_may_go_on_from_it
         await saver.aget_tuple(first)
         fork = await put_values(saver, first, {"ch": 4})
         assert id_of((await saver.aget_tuple(config_of())).config) == id_of(fork)
+
+
+async def test_forks_and_replays_of_subgraphs_may_go_on_from_an_older_checkpoint(memory):
+    async with SnapstoreSaver(memory, on_conflict="raise") as saver:
+        first = await put_values(saver, config_of(), {"ch": 1})
+        second = await put_values(saver, first, {"ch": 2})
+        with pytest.raises(snapstore.SnapshotConflictError):
+            await put_values(saver, first, {"ch": 3})
+        await put_values(saver, first, {"ch": 4}, source="fork")
+        # What is found before another checkpoint is what a replayed subgraph goes on from.
+        assert await ids_of(saver, config_of(), before=second) == [id_of(first)]
+        await put_values(saver, first, {"ch": 5})
 
 
 async def test_a_run_whose_checkpoints_are_deleted_leaves_no_head_behind(memory):
