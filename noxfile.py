@@ -287,6 +287,16 @@ def reference(session: nox.Session) -> None:
     session.run("python", *PYTEST, *suites, *alone, *session.posargs, env=env)
 
 
+def install_node_adapter(session: nox.Session) -> Path:
+    """Install what the adapter for transcripts in JavaScript needs; return its directory."""
+    directory = Path(session.create_tmp()).resolve() / "claude"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(ROOT / "tests" / "frameworks" / "claude" / "node", directory)
+    with session.chdir(directory):
+        session.run("npm", "install", "--no-package-lock", "--no-fund", "--no-audit")
+    return directory
+
+
 @nox.session(python=NEWEST)
 def frameworks(session: nox.Session) -> None:
     """Run other frameworks on snapstore: the newest on SeaweedFS and Ceph, then the lowest."""
@@ -294,17 +304,24 @@ def frameworks(session: nox.Session) -> None:
         session.error("Ceph is not installed: see CONTRIBUTING.md")
     session.install("-e", ".", *dependencies("frameworks"))
     suites = ("tests/frameworks", "tests/docs/frameworks")
-    session.run("python", *PYTEST, *suites, *session.posargs)
+    env = {"SNAPSTORE_CLAUDE_NODE": str(install_node_adapter(session))}
+    session.run("python", *PYTEST, *suites, *session.posargs, env=env)
     # What was asked for may need no S3.
     codes = [0, NOTHING_COLLECTED] if session.posargs else [0]
     chosen = ("--s3-server=ceph", "-m", "s3", "tests/frameworks", *session.posargs)
-    session.run("python", *PYTEST, *chosen, success_codes=codes)
+    session.run("python", *PYTEST, *chosen, env=env, success_codes=codes)
 
     # Beside the lowest langgraph-checkpoint the newest langgraph that takes it.
-    names = ("langgraph-checkpoint", "openai-agents", "pydantic-ai-slim")
+    names = (
+        "backports.zstd",
+        "claude-agent-sdk",
+        "langgraph-checkpoint",
+        "openai-agents",
+        "pydantic-ai-slim",
+    )
     lowest = [pin for pin in lowest_dependencies() if pin.startswith(names)]
     session.install(*lowest, "langgraph")
-    session.run("python", *PYTEST, *suites, *session.posargs)
+    session.run("python", *PYTEST, *suites, *session.posargs, env=env)
 
 
 @nox.session(python=NEWEST)

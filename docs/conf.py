@@ -33,6 +33,8 @@ nitpick_ignore_regex = [
     ("py:class", "AioConfig|AioSession|BidiAgentSaveLatestStrategy|LocalAgent|MultiAgentBase"),
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
+    ("py:class", "SessionKey|SessionListSubkeysKey|SessionStoreEntry|SessionStoreListEntry"),
+    ("py:class", "SessionSummaryEntry"),
     ("py:class", "datetime"),  # in a NamedTuple its module is not told
     # Type variables, and types that nobody needs to name.
     ("py:class", r"snapstore\..*\.(EventT_co|Kind|ReportT_co|StorageT_co|T|WriteT|WriteT_contra)"),
@@ -47,6 +49,7 @@ PUBLIC = (
     "snapstore.testing",
     "snapstore.testing.proxy",
     "snapstore.testing.server",
+    "snapstore.integrations.claude",
     "snapstore.integrations.fastapi",
     "snapstore.integrations.openai_agents",
     "snapstore.integrations.opentelemetry",

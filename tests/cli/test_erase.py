@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from histories import location_of, write_history
+from histories import document, id_days_ago, location_of, write_history
 from programs import environment_of, in_a_terminal
-from snapstore import FileStorage, ObjectSnapshotStorage
+from snapstore import FileStorage
+from snapstore.model.keys import Layout
 
 LOCATION = location_of("chat-1")
 
@@ -98,20 +99,21 @@ async def test_a_dry_run_has_no_receipt(here, snapstore, tmp_path):
 @pytest.fixture
 async def stashed(here):
     """A place that ends with `session`, with the stash of the SDKs beside it."""
-    prefix = f"{here.storage.layout.sessions_prefix}session"
-    async with ObjectSnapshotStorage(here.storage.objects, prefix=prefix) as storage:
-        ids = await write_history(storage, LOCATION, range(2))
-        await storage.rewind(location=LOCATION, snapshot_id=ids[-1])
-        stash = f"{storage.layout.stash_prefix('chat-1')}text"
-        assert "/session/" not in f"/{stash.removeprefix(here.storage.layout.sessions_prefix)}"
-        await storage.objects.put(stash, b"offloaded")
-        yield storage, stash, f"{here.name.rstrip('/')}/session", here.environment
+    root = here.storage.layout.sessions_prefix
+    objects, layout = here.storage.objects, Layout(f"{root}session")
+    for snapshot_id in map(id_days_ago, (1, 0)):
+        await objects.put(layout.history(LOCATION, snapshot_id), document(1))
+    await objects.put(layout.latest(LOCATION), document(1))
+    stash = f"{layout.stash_prefix('chat-1')}text"
+    assert stash == f"{root}context/chat-1/text"
+    await objects.put(stash, b"offloaded")
+    return objects, stash, f"{here.name.rstrip('/')}/session", here.environment
 
 
 async def test_the_stash_beside_a_place_named_session_goes_with_its_sessions(
     stashed, snapstore, tmp_path
 ):
-    storage, stash, name, environment = stashed
+    objects, stash, name, environment = stashed
     du = await snapstore("du", name, "chat-1", environment=environment)
     assert "stash: 1 object, 9 bytes" in du.err
     backup = tmp_path / "backup" / "session"
@@ -122,7 +124,7 @@ async def test_the_stash_beside_a_place_named_session_goes_with_its_sessions(
     assert forked.err.startswith("4 objects copied")
     erased = await snapstore("erase", name, "chat-1", "--yes", environment=environment)
     assert (erased.status, erased.out.count(stash)) == (0, 1), erased.err
-    assert await storage.objects.get(stash, max_bytes=100) is None
+    assert await objects.get(stash, max_bytes=100) is None
 
 
 async def test_a_relative_place_named_session_is_the_same(tmp_path, snapstore, monkeypatch):

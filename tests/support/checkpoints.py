@@ -26,7 +26,7 @@ async def put_values(saver, config, values, *, step=0, new=None, versions=None, 
     """Put a checkpoint whose values are new, or those named."""
     checkpoint = checkpoint_with(values, versions)
     new = {name: checkpoint["channel_versions"][name] for name in (values if new is None else new)}
-    metadata = {"source": "loop", "step": step, "parents": {}, **metadata}
+    metadata = {"source": "loop", "step": step, "parents": {}} | metadata
     return await saver.aput(config, checkpoint, metadata, new)
 
 

@@ -25,6 +25,13 @@ __all__ = ["Heads"]
 
 _ATTEMPTS: Final = 8
 _CACHED_BYTES: Final = 2**20
+_SUPERSEDED: Final = (
+    "another run has gone on from the same checkpoint; run again, which goes on from the newest"
+)
+_BEHIND: Final = (
+    "the newest one has a greater id, so it would never be read; the clock of this machine is "
+    "behind that of another writer"
+)
 
 
 class _Head(NamedTuple):
@@ -70,7 +77,8 @@ class Heads:
             may_fork: Whether its parent may be another one than the newest.
 
         Raises:
-            SnapshotConflictError: Its parent is not the newest one. Nothing was changed.
+            SnapshotConflictError: Its parent is not the newest one, or the newest one has a greater
+                id. Nothing was changed.
             OutcomeUnknownError: Nothing can tell whether it was stored. To store it again is safe.
         """
         record, data = await self._threads.complete(store, space, draft)
@@ -86,6 +94,8 @@ class Heads:
                 break
             if head.checkpoint_id != record.parent_id and not may_fork:
                 raise self._conflict(store, space)
+            if head.checkpoint_id is not None and head.checkpoint_id > record.checkpoint_id:
+                raise self._conflict(store, space, _BEHIND)
             try:
                 version = await store.put(
                     space.head, data, if_match=head.version, if_none_match=head.version is None
@@ -107,7 +117,7 @@ class Heads:
 
     async def _look(self, store: ManagedStore, space: Namespace) -> _Head:
         stored, newest = await both(
-            store.get(space.head, max_bytes=self._threads.max_bytes), newest_id(store, space)
+            store.get(space.head, max_bytes=self._threads.max_frame_bytes), newest_id(store, space)
         )
         version = None
         if stored is not None:
@@ -121,10 +131,11 @@ class Heads:
         return head
 
     @staticmethod
-    def _conflict(store: ManagedStore, space: Namespace) -> SnapshotConflictError:
+    def _conflict(
+        store: ManagedStore, space: Namespace, why: str = _SUPERSEDED
+    ) -> SnapshotConflictError:
         return SnapshotConflictError(
-            f"another run has gone on from the same checkpoint: {space.root} has a newer one, and "
-            "this one was not stored; run again, on the newest",
+            f"a checkpoint of {space.root} was not stored: {why}",
             operation="put",
             bucket=store.name,
             key=space.head,

@@ -12,11 +12,12 @@ from typing import Final
 import msgspec
 
 from snapstore.integrations.adapter import delete_keys, together
+from snapstore.integrations.langgraph.history import ancestors
 from snapstore.integrations.langgraph.keys import Namespace, thread_root
 from snapstore.integrations.langgraph.records import StoredCheckpoint, encode
 from snapstore.integrations.langgraph.scanning import all_keys, ids_before, namespaces, roots
 from snapstore.integrations.langgraph.threads import Threads
-from snapstore.stores.capabilities import CopyingStore, capability
+from snapstore.stores.capabilities import CopyingStore, SweepableStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["copy_thread", "delete_for_runs", "delete_thread", "prune_thread"]
@@ -34,6 +35,9 @@ async def delete_thread(store: ManagedStore, threads: Threads, base: str, thread
     keys = await all_keys(store, root)
     await delete_keys(store, sorted(keys, key=lambda key: _rank(root, key)))
     threads.forget(root)
+    sweepable = capability(store, SweepableStore)
+    if sweepable is not None:
+        await store.run("delete", root, lambda: sweepable.sweep(root), writes=True)
 
 
 def _rank(root: str, key: str) -> int:
@@ -64,7 +68,7 @@ async def prune_thread(
         if newest is None:
             continue
         needed = set(counters(newest)) - newest.values.keys()
-        kept = [newest, *await threads.ancestors(store, space, newest, needed)]
+        kept = [newest, *await ancestors(store, threads, space, newest, needed)]
         await _keep_only(store, threads, space, kept, newest.checkpoint_id)
 
 
@@ -115,7 +119,7 @@ async def _keep_only(
     ids = {record.checkpoint_id for record in kept}
     bases = {value.base for record in kept for value in record.values.values() if value.base}
     gone: list[str] = []
-    if newest not in ids and await store.get(space.head, max_bytes=threads.max_bytes):
+    if newest not in ids and await store.get(space.head, max_bytes=threads.max_frame_bytes):
         gone.append(space.head)
     for prefix in (space.checkpoints, space.all_writes, space.values):
         for key in await all_keys(store, prefix):
@@ -152,7 +156,7 @@ async def copy_thread(
         copying = capability(store, CopyingStore)
         if copying is not None:
             await copying.copy(key, copied)
-        elif stored := await store.get(key, max_bytes=threads.max_bytes):
+        elif stored := await store.get(key, max_bytes=threads.max_frame_bytes):
             await store.put(copied, stored.data)
 
     async def rewrite(space: Namespace, checkpoint_id: str) -> None:

@@ -24,7 +24,16 @@ from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: TC002 --
 
 from snapstore.errors import InvalidIdentifierError
 from snapstore.integrations.adapter import together
+from snapstore.integrations.langgraph.configs import (
+    checkpoint_id_of,
+    config_of,
+    configurable_of,
+    names_in,
+    names_of,
+    thread_id_of,
+)
 from snapstore.integrations.langgraph.heads import Heads
+from snapstore.integrations.langgraph.history import ancestors, writes_of_all
 from snapstore.integrations.langgraph.keys import Namespace, thread_root, validate_checkpoint_id
 from snapstore.integrations.langgraph.listing import Listing, Wanted
 from snapstore.integrations.langgraph.maintenance import (
@@ -44,7 +53,7 @@ from snapstore.integrations.langgraph.scanning import newest_id
 from snapstore.integrations.langgraph.threads import Loaded, Threads, WriteOf
 from snapstore.stores.managed import ManagedStore
 
-__all__ = ["History", "Operation", "Operations", "config_of", "names_in"]
+__all__ = ["History", "Operation", "Operations"]
 
 T = TypeVar("T")
 Operation = Callable[[ManagedStore], Coroutine[Any, Any, T]]
@@ -89,7 +98,7 @@ class Operations:
 
     def get(self, config: RunnableConfig) -> Operation[tuple[Loaded | None, str | None]]:
         """Read a checkpoint; the result goes to `found`."""
-        space, wanted = self._space(config), _checkpoint_id(config)
+        space, wanted = self._space(config), checkpoint_id_of(config)
 
         async def work(store: ManagedStore) -> tuple[Loaded | None, str | None]:
             tried = None
@@ -141,15 +150,15 @@ class Operations:
             metadata = self._metadata(record)
             return all(metadata.get(name) == value for name, value in (wanted or {}).items())
 
-        in_thread = None if config is None else _configurable(config)
+        in_thread = None if config is None else configurable_of(config)
         return Listing(
             self._threads,
             Wanted(
                 base=self._base,
-                thread_id=None if in_thread is None else _thread_id(in_thread),
+                thread_id=None if in_thread is None else thread_id_of(in_thread),
                 checkpoint_ns=None if in_thread is None else in_thread.get("checkpoint_ns"),
-                checkpoint_id=None if config is None else _checkpoint_id(config),
-                before=None if before is None else _checkpoint_id(before),
+                checkpoint_id=None if config is None else checkpoint_id_of(config),
+                before=None if before is None else checkpoint_id_of(before),
                 matches=matches,
                 limit=limit,
             ),
@@ -194,7 +203,7 @@ class Operations:
         new_versions: ChannelVersions,
     ) -> Operation[None]:
         """Store a checkpoint."""
-        space, parent_id = self._space(config), _checkpoint_id(config)
+        space, parent_id = self._space(config), checkpoint_id_of(config)
         thread_id, checkpoint_ns = names_in(config)
         rest: dict[str, Any] = {**checkpoint}
         values: dict[str, Any] = rest.pop("channel_values")
@@ -231,7 +240,7 @@ class Operations:
         task_path: str,
     ) -> Operation[object]:
         """Store the writes of a task."""
-        space, checkpoint_id = self._space(config), _checkpoint_id(config)
+        space, checkpoint_id = self._space(config), checkpoint_id_of(config)
         if checkpoint_id is None:
             raise InvalidIdentifierError("config must have a checkpoint_id, whose writes they are")
         record = StoredWrites(
@@ -305,7 +314,7 @@ class Operations:
 
     def trace(self, config: RunnableConfig, channels: Sequence[str]) -> Operation[History]:
         """Read what delta channels are rebuilt from; the result goes to `histories`."""
-        space, wanted, threads = self._space(config), _checkpoint_id(config), self._threads
+        space, wanted, threads = self._space(config), checkpoint_id_of(config), self._threads
 
         async def work(store: ManagedStore) -> History:
             history = History({channel: [] for channel in channels}, {})
@@ -313,8 +322,8 @@ class Operations:
             record = checkpoint_id and await threads.record(store, space, checkpoint_id)
             if not record:
                 return history
-            path = await threads.ancestors(store, space, record, set(channels))
-            written = await threads.writes_of_all(store, space, path)
+            path = await ancestors(store, threads, space, record, set(channels))
+            written = await writes_of_all(store, threads, space, path)
             left, seeded = set(channels), dict[str, StoredCheckpoint]()
             for ancestor, writes in zip(path, written, strict=True):
                 for write in reversed(writes):
@@ -380,46 +389,3 @@ class Operations:
             self._heads.forget(
                 self._base if thread_id is None else thread_root(self._base, thread_id)
             )
-
-
-def _configurable(config: RunnableConfig) -> dict[str, Any]:
-    return config.get("configurable") or {}
-
-
-def _thread_id(configurable: dict[str, Any]) -> str:
-    if "thread_id" not in configurable:
-        raise InvalidIdentifierError(
-            'config must have a thread: {"configurable": {"thread_id": …}}'
-        )
-    thread_id: str = configurable["thread_id"]
-    thread_root("", thread_id)
-    return thread_id
-
-
-def _checkpoint_id(config: RunnableConfig) -> str | None:
-    checkpoint_id = _configurable(config).get("checkpoint_id")
-    return validate_checkpoint_id(checkpoint_id) if checkpoint_id else None
-
-
-def names_of(record: StoredCheckpoint) -> tuple[str, str]:
-    """The thread and the namespace of a checkpoint."""
-    thread = record.thread.decode("utf-8", "surrogatepass")
-    return thread, record.namespace.decode("utf-8", "surrogatepass")
-
-
-def names_in(config: RunnableConfig) -> tuple[str, str]:
-    """The thread and the namespace that a config names."""
-    configurable = _configurable(config)
-    return _thread_id(configurable), configurable.get("checkpoint_ns") or ""
-
-
-def config_of(names: tuple[str, str], checkpoint_id: str) -> RunnableConfig:
-    """The config that names a checkpoint."""
-    thread_id, checkpoint_ns = names
-    return {
-        "configurable": {
-            "thread_id": thread_id,
-            "checkpoint_ns": checkpoint_ns,
-            "checkpoint_id": checkpoint_id,
-        }
-    }

@@ -18,9 +18,10 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: TC002 -- as above
 
 from snapstore.integrations.adapter import StoreAdapter
+from snapstore.integrations.langgraph.configs import config_of, names_in
 from snapstore.integrations.langgraph.heads import Heads
 from snapstore.integrations.langgraph.keys import LONGEST_KEY
-from snapstore.integrations.langgraph.operations import Operations, config_of, names_in
+from snapstore.integrations.langgraph.operations import Operations
 from snapstore.integrations.langgraph.threads import Threads
 from snapstore.stores.base import ObjectStore
 from snapstore.stores.managed import ManagedStore
@@ -34,7 +35,9 @@ class SnapstoreSaver(StoreAdapter, BaseCheckpointSaver[str]):
     """A LangGraph checkpointer over an object store: S3, files, memory, or your own.
 
     It is opened with `async with` or `with`, or on first use, and works for `invoke`, `ainvoke` and
-    their kin from any thread and any event loop. See `StoreAdapter` for its life.
+    their kin from any thread and any event loop: the store lives on a thread of its own. It is
+    closed at the end of the `with`, by `aclose` or by `close`, and can't be used again then. A copy
+    (`copy.copy`) shares its life; a forked child and a deep copy open a store of their own.
 
     Args:
         store: Where the bytes go: an `S3ObjectStore`, a `FileObjectStore`, a `MemoryObjectStore`,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -22,7 +19,8 @@ from snapstore.integrations.langgraph.records import (
     decode,
     encode,
 )
-from snapstore.integrations.langgraph.scanning import all_keys, ids_before
+from snapstore.integrations.langgraph.scanning import all_keys
+from snapstore.integrations.langgraph.stamps import Stamps
 from snapstore.integrations.langgraph.values import (
     BoundedCache,
     NewBase,
@@ -39,9 +37,6 @@ _CACHED_BYTES: Final = 64 * 2**20
 
 _OFF_LOOP: Final = 256 * 1024
 """From how many bytes on a value is compressed on another thread than the event loop's."""
-
-_AT_A_TIME: Final = 32
-"""How many checkpoints' writes are read at a time."""
 
 
 class WriteOf(NamedTuple):
@@ -86,32 +81,6 @@ class Draft(NamedTuple):
     new: dict[str, tuple[str | int | float, str, bytes]]
 
 
-class _Stamps:
-    """Makes names that grow with time, also where the clock does not. A copy is a new one."""
-
-    def __init__(self) -> None:
-        self._last = 0
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[_Stamps], tuple[()]]:
-        return _Stamps, ()
-
-    def next(self) -> str:
-        """A name that is greater than all that were made or seen: microseconds, and a tail."""
-        with self._lock:
-            self._last = max(time.time_ns() // 1000, self._last + 1)
-            return f"{self._last:014x}-{os.urandom(4).hex()}"
-
-    def see(self, stamp: str) -> None:
-        """Take note of a name that another writer has made, whose clock may be ahead."""
-        try:
-            seen = int(stamp.partition("-")[0], 16)
-        except ValueError:
-            return
-        with self._lock:
-            self._last = max(self._last, seen)
-
-
 class Threads:
     """The checkpoints of all threads under a prefix.
 
@@ -120,13 +89,16 @@ class Threads:
 
     Attributes:
         max_bytes: As the argument.
+        max_frame_bytes: How large an object may be.
     """
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         self.max_bytes: int = max_bytes
-        self._stamps = _Stamps()
+        # What does not compress becomes a little longer.
+        self.max_frame_bytes: int = max_bytes + max_bytes // 128 + 1024
+        self._stamps = Stamps()
         self._bases: BoundedCache[str, bytes] = BoundedCache(_CACHED_BYTES, len)
         self._known: BoundedCache[str, dict[str, StoredValue]] = BoundedCache(
             _CACHED_BYTES, _bytes_of
@@ -244,7 +216,7 @@ class Threads:
     ) -> StoredCheckpoint | None:
         """A checkpoint alone; `None` if there is none of this id."""
         key = space.checkpoint(checkpoint_id)
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         return None if stored is None else self.decode(stored.data, key)
 
     def decode(self, data: bytes, key: str) -> StoredCheckpoint:
@@ -288,7 +260,7 @@ class Threads:
         except _ValueGoneError as error:
             gone = error.key
         key = space.checkpoint(record.checkpoint_id)
-        if await store.get(key, max_bytes=self.max_bytes) is None:
+        if await store.get(key, max_bytes=self.max_frame_bytes) is None:
             return None
         raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
 
@@ -327,7 +299,7 @@ class Threads:
         known = self._bases.get(key)
         if known is not None:
             return known
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         if stored is None:
             raise _ValueGoneError(key)
         try:
@@ -369,66 +341,10 @@ class Threads:
         return [counting[place][1] for place in order]
 
     async def _read_writes(self, store: ManagedStore, key: str) -> StoredWrites | None:
-        stored = await store.get(key, max_bytes=self.max_bytes)
+        stored = await store.get(key, max_bytes=self.max_frame_bytes)
         if stored is None:  # it was deleted since it was listed
             return None
         return decode(StoredWrites, stored.data, key=key, max_bytes=self.max_bytes)
-
-    async def ancestors(
-        self,
-        store: ManagedStore,
-        space: Namespace,
-        record: StoredCheckpoint,
-        wanted: set[str],
-    ) -> list[StoredCheckpoint]:
-        """The ancestors of a checkpoint that some channels are rebuilt from.
-
-        Args:
-            store: The store.
-            space: Where it belongs.
-            record: The checkpoint.
-            wanted: The channels; an ancestor that has the value of one ends the search for it.
-
-        Returns:
-            The ancestors, the nearest first.
-        """
-        found: list[StoredCheckpoint] = []
-        ahead: dict[str, StoredCheckpoint] = {}
-        missing, parent_id = set(wanted), record.parent_id
-        while missing and parent_id is not None:
-            parent = ahead.get(parent_id)
-            if parent is None:
-                ahead = await self._read_ahead(store, space, parent_id)
-                parent = ahead.get(parent_id)
-            if parent is None:
-                break
-            found.append(parent)
-            missing -= parent.values.keys()
-            parent_id = parent.parent_id
-        return found
-
-    async def _read_ahead(
-        self, store: ManagedStore, space: Namespace, checkpoint_id: str
-    ) -> dict[str, StoredCheckpoint]:
-        """A checkpoint, and some that are older, among which its ancestors are."""
-        first, ids = await both(
-            self.record(store, space, checkpoint_id),
-            ids_before(store, space, checkpoint_id, _AT_A_TIME - 1),
-        )
-        others = await together(self.record(store, space, one) for one in ids)
-        return {found.checkpoint_id: found for found in (first, *others) if found is not None}
-
-    async def writes_of_all(
-        self, store: ManagedStore, space: Namespace, records: Sequence[StoredCheckpoint]
-    ) -> list[list[WriteOf]]:
-        """The writes of each of these checkpoints."""
-        found: list[list[WriteOf]] = []
-        for start in range(0, len(records), _AT_A_TIME):
-            some = records[start : start + _AT_A_TIME]
-            found += await together(
-                self.writes(store, space, record.checkpoint_id) for record in some
-            )
-        return found
 
 
 class _ValueGoneError(Exception):

@@ -7,7 +7,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from checkpoints import config_of, id_of, put_values
+from checkpoints import checkpoint_with, config_of, id_of, put_values
 from snapstore.integrations.langgraph import SnapstoreSaver
 
 
@@ -110,6 +110,16 @@ async def test_a_history_of_a_hundred_steps_is_read_ahead(counted):
     assert found["ch"][0] == [0, *range(98)]
     # Both twins: the checkpoint, its 99 ancestors, the writes of each, and four listings ahead.
     assert len(store.calls) <= 2 * (1 + 99 + 4 + 2 * 99 + 31)
+
+
+async def test_checkpoints_that_are_their_own_ancestors_end_the_walk(saver):
+    first = await put_values(saver, config_of(), {})
+    again = checkpoint_with({}) | {"id": id_of(first)}
+    await saver.aput(first, again, {"source": "loop"}, {})
+    await saver.aput_writes(first, [("ch", 1)], "task")
+    assert await history(saver, first, "ch") == {"ch": ([], "nothing")}
+    second = await put_values(saver, first, {})
+    assert await history(saver, second, "ch") == {"ch": ([1], "nothing")}
 
 
 async def test_no_channels_have_no_history(saver):
