@@ -34,7 +34,8 @@ nitpick_ignore_regex = [
     ("py:class", "MultiAgentSaveLatestStrategy|SaveLatestStrategy|SearchStrategy"),
     ("py:class", "SnapshotTrigger|StorageSearchResult"),
     ("py:class", "SessionKey|SessionListSubkeysKey|SessionStoreEntry|SessionStoreListEntry"),
-    ("py:class", "SessionSummaryEntry"),
+    ("py:class", "SessionSummaryEntry|SessionSettings|TResponseInputItem"),
+    ("py:exc", "ConversationConflict"),
     ("py:class", "datetime"),  # in a NamedTuple its module is not told
     # Type variables, and types that nobody needs to name.
     ("py:class", r"snapstore\..*\.(EventT_co|Kind|ReportT_co|StorageT_co|T|WriteT|WriteT_contra)"),

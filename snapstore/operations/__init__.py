@@ -2,7 +2,7 @@
 
 from snapstore.operations.archive_pruning import ArchivePruneReport, prune_archive
 from snapstore.operations.archiving import ArchiveReport, archive
-from snapstore.operations.changes import Change, redaction
+from snapstore.operations.changes import Change, Redaction, redaction
 from snapstore.operations.copying import copy
 from snapstore.operations.erasing import (
     EraseEvent,
@@ -60,6 +60,7 @@ __all__ = [
     "PruneReport",
     "RedactEvent",
     "RedactReport",
+    "Redaction",
     "RetainedVersion",
     "RetentionPolicy",
     "SessionEvent",

@@ -15,6 +15,7 @@ from snapstore import (
     SnapshotDecodeError,
     SnapshotLocation,
     SnapshotManifest,
+    new_snapshot_id,
     snapshot_id_at,
 )
 from snapstore.encoding.envelope import encode_snapshot
@@ -220,7 +221,7 @@ async def test_a_missing_latest_is_mended(storage):
 
 
 async def test_a_first_checkpoint_that_is_being_made_is_no_finding(storage):
-    await write_history(storage, LOCATION, [0])
+    await storage.objects.put(storage.layout.history(LOCATION, new_snapshot_id()), document(1))
     assert (await found(storage, mend=True))[0] == []
     assert await storage.load_snapshot(location=LOCATION) is None
 
