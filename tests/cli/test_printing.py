@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 @pytest.fixture
-async def hostile(here, tmp_path, monkeypatch):
+async def hostile(request, here, tmp_path, monkeypatch):
     """A session with a foreign object and a stash whose names have sequences for a terminal."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").write_text("secret\n")
@@ -37,8 +37,12 @@ async def hostile(here, tmp_path, monkeypatch):
         here.storage.layout.session_prefix("chat-1"),
         here.storage.layout.stash_prefix("chat-1"),
     ):
-        # The listing of versions of this server has no escape characters: XML can't carry them.
-        name = ESCAPES.replace("\x1b", "") if here.name.startswith("s3:") else ESCAPES
+        name = ESCAPES
+        if here.name.startswith("s3:"):
+            # Listings of versions have no escape characters: XML can't carry them.
+            name = name.replace("\x1b", "")
+            if request.config.getoption("--s3-server") == "moto":
+                name = name.replace("\n", "")  # it takes no line break in a key
         await here.storage.objects.put(f"{prefix}{name}", b"secret")
     return here, name
 

@@ -172,6 +172,8 @@ async def versions_of(client, bucket):
     return found
 
 
+@pytest.mark.seaweedfs
+@pytest.mark.moto
 async def test_in_no_version_of_a_versioned_bucket_either(s3_server, s3_client):
     bucket = f"versions-{uuid.uuid4().hex}"
     create_bucket(s3_server, bucket)
@@ -190,6 +192,22 @@ async def test_in_no_version_of_a_versioned_bucket_either(s3_server, s3_client):
         assert not any(has_canary(body) for _, body in await versions_of(s3_client, bucket))
         assert await storage.list_snapshot_ids(location=LOCATION) == ids[1:]
         assert await storage.load_snapshot(location=LOCATION, snapshot_id=ids[0]) is None
+
+
+@pytest.mark.ceph  # it writes nothing on a condition in a versioned bucket
+async def test_what_can_not_be_written_is_not_clean(s3_server, s3_client):
+    bucket = f"versions-{uuid.uuid4().hex}"
+    create_bucket(s3_server, bucket)
+    await s3_client.put_bucket_versioning(
+        Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    async with S3Storage(bucket, **s3_server.storage_options) as storage:
+        await write_session(storage)
+        operation = redact(storage, session_id="s-1", change=CHANGE, erase_versions=False)
+        async with operation:
+            results = {event.result async for event in operation}
+        assert results == {"changed"}
+        assert operation.report.is_clean is False
 
 
 async def test_a_dry_run_names_versions_too(s3_server, s3_client):
