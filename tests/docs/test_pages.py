@@ -21,6 +21,7 @@ def test_python_blocks_run(page, run_page):
 
 
 @pytest.mark.console
+@pytest.mark.seaweedfs  # what is printed tells what this server can do
 def test_commands_print_what_the_page_says(page, run_console):
     for said, printed in run_console(page):
         assert in_order(printed) == in_order(said)
