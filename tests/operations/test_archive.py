@@ -17,7 +17,6 @@ from snapstore import (
     InvalidIdentifierError,
     MemoryStorage,
     ObjectSnapshotStorage,
-    S3Storage,
     Snapshot,
     SnapshotDecodeError,
     StorageError,
@@ -49,24 +48,6 @@ OTHER = location_of("session-1", "travel")
 LAST_TWO = RetentionPolicy(keep_last=2)
 PREFIX = LAYOUT.archive_prefix(LOCATION)
 HISTORY = LAYOUT.history_prefix(LOCATION)
-
-
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
 
 
 class SixMethods(MemoryObjectStore):
@@ -111,7 +92,7 @@ def packed_in(store):
 
 
 def contents(store):
-    """What a store in memory holds, whatever the packs are called."""
+    """What a store in memory holds, without the names of packs."""
     packs = packed_in(store)
     plain = {key: bytes(data) for key, data in store.objects.items() if key not in packs}
     archived = {}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).parents[1] / "support" / "growing.py"
-PATIENCE = 100
+TIMEOUT = 100
 """Seconds after which a test gives up on what would otherwise hang."""
 
 
@@ -15,7 +15,7 @@ async def test_a_growing_conversation_becomes_300_times_smaller_in_350_mb_of_mem
         sys.executable, PROGRAM, stdout=asyncio.subprocess.PIPE
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        out, _ = await asyncio.wait_for(process.communicate(), TIMEOUT)
     finally:
         if process.returncode is None:
             process.kill()

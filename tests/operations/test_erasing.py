@@ -10,7 +10,6 @@ import pytest
 
 from histories import document, location_of, write_history
 from snapstore import (
-    FileStorage,
     InvalidIdentifierError,
     MemoryStorage,
     ObjectSnapshotStorage,
@@ -42,24 +41,6 @@ async def write_session(storage, session_id="s-1"):
 async def keys_of(storage, prefix=""):
     prefix = storage.layout.sessions_prefix + prefix
     return [key async for page in storage.objects.scan(prefix) for key in page]
-
-
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
 
 
 async def test_a_session_is_erased_with_its_stash_and_no_other(storage):

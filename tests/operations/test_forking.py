@@ -62,24 +62,6 @@ async def bodies(storage, session_id):
     return found
 
 
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
-
-
 async def test_a_fork_has_history_up_to_a_snapshot_and_that_one_as_latest(storage):
     ids = await write_session(storage)
     before = await bodies(storage, "s-1")

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from examples import examples
 from histories import NOW, id_days_ago, location_of, write_history
 from snapstore import (
-    FileStorage,
     InvalidIdentifierError,
     MemoryStorage,
     ObjectSnapshotStorage,
@@ -37,24 +36,6 @@ LAST_TWO = RetentionPolicy(keep_last=2)
 LOCATION = location_of("session-1")
 OTHER = location_of("session-1", "travel")
 LAYOUT = Layout()
-
-
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
 
 
 async def collected(operation):

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from histories import id_days_ago, location_of
-from snapstore import FileStorage, MemoryStorage, ObjectSnapshotStorage, S3Storage, StorageError
+from snapstore import ObjectSnapshotStorage, StorageError
 from snapstore.encoding.packs import PackReader
 from snapstore.model.keys import Layout
 from snapstore.operations import RetentionPolicy, archive, redact, redaction, unarchive
@@ -22,24 +22,6 @@ DOCUMENT = (
     b'{"scope":"agent","schemaVersion":"1.0","createdAt":"","data":{"turn":%d,"text":"%b"},'
     b'"appData":{}}'
 )
-
-
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
 
 
 async def write_canaries(storage):

@@ -76,24 +76,6 @@ def has_canary(body):
     return CANARY.encode() in body or ASCII.encode() in body
 
 
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
-
-
 async def test_the_text_is_nowhere_and_nothing_else_has_changed(storage):
     ids = await write_session(storage)
     await write_session(storage, "s-10")

@@ -10,7 +10,6 @@ from snapstore import (
     InvalidIdentifierError,
     MemoryStorage,
     ObjectSnapshotStorage,
-    S3Storage,
     Snapshot,
     SnapshotDecodeError,
     SnapshotLocation,
@@ -44,24 +43,6 @@ async def found(storage, **options):
     assert CANARY not in str(findings)
     assert operation.report.findings == len(findings)
     return findings, operation.report
-
-
-@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "file", "memory"])
-async def storage(request, tmp_path):
-    match request.param:
-        case "file":
-            storage = FileStorage(tmp_path)
-        case "memory":
-            storage = MemoryStorage()
-        case "s3":
-            server = request.getfixturevalue("s3_server")
-            storage = S3Storage(
-                request.getfixturevalue("bucket"),
-                prefix=request.getfixturevalue("prefix"),
-                **server.storage_options,
-            )
-    async with storage:
-        yield storage
 
 
 async def test_a_good_store_has_no_findings(storage):
