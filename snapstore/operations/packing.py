@@ -27,12 +27,13 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Container
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 from snapstore.encoding.packs import PackedDocument, PackReader, PackWriter
 from snapstore.errors import InvalidResponseError, OutcomeUnknownError
 from snapstore.model.keys import Layout, PackName
 from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.locations import exists
 from snapstore.operations.originals import raise_not_deleted
 from snapstore.storage.claims import Claim, create_claim, read_claim, release_claim
 from snapstore.storage.packs import read_pack
@@ -175,7 +176,7 @@ class Packs:
         if claim is None:
             return None
         # If the session is being deleted, the old one is gone, or the new one is found.
-        is_there = await self.write(new, data, documents) and await self._exists(name)
+        is_there = await self.write(new, data, documents) and await exists(self._objects, name.key)
         held = await claim.change(self._objects, "held") if is_there else None
         if held is None:
             await self.abandon(claim)
@@ -183,12 +184,6 @@ class Packs:
         raise_not_deleted(self._objects, await self._objects.delete([name.key]))
         await self.release(held)
         return new
-
-    async def _exists(self, name: PackName) -> bool:
-        async with aclosing(self._objects.scan(name.key, page_size=1)) as pages:
-            async for page in pages:
-                return name.key in page
-        return False
 
 
 def verify(pack: PackReader) -> None:
