@@ -1,4 +1,4 @@
-"""`erase` and `erase-all`: the receipt, whatever happens, and the stash beside sessions."""
+"""`erase` and `erase-all`: the receipt, also after a failure, and the stash beside sessions."""
 
 import asyncio
 import json

@@ -17,7 +17,7 @@ from snapstore.testing.proxy import Fault, recording_proxy
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 OLD_ID = "01912a3b-0001-7000-8000-000000000001"
 NEW_ID = "01912a3b-0002-7000-8000-000000000002"
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 
@@ -75,7 +75,7 @@ async def word_of(child):
 
 async def kill(child):
     child.kill()
-    assert await asyncio.to_thread(child.wait, PATIENCE) == -signal.SIGKILL
+    assert await asyncio.to_thread(child.wait, TIMEOUT) == -signal.SIGKILL
 
 
 async def latest(storage):
@@ -138,7 +138,7 @@ async def test_checkpoint_cut_short_is_repeatable(s3_server, storage, place, hel
         await killed.wait()
         return Fault(forward=False)
 
-    async with asyncio.timeout(PATIENCE), recording_proxy(s3_server.endpoint_url) as proxy:
+    async with asyncio.timeout(TIMEOUT), recording_proxy(s3_server.endpoint_url) as proxy:
         proxy.fault = hold
         with process(CHECKPOINT_ON_S3, *place, proxy.endpoint_url) as writer:
             await held.wait()
@@ -193,7 +193,7 @@ async def test_a_body_cut_short_is_never_there(s3_server, storage, place, write,
     await storage.checkpoint(location=LOCATION, snapshot=snapshot_of(1), snapshot_id=OLD_ID)
 
     async with (
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
         breaking_off(s3_server.endpoint_url, part) as (url, held),
     ):
         with process(WRITE_TO_S3, *place, url, write) as writer:
@@ -284,7 +284,7 @@ async def check_what_is_left(storage, root, *, may_be, delete_at_once=True):
         assert snapshot in may_be
     names = {f"snapshot_{snapshot_id}.json" for snapshot_id in kept} | {"snapshot_latest.json"}
     assert snapshots_in(root).keys() <= names
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         if delete_at_once:
             await storage.delete_session(session_id="session-1")
             assert list(root.iterdir()) == []
@@ -374,7 +374,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
-    async with asyncio.timeout(PATIENCE), FileStorage(tmp_path) as storage:
+    async with asyncio.timeout(TIMEOUT), FileStorage(tmp_path) as storage:
         with process(STOP + WRITE_TO_FILES, tmp_path, "save") as holder:
             assert await word_of(holder) == "stopped"
             saving = asyncio.create_task(
@@ -422,7 +422,7 @@ def open_storage(root):
 async def stop(child, how):
     """Tell a process to stop; it may complain of nothing but that."""
     child.send_signal(how)
-    said, complained = await asyncio.to_thread(child.communicate, "go on\n", PATIENCE)
+    said, complained = await asyncio.to_thread(child.communicate, "go on\n", TIMEOUT)
     if how == signal.SIGTERM:
         assert (child.returncode, said, complained) == (0, "cancelled\n", "")
         return
@@ -444,7 +444,7 @@ async def test_told_to_stop_beside_s3_a_process_goes_without_complaint(
         await gone.wait()
         return Fault(forward=False)
 
-    async with asyncio.timeout(PATIENCE), recording_proxy(s3_server.endpoint_url) as proxy:
+    async with asyncio.timeout(TIMEOUT), recording_proxy(s3_server.endpoint_url) as proxy:
         proxy.fault = hold
         with process(ON_S3 + STOPPABLE, how.name, *place, proxy.endpoint_url) as child:
             assert await word_of(child) == "ready"

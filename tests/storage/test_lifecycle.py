@@ -26,7 +26,7 @@ from snapstore.stores.memory import MemoryObjectStore
 
 LOCATION = SnapshotLocation.agent("session-1", "weather")
 SNAPSHOTS = "session-1/scopes/agent/weather/snapshots"
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 
@@ -138,7 +138,7 @@ async def settle():
 
 def soon(awaitable):
     """Give up on what would otherwise hang."""
-    return asyncio.wait_for(awaitable, PATIENCE)
+    return asyncio.wait_for(awaitable, TIMEOUT)
 
 
 # Out of turn.
@@ -706,7 +706,7 @@ def test_storage_dropped_open_is_released_on_its_loop():
 
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         # A warning that was recorded would hold what it warns of.
-        asyncio.run(asyncio.wait_for(use(), PATIENCE))
+        asyncio.run(asyncio.wait_for(use(), TIMEOUT))
 
 
 def test_close_does_not_wait_for_operations_of_a_closed_loop():

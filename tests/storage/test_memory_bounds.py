@@ -17,7 +17,7 @@ PAGE = 1_000
 BOUND = 4 * 2**20
 """Bytes. The ids alone of so many objects take twice as many, and their keys four times."""
 WRITTEN = datetime(2026, 11, 28, tzinfo=UTC)
-PATIENCE = 30
+TIMEOUT = 30
 """Seconds after which a test gives up on what would otherwise hang."""
 
 
@@ -179,7 +179,7 @@ async def test_the_next_page_is_listed_while_the_last_one_is_deleted():
 
     async with ObjectSnapshotStorage(store) as storage:
         deleting = storage.delete_session(session_id="session-1")
-        deleted = await asyncio.wait_for(deleting, PATIENCE)
+        deleted = await asyncio.wait_for(deleting, TIMEOUT)
 
     assert deleted.objects == store.deleted == 10 * PAGE
 

@@ -48,7 +48,7 @@ SNAPSHOT = Snapshot.new({"text": "CANARY-SNAPSHOT"})
 SECRET = "CANARY"
 """Is in all that no message may show: keys, tokens, passwords, snapshots."""
 NOWHERE = "http://127.0.0.1:1"
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 OPERATIONS = {
@@ -491,7 +491,7 @@ async def test_a_proxy_that_is_down(monkeypatch):
 
 
 async def never(request: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(PATIENCE)
+    await asyncio.sleep(TIMEOUT)
     raise AssertionError
 
 
@@ -783,7 +783,7 @@ def told_by(script, *arguments, within=()):
     # Whoever may not write here can't write down what was covered either.
     environment = {name: os.environ[name] for name in os.environ if name[:9] != "COVERAGE_"}
     run = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
+        command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment
     )
     assert (run.returncode, run.stderr) == (0, "")
     told = [json.loads(line) for line in run.stdout.splitlines()]

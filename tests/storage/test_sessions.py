@@ -28,7 +28,7 @@ from snapstore import (
 from snapstore.stores import MemoryObjectStore, ObjectDetails
 from snapstore.testing import FaultyObjectStore, LatencyObjectStore, StoreFault, faults_in_turn
 
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 # The naive model
@@ -616,10 +616,10 @@ async def test_a_list_that_is_cancelled_leaves_no_task(order):
 
         store.fault = fault
         listing = asyncio.create_task(storage.list_sessions(limit=200, order=order))
-        await asyncio.wait_for(stalled.wait(), PATIENCE)
+        await asyncio.wait_for(stalled.wait(), TIMEOUT)
         listing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(listing, PATIENCE)
+            await asyncio.wait_for(listing, TIMEOUT)
         assert asyncio.all_tasks() == before
 
 

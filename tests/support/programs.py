@@ -9,7 +9,7 @@ import sys
 import time
 from typing import NamedTuple
 
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 IN_A_TERMINAL = """
@@ -44,7 +44,7 @@ async def snapstore(*arguments, environment=None, stdin=b""):
         stderr=asyncio.subprocess.PIPE,
         env=environment_of(environment),
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
+    out, err = await asyncio.wait_for(process.communicate(stdin), TIMEOUT)
     return Ended(process.returncode, out.decode(), err.decode())
 
 
@@ -62,7 +62,7 @@ class Terminal:
 
     async def until(self, text):
         """Wait until it has written a text."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while text not in self.shown:
             if time.monotonic() > ends or self._process.returncode is not None:
                 raise AssertionError(f"{text!r} was never shown: {self.shown!r}")
@@ -77,7 +77,7 @@ class Terminal:
         """Wait until it ends; returns its exit status."""
         waiting = asyncio.create_task(self._process.wait())
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while not waiting.done():
                     await asyncio.sleep(0.01)
                     self._read()

@@ -1,4 +1,4 @@
-"""Compaction: many parts become few, wherever it is cut off, and whoever is at work beside it."""
+"""Compaction: many parts become few, cut off at any point, and with other writers beside it."""
 
 import asyncio
 import json

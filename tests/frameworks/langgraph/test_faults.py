@@ -116,7 +116,7 @@ async def test_what_fails_raises_and_may_be_called_again(name, fault, on_conflic
             assert armed.was_met is (failure is not None)
             if failure is not None:
                 assert "next next" not in str(failure)
-                # Whoever reads now finds what was stored before, whole, or what is new.
+                # A reader now finds what was stored before, whole, or what is new.
                 now = await everything(memory)
                 assert_each_is_of_either(now, before, after)
                 # The same call again does it.
@@ -136,7 +136,7 @@ def assert_each_is_of_either(now, before, after):
 
 @pytest.mark.parametrize("fault", FAULTS[:4], ids=str)
 async def test_a_writer_that_ends_at_any_call_leaves_a_thread_that_goes_on(fault):
-    """Its turn is there or is not; whoever comes next goes on from what is there."""
+    """Its turn is there or is not; the next run goes on from what is there."""
     number, was_met = 0, True
     while was_met:
         memory = MemoryObjectStore()

@@ -27,7 +27,7 @@ LOCATION = SnapshotLocation.agent("session-1", "weather")
 OTHER = SnapshotLocation.agent("session-2", "weather")
 DIRECTORY = "session-1/scopes/agent/weather/snapshots"
 LATEST = f"{DIRECTORY}/snapshot_latest.json"
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 PROLOGUE = """
@@ -188,7 +188,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("parent", ["goes on", "is killed"])
 async def test_a_forked_child_keeps_no_lock(storage, locked, root, parent):
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(locked + FORK_WHILE_SAVING, root) as service:
             word, child = (await word_of(service)).split()
             assert word == "child"
@@ -238,7 +238,7 @@ asyncio.run(main())
 async def test_stopped_writer_blocks_only_its_directory(storage, locked, root):
     await save(storage, {"n": 1})
     await save(storage, {"n": 2}, OTHER)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(locked + STOPPED_WHILE_SAVING, root) as holder:
             assert await word_of(holder) == "writing"
             # More than a store has threads.
@@ -283,13 +283,13 @@ async def test_reads_do_not_queue_behind_slow_writes(storage, monkeypatch):
     sync = os.fsync
 
     def wait(descriptor):
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", wait)
     saves = [asyncio.create_task(save(storage, {}, agent)) for agent in agents]
     try:
-        async with asyncio.timeout(PATIENCE / 2):
+        async with asyncio.timeout(TIMEOUT / 2):
             assert await load(storage) == {"n": 1}
             assert await storage.list_snapshot_ids(location=LOCATION) == []
     finally:
@@ -313,7 +313,7 @@ asyncio.run(main())
 
 
 async def test_no_update_is_lost_between_processes(storage, locked, root):
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(locked + COUNT, root) as one, process(locked + COUNT, root) as two:
             for child in (one, two):
                 assert await word_of(child) == "ready"
@@ -336,7 +336,7 @@ async def main():
 asyncio.run(main())
 """
     script = locked + STOP_IN_SYNC + saving
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(script, root, "session-1") as killed, process(script, root, "s-2") as writer:
             assert [await word_of(child) for child in (killed, writer)] == ["writing"] * 2
             killed.kill()
@@ -403,7 +403,7 @@ async def test_a_lock_survives_a_cleaner(storage, locked, root, monkeypatch):
             raise
 
     monkeypatch.setattr(fcntl, "flock", see)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(locked + STOP_IN_SYNC + UPDATE, root) as holder:
             assert await word_of(holder) == "writing"
             for path in root.rglob("*"):
@@ -494,7 +494,7 @@ async def test_one_run_as_another_user_disturbs_no_other_session(locked, open_to
     # Whoever may not write here can't write down what was covered either.
     environment = {name: os.environ[name] for name in os.environ if name[:9] != "COVERAGE_"}
     mine = open_to_all / "admin-1"
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         with process(locked + SAVE_MANY, open_to_all, "admin") as admin:
             assert await word_of(admin) == "done"
         if os.getuid() != 0:

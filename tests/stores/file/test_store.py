@@ -30,7 +30,7 @@ FOLDER = "session-1/scopes/agent/weather/snapshots"
 LATEST = f"{FOLDER}/snapshot_latest.json"
 HISTORY = f"{FOLDER}/immutable_history"
 IDS = [f"01912a3b-000{n}-7000-8000-00000000000{n}" for n in range(5)]
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 
@@ -348,7 +348,7 @@ async def test_named_pipe_in_place_of_a_snapshot_is_an_error(storage, root):
     os.mkfifo(root / LATEST)
     os.mkfifo(root / HISTORY / f"snapshot_{IDS[0]}.json")
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         for operation in ("load", "load history", "update"):
             with pytest.raises(StorageError, match="not a regular file"):
                 await OPERATIONS[operation](storage)
@@ -437,7 +437,7 @@ async def test_deletes_and_writes_at_once_fail_with_nothing(storage, root):
         while not written.is_set():
             await storage.delete_session(session_id="session-1")
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         deleting = [asyncio.create_task(delete()) for _ in range(2)]
         await asyncio.gather(*(write(n) for n in range(3)))
         written.set()
@@ -579,7 +579,7 @@ async def start_at_once(children):
 
 
 async def words_of(child):
-    said, _ = await asyncio.to_thread(child.communicate, timeout=PATIENCE)
+    said, _ = await asyncio.to_thread(child.communicate, timeout=TIMEOUT)
     assert child.returncode == 0
     return said.splitlines()
 
@@ -619,13 +619,13 @@ async def test_process_killed_while_writing_leaves_the_old_snapshot(storage, roo
     with process(stop + WRITE, root) as writer:
         assert await asyncio.to_thread(writer.stdout.readline) == "stopped\n"
         os.kill(writer.pid, signal.SIGKILL)
-        assert await asyncio.to_thread(writer.wait, PATIENCE) == -signal.SIGKILL
+        assert await asyncio.to_thread(writer.wait, TIMEOUT) == -signal.SIGKILL
 
     assert files(root) == before
     assert await load_data(storage) == {"n": 1}
     assert len(temporary_files(root)) == 1
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await save_latest(storage, {"n": 2})
         assert await load_data(storage) == {"n": 2}
         await storage.delete_session(session_id="session-1")
@@ -641,13 +641,13 @@ async def test_delete_leaves_the_temporary_file_of_a_live_writer(storage, root, 
 
     def wait(*arguments, **options):
         stopped.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         replace(*arguments, **options)
 
     monkeypatch.setattr(os, "replace", wait)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         writing = asyncio.create_task(save_latest(storage, {"n": 1}))
-        assert await asyncio.to_thread(stopped.wait, PATIENCE)
+        assert await asyncio.to_thread(stopped.wait, TIMEOUT)
         try:
             await storage.delete_session(session_id="session-2")
             assert len(temporary_files(root)) == 1
@@ -832,12 +832,12 @@ async def test_no_file_is_touched_on_the_thread_of_the_loop(storage, monkeypatch
 
 async def test_the_loop_is_free_while_a_write_waits(storage, monkeypatch):
     go_on = threading.Event()
-    record(monkeypatch, "fsync", lambda _: go_on.wait(PATIENCE))
+    record(monkeypatch, "fsync", lambda _: go_on.wait(TIMEOUT))
     writing = asyncio.create_task(save_latest(storage, {"n": 1}))
 
     # Were the loop blocked in the write, nobody would ever end the wait.
     asyncio.get_running_loop().call_soon(go_on.set)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await writing
 
     assert go_on.is_set()
