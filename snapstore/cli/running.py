@@ -89,12 +89,12 @@ async def follow(
 ) -> ReportT:
     """Run an operation, with its progress on stderr where that is a terminal.
 
-    It tells at the end what has been done, also where the operation was cut off in the middle.
+    It prints the totals at the end, also where the operation was cut off in the middle.
 
     Args:
         operation: The operation.
         doing: What it does, as `"Deleting"`.
-        count: What has been done, in words.
+        count: The totals, in words.
         on_event: Called with each event.
     """
     has_begun = False

@@ -266,7 +266,7 @@ class Layout:
         return name if found and is_identifier(name) else None
 
     def place_in_any(self, key: str) -> ObjectPlace | None:
-        """What an object is, of whatever session; `None` if it is not of the layout."""
+        """What an object is, of any session; `None` if it is not of the layout."""
         session_id = self.session_id_of(key, "/scopes/")
         if session_id is None:
             return None

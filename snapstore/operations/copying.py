@@ -1,8 +1,9 @@
 """Copy sessions from one storage to another.
 
 A checkpoint writes history before latest. So the latest snapshots of a session are read before
-anything else of it is listed, and written after everything else: whatever is saved meanwhile, the
-target never has a latest snapshot without the history that came before it, nor without its stash.
+anything else of it is listed, and written after everything else: also where somebody saves
+meanwhile, the target never has a latest snapshot without the history that came before it, nor
+without its stash.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def copy(
     """Copy sessions from one storage to another: a backup, or a migration.
 
     All that belongs to a session is copied byte for byte: latest snapshots, history, manifests, the
-    SDKs' stash, and whatever else `delete_session` would delete. The snapshot in history that a
+    SDKs' stash, and all else that `delete_session` would delete. The snapshot in history that a
     latest one was saved from stays known where the target's store keeps metadata. Nothing is
     deleted at the target.
 

@@ -3,7 +3,7 @@
 The order answers what can come in between:
 
 1. What is current is deleted as usual. In a versioned bucket that makes delete markers, so a load
-   finds nothing from now on, whatever becomes of the rest.
+   finds nothing from now on, even if the rest fails.
 2. Every version is deleted. They are found by the listing of versions, not by what is current, so
    this works also after `delete_session`. Where an object is current again, because somebody has
    saved it meanwhile, it is deleted as usual first: its older version would come back else.
@@ -186,8 +186,8 @@ def erase_all(
 ) -> Operation[EraseEvent, ErasureReceipt]:
     """Erase all that lies under the prefix of a storage for good: a user's namespace, say.
 
-    Everything goes, whatever it is. For a prefix that is or ends with `session`, the stash that the
-    Strands SDKs keep beside it goes as well.
+    Objects that are not of the layout go as well. For a prefix that is or ends with `session`, the
+    stash that the Strands SDKs keep beside it goes as well.
 
     Args:
         storage: A storage with a prefix, such as `storage.namespace("user-7")`.

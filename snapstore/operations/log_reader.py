@@ -58,7 +58,7 @@ class MessageLog:
         return f"{self._base}session_{session_id}/"
 
     async def sessions(self) -> AsyncGenerator[str, None]:
-        """All sessions, whatever their ids are."""
+        """All sessions, with ids of any form."""
         own = f"{self._base}session_"
         seen: set[str] = set()
         async with aclosing(self._beginnings(own)) as pages:

@@ -43,7 +43,7 @@ class Operation(Generic[EventT_co, ReportT_co]):
 
     @property
     def report(self) -> ReportT_co:
-        """Totals of what has been done so far."""
+        """The totals so far."""
         return self._report
 
     def __aiter__(self) -> Self:

@@ -1,10 +1,10 @@
 """Redact packs: a pack that has what is to be redacted is replaced by another one.
 
 An archiver at work may hold texts that it has read before they were redacted. It claims its pack
-before it looks at the originals for the last time. So whoever looks for claims and packs after the
-originals were redacted finds the claim, or the pack, or the archiver finds the change. A claim that
-is pending is made void: its pack is never relied on, and nothing is lost, since history has all of
-it. It stays for one more pass, in which the archiver may remove what it has yet written.
+before it looks at the originals for the last time. So a look for claims and packs, after the
+originals were redacted, finds the claim or the pack; otherwise the archiver finds the change. A
+claim that is pending is made void: its pack is never relied on, and nothing is lost, since history
+has all of it. It stays for one more pass, in which the archiver may remove what it has yet written.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class _Verification:
                         )
 
     async def _is_session(self, session_id: str) -> bool:
-        # The SDKs' sessions of the same stashes lie in `session/`, whatever this prefix is.
+        # The SDKs' sessions of the same stashes lie in `session/`, for any prefix.
         beside = f"{self._layout.stashes_prefix.removesuffix('context/')}session/{session_id}/"
         for prefix in (self._layout.session_prefix(session_id), beside):
             async with aclosing(self._objects.scan(f"{prefix}scopes/", page_size=1)) as pages:

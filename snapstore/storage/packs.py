@@ -39,7 +39,7 @@ class ArchiveListing(NamedTuple):
 async def list_archive(
     objects: ManagedStore, layout: Layout, location: SnapshotLocation
 ) -> ArchiveListing:
-    """List the packs and claims of a location. Whatever else lies there is left out."""
+    """List the packs and claims of a location. Other objects are left out."""
     prefix = layout.archive_prefix(location)
     packs: list[PackName] = []
     claimed: list[PackName] = []

@@ -40,6 +40,6 @@ class Pace:
             await asyncio.sleep(at - now)
 
     def give_back(self) -> None:
-        """Give a turn back that was not needed, to whoever comes next."""
+        """Give a turn back that was not needed, to the next caller."""
         self.turns -= 1
         self._next -= self._interval

@@ -4,7 +4,7 @@ The name of a part is its time, by the clock of its writer. A writer continues f
 that it has seen, so that its parts come after what it has read, also where its clock is behind.
 
 A batch that is appended again after a failure gets the name that it had: the part is created only
-if it is not there, so that nothing is repeated, whatever became of the first try.
+if it is not there, so that nothing is repeated, even if the first try was applied.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The object `head` of a namespace is the newest checkpoint, its very bytes. A checkpoint is written
 there first, by compare-and-swap, and then under its own key. So of two runs that go on from one
 checkpoint, only one can. A writer that ends between the two writes leaves a head that is not under
-its own key: whoever reads the head next writes it there.
+its own key: the next reader of the head writes it there.
 """
 
 from __future__ import annotations
