@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import click
 
-from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import (
     PLACE,
     Place,
@@ -16,14 +16,11 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.changes import change, policy_from, policy_if_any, policy_options
+from snapstore.cli.changes import ChangeOptions, change, policy_from, policy_if_any, policy_options
 from snapstore.cli.printing import counted, shown_size
-from snapstore.cli.running import require_consent
 from snapstore.operations import (
     ArchivePruneReport,
     ArchiveReport,
-    Event,
-    Operation,
     UnarchiveReport,
     archive,
     prune_archive,
@@ -39,43 +36,15 @@ __all__ = ["COMMANDS"]
 @session_option
 @change_options
 @s3_options
-def archive_command(
-    place: Place,
-    sessions: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    **others: Any,
-) -> None:
+def archive_command(place: Place, **options: Any) -> None:
     """Move the snapshots that no rule keeps from history into compressed packs.
 
     The rules are those of `prune`. Packs are read by `ls --archived`, `show` and `unarchive`.
     """
-    policy = policy_from(others)
-    require_consent(yes=yes, dry_run=dry_run)
-
-    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
-        return archive(
-            storage,
-            policy,
-            sessions=sessions or None,
-            dry_run=dry_run,
-            max_requests_per_second=pace,
-        )
-
-    storage = storage_at(place, S3Settings(**others))
-    change(
-        storage,
-        plan,
-        _told_of_archive,
-        sessions=sessions,
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
-        pace=pace,
-        doing="packing",
-    )
+    policy = policy_from(options)
+    chosen = ChangeOptions.take(options)
+    storage = storage_at(place, S3Settings(**options))
+    change(storage, partial(archive, policy=policy), _told_of_archive, chosen, doing="packing")
 
 
 @click.command("unarchive")
@@ -83,35 +52,11 @@ def archive_command(
 @session_option
 @change_options
 @s3_options
-def unarchive_command(
-    place: Place,
-    sessions: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    **settings: str | None,
-) -> None:
+def unarchive_command(place: Place, **options: Any) -> None:
     """Write the snapshots of packs to history again. The packs stay."""
-    require_consent(yes=yes, dry_run=dry_run)
-
-    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
-        return unarchive(
-            storage, sessions=sessions or None, dry_run=dry_run, max_requests_per_second=pace
-        )
-
-    storage = storage_at(place, S3Settings(**settings))
-    change(
-        storage,
-        plan,
-        _told_of_unarchive,
-        sessions=sessions,
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
-        pace=pace,
-        doing="unpacking",
-    )
+    chosen = ChangeOptions.take(options)
+    storage = storage_at(place, S3Settings(**options))
+    change(storage, unarchive, _told_of_unarchive, chosen, doing="unpacking")
 
 
 @click.command("prune-archive")
@@ -120,42 +65,15 @@ def unarchive_command(
 @session_option
 @change_options
 @s3_options
-def prune_archive_command(
-    place: Place,
-    sessions: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    **others: Any,
-) -> None:
+def prune_archive_command(place: Place, **options: Any) -> None:
     """Delete the packs of which history has everything again.
 
     With rules also those of which no rule keeps anything. The rules are those of `prune`.
     """
-    policy = policy_if_any(others)
-    require_consent(yes=yes, dry_run=dry_run)
-
-    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
-        return prune_archive(
-            storage,
-            policy,
-            sessions=sessions or None,
-            dry_run=dry_run,
-            max_requests_per_second=pace,
-        )
-
-    storage = storage_at(place, S3Settings(**others))
-    change(
-        storage,
-        plan,
-        _told_of_packs,
-        sessions=sessions,
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
-        pace=pace,
-    )
+    policy = policy_if_any(options)
+    chosen = ChangeOptions.take(options)
+    storage = storage_at(place, S3Settings(**options))
+    change(storage, partial(prune_archive, policy=policy), _told_of_packs, chosen)
 
 
 COMMANDS: Final = {

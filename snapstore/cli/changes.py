@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
-from typing import IO, Any, Final, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Any, Final, NamedTuple, Self, TypeVar
 
 import click
 
 from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import DURATION
 from snapstore.cli.printing import write_json, write_row
-from snapstore.cli.running import confirm, follow, opened, require_sessions, usage_errors
+from snapstore.cli.running import (
+    confirm,
+    follow,
+    opened,
+    require_consent,
+    require_sessions,
+    usage_errors,
+)
 from snapstore.operations import (
     ApplyReport,
     CopyEvent,
@@ -28,6 +36,7 @@ from snapstore.operations import (
 )
 
 __all__ = [
+    "ChangeOptions",
     "apply_file",
     "change",
     "policy_from",
@@ -76,16 +85,41 @@ def policy_if_any(options: dict[str, Any]) -> RetentionPolicy | None:
     return None
 
 
+class ChangeOptions(NamedTuple):
+    """The options that commands have whose operations can be planned.
+
+    Attributes:
+        sessions: The sessions that were named; empty for all.
+        dry_run: Only plan it, and write the events.
+        yes: Don't ask.
+        as_json: Whether events are written as lines of JSON.
+        pace: Requests in a second; `None` for no limit.
+    """
+
+    sessions: tuple[str, ...]
+    dry_run: bool
+    yes: bool
+    as_json: bool
+    pace: float | None
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Self:
+        """Take them out of the options of a command.
+
+        Raises:
+            click.UsageError: It changes something, and nobody can be asked.
+        """
+        taken = cls(**{name: options.pop(name) for name in cls._fields})
+        require_consent(yes=taken.yes, dry_run=taken.dry_run)
+        return taken
+
+
 def change(
     storage: ObjectSnapshotStorage,
     plan: Callable[..., Operation[Event, Any]],
     told: Callable[[Any], str],
+    options: ChangeOptions,
     *,
-    sessions: Iterable[str],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
     doing: str = "deleting",
     unconditional: bool = False,
 ) -> None:
@@ -93,24 +127,25 @@ def change(
 
     Args:
         storage: Where, not open.
-        plan: Makes the operation.
+        plan: Makes the operation of a storage, `sessions`, `dry_run` and
+            `max_requests_per_second`.
         told: Says in words what its report tells.
-        sessions: The sessions that were named, which must be there.
-        dry_run: Only plan it, and write the events.
-        yes: Don't ask.
-        as_json: Whether events are written as lines of JSON.
-        pace: Requests in a second.
+        options: What the user has chosen. Sessions that were named must be there.
         doing: What it does, in a word.
         unconditional: As in `prune_sessions`.
 
     Raises:
         click.exceptions.Exit: Not all was done.
     """
+    write = _writer(options.as_json)
+    operate = partial(
+        plan, storage, sessions=options.sessions or None, max_requests_per_second=options.pace
+    )
     with opened(storage) as run:
-        require_sessions(run, storage, sessions)
-        if yes:
-            operation = plan(storage, dry_run=False)
-            report = run(follow(operation, doing, count=told, on_event=_writer(as_json)))
+        require_sessions(run, storage, options.sessions)
+        if options.yes and not options.dry_run:
+            operation = operate(dry_run=False)
+            report = run(follow(operation, doing, count=told, on_event=write))
             if not report.ok:
                 raise click.exceptions.Exit(1)
             return
@@ -118,15 +153,17 @@ def change(
 
             def keep(event: Event) -> None:
                 file.write(encode_event(event))
-                if dry_run:
-                    _writer(as_json)(event)
+                if options.dry_run:
+                    write(event)
 
-            run(follow(plan(storage, dry_run=True), "looking", count=told, on_event=keep))
-            if dry_run:
+            run(follow(operate(dry_run=True), "looking", count=told, on_event=keep))
+            if options.dry_run:
                 return
             confirm("Do it?", yes=False)
             file.seek(0)
-            applying = _Applying(storage, file, unconditional, pace, as_json=as_json)
+            applying = _Applying(
+                storage, file, unconditional, options.pace, as_json=options.as_json
+            )
             applied = run(applying.run(doing))
     # As with --yes, a session that is in use again is no failure.
     if applied.failed or applied.changed > applying.woken:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from datetime import timedelta
+from functools import partial
 from typing import IO, Any, Final
 
 import click
 
-from snapstore import ObjectSnapshotStorage
 from snapstore.cli.arguments import (
     DURATION,
     PLACE,
@@ -20,12 +20,17 @@ from snapstore.cli.arguments import (
     session_option,
     storage_at,
 )
-from snapstore.cli.changes import apply_file, change, policy_from, policy_options, validated
+from snapstore.cli.changes import (
+    ChangeOptions,
+    apply_file,
+    change,
+    policy_from,
+    policy_options,
+    validated,
+)
 from snapstore.cli.printing import counted, shown_size
 from snapstore.cli.running import confirm, opened, require_consent, usage_errors
 from snapstore.operations import (
-    Event,
-    Operation,
     PruneReport,
     SessionPruneReport,
     decode_events,
@@ -43,43 +48,16 @@ __all__ = ["COMMANDS"]
 @session_option
 @change_options
 @s3_options
-def prune_command(
-    place: Place,
-    sessions: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    **others: Any,
-) -> None:
+def prune_command(place: Place, **options: Any) -> None:
     """Delete the snapshots in history that no rule keeps.
 
     The rules are those of restic, in UTC, for each location by itself. The latest snapshot is never
     touched.
     """
-    policy = policy_from(others)
-    require_consent(yes=yes, dry_run=dry_run)
-
-    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
-        return prune(
-            storage,
-            policy,
-            sessions=sessions or None,
-            dry_run=dry_run,
-            max_requests_per_second=pace,
-        )
-
-    storage = storage_at(place, S3Settings(**others))
-    change(
-        storage,
-        plan,
-        _told_of_prune,
-        sessions=sessions,
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
-        pace=pace,
-    )
+    policy = policy_from(options)
+    chosen = ChangeOptions.take(options)
+    storage = storage_at(place, S3Settings(**options))
+    change(storage, partial(prune, policy=policy), _told_of_prune, chosen)
 
 
 @click.command("prune-sessions")
@@ -100,36 +78,16 @@ def prune_sessions_command(
     place: Place,
     idle_for: timedelta,
     unconditional: bool,
-    sessions: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    pace: float | None,
-    **settings: str | None,
+    **options: Any,
 ) -> None:
     """Remove whole sessions, with their stash, that were not updated for long."""
-    require_consent(yes=yes, dry_run=dry_run)
-
-    def plan(storage: ObjectSnapshotStorage, *, dry_run: bool) -> Operation[Event, Any]:
-        return prune_sessions(
-            storage,
-            idle_for=idle_for,
-            sessions=sessions or None,
-            dry_run=dry_run,
-            unconditional=unconditional,
-            max_requests_per_second=pace,
-        )
-
-    storage = storage_at(place, S3Settings(**settings))
+    chosen = ChangeOptions.take(options)
+    storage = storage_at(place, S3Settings(**options))
     change(
         storage,
-        plan,
+        partial(prune_sessions, idle_for=idle_for, unconditional=unconditional),
         _told_of_sessions,
-        sessions=sessions,
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
-        pace=pace,
+        chosen,
         unconditional=unconditional,
     )
 

@@ -275,7 +275,7 @@ def _copied(
 ) -> CopyReport:
     """Do it; or, where it must be asked for, plan it, ask, and do what was planned."""
     absent: set[str] = set()
-    if yes:
+    if yes and not dry_run:
         report = _follow(run, start(dry_run=False), as_json=as_json, absent=absent)
         _require(sessions, absent)
         return report

@@ -53,6 +53,51 @@ async def test_a_named_session_that_is_not_there_is_said(
     assert not (tmp_path / "chat.tar").exists()
 
 
+async def contents_of(storage):
+    found = {}
+    async for page in storage.objects.scan(storage.layout.sessions_prefix):
+        for key in page:
+            found[key] = (await storage.objects.get(key, max_bytes=2**20)).version
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prune", "HERE", "--keep-last", "1"),
+        ("prune-sessions", "HERE", "--idle-for", "1s"),
+        ("archive", "HERE", "--keep-last", "1"),
+        ("unarchive", "HERE"),
+        ("prune-archive", "HERE", "--keep-last", "1"),
+        ("copy", "HERE", "backup"),
+        ("import", "HERE", "chat.tar"),
+        ("fork", "HERE", "chat-1", "chat-2"),
+        ("redact", "HERE", "chat-1", "--texts", "texts"),
+        ("erase", "HERE", "chat-1"),
+        ("rewind", "HERE", "chat-1", "agent/weather", "OLDEST"),
+    ],
+)
+async def test_a_dry_run_changes_nothing_with_yes_either(
+    here, snapstore, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").write_text("turn\n")
+    ids = await write_chat(here.storage, "chat-1")
+    export = "export", here.name, "chat-1", "chat.tar"
+    assert (await snapstore(*export, environment=here.environment)).status == 0
+    if command[0] == "import":
+        await here.storage.objects.delete([here.storage.layout.history(LOCATION, ids[0])])
+    if command[0] in ("unarchive", "prune-archive"):
+        packing = "archive", here.name, "--keep-last", "1", "--yes"
+        assert (await snapstore(*packing, environment=here.environment)).status == 0
+    before = await contents_of(here.storage)
+    arguments = [{"HERE": here.name, "OLDEST": ids[0]}.get(part, part) for part in command]
+    ended = await snapstore(*arguments, "--dry-run", "--yes", environment=here.environment)
+    assert ended.status == 0, ended.err
+    assert await contents_of(here.storage) == before
+    assert not (tmp_path / "backup").exists()
+
+
 async def test_a_session_that_is_there_is_found_beside_one_that_is_not(here, snapstore, tmp_path):
     await write_chat(here.storage, "chat-1")
     ended = await snapstore(
