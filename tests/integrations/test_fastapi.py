@@ -764,6 +764,14 @@ class Chats:
         assert reply.status_code == 201
         return f"/chats/{reply.json()['chat_id']}"
 
+    async def turns(self, chat):
+        """All of them, newest first: a race leaves more than a page holds."""
+        turns, params = [], {"limit": 100}
+        while page := (await self.ask("GET", f"{chat}/turns", params=params)).json():
+            turns += page
+            params["before"] = page[-1]["turn"]
+        return turns
+
     async def say(self, chat, text, **headers):
         # As JavaScript writes it, half an emoji included.
         content = json.dumps({"text": text})
@@ -873,7 +881,7 @@ async def test_two_workers_race_on_one_chat_and_lose_no_message(
             for name in ("ann", "ben", "cid", "dot", "eve", "fay"):
                 tasks.create_task(talk(chats, chat, name))
         messages = (await chats.ask("GET", chat)).json()["messages"]
-        history = (await chats.ask("GET", f"{chat}/turns", params={"limit": 100})).json()
+        history = await chats.turns(chat)
         workers = set(re.findall(r"^(\d+) .*POST .*/messages", chats.log, re.MULTILINE))
 
     said = [message["text"] for message in messages[::2]]
