@@ -1,9 +1,11 @@
 """Operations on many snapshots or sessions, for those who operate a store."""
 
-from snapstore.operations.archive_pruning import ArchivePruneReport, prune_archive
-from snapstore.operations.archiving import ArchiveReport, archive
-from snapstore.operations.changes import Change, Redaction, redaction
-from snapstore.operations.copying import copy
+from snapstore.operations.archiving.archive import ArchiveReport, archive
+from snapstore.operations.archiving.prune_archive import ArchivePruneReport, prune_archive
+from snapstore.operations.archiving.unarchive import UnarchiveReport, unarchive
+from snapstore.operations.copying.copy import copy
+from snapstore.operations.copying.planned import apply_copies
+from snapstore.operations.copying.transfer import CopyReport
 from snapstore.operations.erasing import (
     EraseEvent,
     ErasureReceipt,
@@ -22,22 +24,20 @@ from snapstore.operations.events import (
     decode_events,
     encode_event,
 )
-from snapstore.operations.export_files import ExportReport, save_export
-from snapstore.operations.exporting import export_session
+from snapstore.operations.exports.export_files import ExportReport, save_export
+from snapstore.operations.exports.exporting import export_session
+from snapstore.operations.exports.importing import import_session
 from snapstore.operations.forking import ForkEvent, ForkReport, fork_session
-from snapstore.operations.idle_sessions import SessionPruneReport, prune_sessions
-from snapstore.operations.importing import import_session
 from snapstore.operations.locations import iter_locations
-from snapstore.operations.message_log import import_message_log
+from snapstore.operations.message_log.import_log import import_message_log
 from snapstore.operations.operation import Operation
-from snapstore.operations.planned_copies import apply_copies
 from snapstore.operations.plans import ApplyReport, apply
-from snapstore.operations.pruning import DeletionReport, PruneReport, delete_snapshots, prune
-from snapstore.operations.redacting import RedactEvent, RedactReport, redact
-from snapstore.operations.retention import RetentionPolicy
-from snapstore.operations.transfer import CopyReport
-from snapstore.operations.unarchiving import UnarchiveReport, unarchive
-from snapstore.operations.verifying import VerifyFinding, VerifyReport, verify
+from snapstore.operations.pruning.idle_sessions import SessionPruneReport, prune_sessions
+from snapstore.operations.pruning.prune import DeletionReport, PruneReport, delete_snapshots, prune
+from snapstore.operations.pruning.retention import RetentionPolicy
+from snapstore.operations.redacting.changes import Change, Redaction, redaction
+from snapstore.operations.redacting.redact import RedactEvent, RedactReport, redact
+from snapstore.operations.verifying.verify import VerifyFinding, VerifyReport, verify
 
 __all__ = [
     "ApplyReport",

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from snapstore.encoding.packs import MAX_DOCUMENTS
+from snapstore.operations.archiving.planned import PlannedArchiving
 from snapstore.operations.events import (
     ArchiveEvent,
     CopyEvent,
@@ -19,13 +20,12 @@ from snapstore.operations.events import (
     SessionEvent,
     UnarchiveEvent,
 )
-from snapstore.operations.idle_sessions import SessionPruneReport, SessionRemoval
 from snapstore.operations.inventory import Inventory
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.planned_archiving import PlannedArchiving
 from snapstore.operations.planned_snapshots import is_same, located, look_up
-from snapstore.operations.pruning import DeletionReport, delete_batches, without_origins
+from snapstore.operations.pruning.idle_sessions import SessionPruneReport, SessionRemoval
+from snapstore.operations.pruning.prune import DeletionReport, delete_batches, without_origins
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.pace import Pace

@@ -7,7 +7,7 @@ session. So where other keys lie under its name as well, one object of the layou
 
 An archiver may have packed a history between its listing and its deletion. What it has written is
 found by one more listing, after the history is gone. What it writes later it takes back by itself,
-since it looks for the history again: see `snapstore.operations.packing`.
+since it looks for the history again: see `snapstore.operations.archiving.packing`.
 """
 
 from __future__ import annotations

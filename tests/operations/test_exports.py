@@ -29,7 +29,7 @@ from snapstore import (
     UnsupportedOperationError,
 )
 from snapstore.operations import export_session, import_session, save_export
-from snapstore.operations.tar import Member, TarWriter
+from snapstore.operations.exports.tar import Member, TarWriter
 from snapstore.stores import MemoryObjectStore, ObjectTooLargeError
 from snapstore.testing import FaultyObjectStore, StoreFault
 

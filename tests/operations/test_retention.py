@@ -11,7 +11,7 @@ from examples import examples
 from snapstore import snapshot_id_at, snapshot_time
 from snapstore.model.ids import id_from_number, number_from_id
 from snapstore.operations import RetentionPolicy
-from snapstore.operations.retention import Retention
+from snapstore.operations.pruning.retention import Retention
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PERIODS = {

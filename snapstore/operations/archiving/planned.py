@@ -11,12 +11,12 @@ import msgspec
 from snapstore.errors import shown
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.archive_pruning import ArchivePruneReport, PackRemoval
-from snapstore.operations.archiver import Archiver, ArchiveReport
+from snapstore.operations.archiving.archiver import Archiver, ArchiveReport
+from snapstore.operations.archiving.prune_archive import ArchivePruneReport, PackRemoval
+from snapstore.operations.archiving.unarchive import Unarchiver, UnarchiveReport
 from snapstore.operations.events import ArchiveEvent, Event, PackEvent, UnarchiveEvent
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.planned_snapshots import is_same, located, location_of, look_up
-from snapstore.operations.unarchiving import Unarchiver, UnarchiveReport
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.pace import Pace
 

@@ -21,20 +21,7 @@ from typing import Any, Final, Literal
 from snapstore.errors import InvalidIdentifierError, SnapshotDecodeError, SnapshotEncodeError
 from snapstore.model.ids import validate_identifier
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.events import CopyEvent
-from snapstore.operations.listing import Listed
-from snapstore.operations.log_reader import MessageLog
-from snapstore.operations.logged import (
-    InvalidLogError,
-    encode_logged,
-    logged_snapshot_id,
-    orchestrator_data,
-    time_of,
-)
-from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.parallel import overlapped
-from snapstore.operations.selection import session_ids
-from snapstore.operations.transfer import (
+from snapstore.operations.copying.transfer import (
     ConflictMode,
     CopyReport,
     Item,
@@ -42,6 +29,19 @@ from snapstore.operations.transfer import (
     largest_object,
     validate_conflict_mode,
 )
+from snapstore.operations.events import CopyEvent
+from snapstore.operations.listing import Listed
+from snapstore.operations.message_log.logged import (
+    InvalidLogError,
+    encode_logged,
+    logged_snapshot_id,
+    orchestrator_data,
+    time_of,
+)
+from snapstore.operations.message_log.reader import MessageLog
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.parallel import overlapped
+from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
 from snapstore.stores.base import ObjectTooLargeError, StoredObject, Version

@@ -14,10 +14,10 @@ from snapstore.encoding.zstandard import require as require_zstandard
 from snapstore.errors import OutcomeUnknownError, StorageError
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.archiving.originals import Originals
 from snapstore.operations.events import UnarchiveEvent
 from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.originals import Originals
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
 from snapstore.storage.overlap import overlap

@@ -12,7 +12,7 @@ from typing import IO, Final, cast
 
 from snapstore.encoding.zstandard import MAGIC, open_to_read
 from snapstore.errors import InvalidExportError
-from snapstore.operations.imported import ImportedObject, read_objects
+from snapstore.operations.exports.imported import ImportedObject, read_objects
 from snapstore.operations.threads import in_thread
 
 __all__ = ["ImportFile", "Source", "is_source", "open_import_file"]

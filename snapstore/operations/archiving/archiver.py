@@ -1,4 +1,4 @@
-"""Moves snapshots of history into packs, as `snapstore.operations.packing` tells."""
+"""Moves snapshots of history into packs, as `snapstore.operations.archiving.packing` tells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from snapstore.errors import SnapshotDecodeError
 from snapstore.model.ids import new_snapshot_id
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.archiving.originals import Gone, Originals
+from snapstore.operations.archiving.packing import Packs, verify
 from snapstore.operations.events import ArchiveEvent, ArchiveResult
 from snapstore.operations.locations import HistoryEntry
-from snapstore.operations.originals import Gone, Originals
-from snapstore.operations.packing import Packs, verify
 from snapstore.storage.claims import create_claim, is_unchanged, read_claim
 from snapstore.storage.packs import FULL_PACK_BYTES, list_archive, whole_packs
 from snapstore.storage.snapshots import ObjectSnapshotStorage
@@ -215,7 +215,7 @@ class Archiver:
     async def _pack(
         self, location: SnapshotLocation, entries: list[HistoryEntry]
     ) -> tuple[list[ArchiveEvent], list[HistoryEntry]]:
-        """Write one pack, as `snapstore.operations.packing` tells, and delete what it has.
+        """Write one pack as `snapstore.operations.archiving.packing` tells, and delete what it has.
 
         Returns:
             What was done, and the snapshots that are still to be packed.

@@ -15,10 +15,10 @@ from typing import Literal
 from snapstore.encoding.packs import PackReader, PackWriter
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.changed_content import change_content
-from snapstore.operations.changes import Change
-from snapstore.operations.originals import raise_not_deleted
-from snapstore.operations.packing import Packs
+from snapstore.operations.archiving.originals import raise_not_deleted
+from snapstore.operations.archiving.packing import Packs
+from snapstore.operations.redacting.changed_content import change_content
+from snapstore.operations.redacting.changes import Change
 from snapstore.storage.claims import read_claim
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Body

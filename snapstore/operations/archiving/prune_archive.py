@@ -13,14 +13,14 @@ from snapstore.encoding.packs import PackReader
 from snapstore.errors import SnapshotDecodeError
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.archiver import has_conditional_deletes
+from snapstore.operations.archiving.archiver import has_conditional_deletes
+from snapstore.operations.archiving.originals import Originals
+from snapstore.operations.archiving.packing import Packs
 from snapstore.operations.events import PackEvent
 from snapstore.operations.locations import iter_locations
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.originals import Originals
-from snapstore.operations.packing import Packs
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.retention import Retention, RetentionPolicy, validate_policy
+from snapstore.operations.pruning.retention import Retention, RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.claims import create_claim
 from snapstore.storage.packs import whole_packs

@@ -16,13 +16,13 @@ from snapstore.errors import (
 from snapstore.model.ids import validate_identifier
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.contents import is_session, iter_archive, iter_others, iter_stash
-from snapstore.operations.held import HeldLatest, HeldLatests
+from snapstore.operations.copying.contents import is_session, iter_archive, iter_others, iter_stash
+from snapstore.operations.copying.held import HeldLatest, HeldLatests
+from snapstore.operations.copying.transfer import largest_object
+from snapstore.operations.exports.tar import LAYOUT, Member, TarWriter, is_portable_name
 from snapstore.operations.listing import Listed
 from snapstore.operations.locations import iter_history, iter_locations
 from snapstore.operations.parallel import in_order
-from snapstore.operations.tar import LAYOUT, Member, TarWriter, is_portable_name
-from snapstore.operations.transfer import largest_object
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Body, StoredObject
 

@@ -7,13 +7,13 @@ from contextlib import aclosing
 
 from snapstore.encoding.packs import MAX_DOCUMENTS, MAX_TOTAL_BYTES
 from snapstore.encoding.zstandard import require as require_zstandard
-from snapstore.operations.archiver import Archiver, ArchiveReport
+from snapstore.operations.archiving.archiver import Archiver, ArchiveReport
 from snapstore.operations.events import ArchiveEvent
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.pruning import Candidates, without_origins
-from snapstore.operations.retention import RetentionPolicy, validate_policy
+from snapstore.operations.pruning.prune import Candidates, without_origins
+from snapstore.operations.pruning.retention import RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.pace import Pace

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from snapstore.operations.exporting import export_session
+from snapstore.operations.exports.exporting import export_session
 from snapstore.operations.threads import in_thread
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 

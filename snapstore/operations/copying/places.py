@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 
 from snapstore.errors import InvalidIdentifierError
-from snapstore.operations.contents import is_session
+from snapstore.operations.copying.contents import is_session
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.capabilities import LocatedStore, capability
 

@@ -11,16 +11,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 
-from snapstore.operations.contents import TargetContents
-from snapstore.operations.events import CopyEvent
-from snapstore.operations.held import HeldLatest, HeldLatests
-from snapstore.operations.listing import Listed
-from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.parallel import overlapped
-from snapstore.operations.places import validate_apart
-from snapstore.operations.selection import session_ids
-from snapstore.operations.session_items import SessionItems
-from snapstore.operations.transfer import (
+from snapstore.operations.copying.contents import TargetContents
+from snapstore.operations.copying.held import HeldLatest, HeldLatests
+from snapstore.operations.copying.places import validate_apart
+from snapstore.operations.copying.session_items import SessionItems
+from snapstore.operations.copying.transfer import (
     ConflictMode,
     CopyReport,
     Item,
@@ -28,6 +23,11 @@ from snapstore.operations.transfer import (
     largest_object,
     validate_conflict_mode,
 )
+from snapstore.operations.events import CopyEvent
+from snapstore.operations.listing import Listed
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.parallel import overlapped
+from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Body
 from snapstore.stores.pace import Pace

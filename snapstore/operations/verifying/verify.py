@@ -20,9 +20,9 @@ from snapstore.errors import (
 from snapstore.model.ids import new_snapshot_id, snapshot_time
 from snapstore.model.keys import Layout, ObjectPlace
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
+from snapstore.operations.archiving.packing import verify as verify_pack
 from snapstore.operations.locations import exists
 from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.packing import verify as verify_pack
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
 from snapstore.storage.packs import read_pack

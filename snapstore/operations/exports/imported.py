@@ -9,7 +9,7 @@ from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot
 from snapstore.errors import InvalidExportError, InvalidIdentifierError
 from snapstore.model.ids import validate_identifier, validate_snapshot_id
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.tar import LAYOUT, Member, TarReader, is_portable_name
+from snapstore.operations.exports.tar import LAYOUT, Member, TarReader, is_portable_name
 
 __all__ = ["ImportedObject", "read_objects"]
 

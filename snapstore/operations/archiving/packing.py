@@ -33,8 +33,8 @@ from snapstore.encoding.packs import PackedDocument, PackReader, PackWriter
 from snapstore.errors import InvalidResponseError, OutcomeUnknownError
 from snapstore.model.keys import Layout, PackName
 from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.archiving.originals import raise_not_deleted
 from snapstore.operations.locations import exists
-from snapstore.operations.originals import raise_not_deleted
 from snapstore.storage.claims import Claim, create_claim, read_claim, release_claim
 from snapstore.storage.packs import read_pack
 from snapstore.stores.base import Body, PreconditionFailedError

@@ -23,7 +23,7 @@ from snapstore.operations.events import DeleteEvent
 from snapstore.operations.locations import HistoryEntry, iter_history_backwards, iter_locations
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.retention import Retention, RetentionPolicy, validate_policy
+from snapstore.operations.pruning.retention import Retention, RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN

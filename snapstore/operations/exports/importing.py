@@ -7,14 +7,8 @@ from contextlib import aclosing
 
 from snapstore.model.ids import validate_identifier
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.contents import TargetContents
-from snapstore.operations.events import CopyEvent
-from snapstore.operations.import_files import ImportFile, Source, is_source, open_import_file
-from snapstore.operations.imported import ImportedObject
-from snapstore.operations.listing import Listed
-from snapstore.operations.operation import Operation, with_pace
-from snapstore.operations.parallel import overlapped
-from snapstore.operations.transfer import (
+from snapstore.operations.copying.contents import TargetContents
+from snapstore.operations.copying.transfer import (
     ConflictMode,
     CopyReport,
     Item,
@@ -22,6 +16,17 @@ from snapstore.operations.transfer import (
     largest_object,
     validate_conflict_mode,
 )
+from snapstore.operations.events import CopyEvent
+from snapstore.operations.exports.import_files import (
+    ImportFile,
+    Source,
+    is_source,
+    open_import_file,
+)
+from snapstore.operations.exports.imported import ImportedObject
+from snapstore.operations.listing import Listed
+from snapstore.operations.operation import Operation, with_pace
+from snapstore.operations.parallel import overlapped
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
 from snapstore.stores.base import StoredObject, Version

@@ -9,18 +9,18 @@ from functools import partial
 from snapstore.errors import StorageError
 from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.contents import (
+from snapstore.operations.copying.contents import (
     TargetContents,
     is_session,
     iter_archive,
     iter_others,
     iter_stash,
 )
+from snapstore.operations.copying.held import HeldLatest, HeldLatests
+from snapstore.operations.copying.transfer import Item, code_of_object
 from snapstore.operations.events import CopyEvent
-from snapstore.operations.held import HeldLatest, HeldLatests
 from snapstore.operations.listing import Listed
 from snapstore.operations.locations import iter_history, iter_locations
-from snapstore.operations.transfer import Item, code_of_object
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
 from snapstore.stores.base import Body, StoredObject, Version

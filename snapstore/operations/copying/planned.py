@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Final, TypeGuard
 
 from snapstore.errors import InvalidIdentifierError, shown
+from snapstore.operations.copying.places import validate_apart
+from snapstore.operations.copying.transfer import CopyReport, Item, Transfer, largest_object
 from snapstore.operations.events import CopyEvent, Event
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.places import validate_apart
-from snapstore.operations.transfer import CopyReport, Item, Transfer, largest_object
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.pace import Pace
 

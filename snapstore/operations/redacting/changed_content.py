@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from snapstore.encoding.documents import NotJSONError, decode_value, encode_json
 from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
-from snapstore.operations.changes import Change, Redaction
+from snapstore.operations.redacting.changes import Change, Redaction
 
 __all__ = ["change_content"]
 

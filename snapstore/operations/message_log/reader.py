@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from snapstore.encoding.documents import decode_document
 from snapstore.errors import UnsupportedOperationError
-from snapstore.operations.logged import InvalidLogError, LoggedAgent
+from snapstore.operations.message_log.logged import InvalidLogError, LoggedAgent
 from snapstore.operations.parallel import in_order
 from snapstore.stores.capabilities import DelimiterStore, capability
 from snapstore.stores.managed import ManagedStore

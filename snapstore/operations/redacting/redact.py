@@ -22,12 +22,12 @@ from snapstore.errors import UnsupportedOperationError
 from snapstore.model.ids import validate_identifier
 from snapstore.model.keys import Layout, PackName
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.archiver import has_conditional_deletes
-from snapstore.operations.changed_content import change_content
-from snapstore.operations.changes import Change, Redaction
+from snapstore.operations.archiving.archiver import has_conditional_deletes
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
-from snapstore.operations.redacted_packs import PackRedaction
+from snapstore.operations.redacting.changed_content import change_content
+from snapstore.operations.redacting.changes import Change, Redaction
+from snapstore.operations.redacting.packs import PackRedaction
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE, PreconditionFailedError, StoredObject, Version
 from snapstore.stores.capabilities import (

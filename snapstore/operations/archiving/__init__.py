@@ -1,0 +1,1 @@
+"""Move old snapshots into packs, and back."""

@@ -1,0 +1,1 @@
+"""Copy sessions from one storage to another."""

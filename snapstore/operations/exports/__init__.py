@@ -1,0 +1,1 @@
+"""Export a session to a file, and import it."""

@@ -1,0 +1,1 @@
+"""Import the message log of the Strands SDK's older session managers."""

@@ -1,0 +1,1 @@
+"""Delete what is not needed any more: snapshots, or whole sessions."""

@@ -1,0 +1,1 @@
+"""Remove texts from everything that was ever saved of a session."""

@@ -1,0 +1,1 @@
+"""Read all of a session, and tell what is not as it should be."""
