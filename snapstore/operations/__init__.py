@@ -37,7 +37,8 @@ from snapstore.operations.pruning.prune import DeletionReport, PruneReport, dele
 from snapstore.operations.pruning.retention import RetentionPolicy
 from snapstore.operations.redacting.changes import Change, Redaction, redaction
 from snapstore.operations.redacting.redact import RedactEvent, RedactReport, redact
-from snapstore.operations.verifying.verify import VerifyFinding, VerifyReport, verify
+from snapstore.operations.verifying.findings import VerifyFinding, VerifyReport
+from snapstore.operations.verifying.verify import verify
 
 __all__ = [
     "ApplyReport",

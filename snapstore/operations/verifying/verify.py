@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from snapstore.encoding.envelope import decode_manifest, decode_raw_snapshot_in_slices
-from snapstore.encoding.padding import PADDING_BYTES, pad, strip_padding
+from snapstore.encoding.padding import PADDING_BYTES, strip_padding
 from snapstore.errors import (
     InvalidIdentifierError,
     InvalidResponseError,
     SnapshotDecodeError,
 )
-from snapstore.model.ids import new_snapshot_id, snapshot_time
+from snapstore.model.ids import snapshot_time
 from snapstore.model.keys import Layout, ObjectPlace
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
 from snapstore.operations.archiving.packing import verify as verify_pack
@@ -25,18 +25,14 @@ from snapstore.operations.locations import exists
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
+from snapstore.operations.verifying.findings import VerifyFinding, VerifyReport
+from snapstore.operations.verifying.mending import Mending
 from snapstore.storage.packs import read_pack
 from snapstore.storage.snapshots import ObjectSnapshotStorage
-from snapstore.storage.writes import ORIGIN
-from snapstore.stores.base import ObjectTooLargeError, PreconditionFailedError, StoredObject
-from snapstore.stores.capabilities import (
-    ConditionalDeleteStore,
-    MetadataStore,
-    capability,
-)
+from snapstore.stores.base import ObjectTooLargeError, StoredObject
 from snapstore.stores.pace import Pace
 
-__all__ = ["VerifyFinding", "VerifyReport", "verify"]
+__all__ = ["verify"]
 
 _ANY_SIZE: Final = 2**62
 _AT_ONCE: Final = 8
@@ -45,83 +41,6 @@ _FRESH: Final = timedelta(minutes=1)
 """For how long after a checkpoint began its latest snapshot may still be missing."""
 _AHEAD: Final = timedelta(days=1)
 """How far an id may be in the future: clocks differ."""
-
-Kind = Literal[
-    "latest damaged",
-    "too large",
-    "latest missing",
-    "latest without its history",
-    "latest differs from its history",
-    "history damaged",
-    "manifest damaged",
-    "wrong scope",
-    "id in the future",
-    "listing out of order",
-    "pack damaged",
-    "unfinished fork",
-    "unfinished archive",
-    "set aside",
-    "foreign object",
-    "stash without session",
-]
-
-
-class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omit_defaults=True):
-    """Something that is not as it should be.
-
-    Attributes:
-        kind: What it is:
-
-            - `"latest damaged"`, `"history damaged"`, `"manifest damaged"`: what is stored can't be
-              read;
-            - `"too large"`: it is larger than this storage's `max_snapshot_bytes`, and is not read;
-            - `"latest missing"`: there is history without a latest snapshot, for a minute at least;
-            - `"latest without its history"`: the snapshot in history that latest was saved from
-              is not there;
-            - `"latest differs from its history"`: it has another document;
-            - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or
-              the other way round;
-            - `"id in the future"`: an id is over a day ahead of this clock;
-            - `"listing out of order"`: the store's listing can't be relied on;
-            - `"pack damaged"`: a pack of the archive can't be read, or a snapshot in it;
-            - `"unfinished fork"`: a fork that was cut off;
-            - `"unfinished archive"`: an operation is at work on a pack, or was cut off;
-            - `"set aside"`: damaged bytes that an earlier run has set aside;
-            - `"foreign object"`: an object that is not of the layout;
-            - `"stash without session"`.
-
-        key: The full key of the object.
-        message: What it means, in words, without any content.
-        mended: What was done about it; `None` if nothing was.
-    """
-
-    kind: Kind
-    key: str
-    message: str
-    mended: str | None = None
-
-
-class VerifyReport(msgspec.Struct, kw_only=True):
-    """Totals of a verification.
-
-    Attributes:
-        sessions: Sessions that were looked at.
-        objects: Objects that were read or looked at.
-        findings: What was found.
-        mended: How much of it was mended.
-        requests: Calls of the store: on S3 a request each, without retries.
-    """
-
-    sessions: int = 0
-    objects: int = 0
-    findings: int = 0
-    mended: int = 0
-    requests: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found that is not mended."""
-        return self.findings == self.mended
 
 
 def verify(
@@ -178,7 +97,7 @@ class _Verification:
         self._objects = storage.objects
         self._layout = storage.layout
         self._report = report
-        self._mend = mend
+        self._mending = Mending(storage) if mend else None
         # A pack takes its memory.
         self._slot = asyncio.Semaphore(1)
 
@@ -316,7 +235,7 @@ class _Verification:
         try:
             manifest = decode_manifest(stored.data, key=key)
         except SnapshotDecodeError as error:
-            mended = await self._set_aside(place, key, stored)
+            mended = await self._set_aside(place.location, key, stored)
             yield VerifyFinding(kind="manifest damaged", key=key, message=str(error), mended=mended)
             return
         claim = manifest.extra.get("forkedFrom")
@@ -348,7 +267,7 @@ class _Verification:
             if is_latest:
                 found.damaged_latest = str(error), stored
                 return
-            mended = await self._set_aside(place, key, stored)
+            mended = await self._set_aside(place.location, key, stored)
             yield VerifyFinding(kind="history damaged", key=key, message=str(error), mended=mended)
             return
         if snapshot is None:
@@ -379,14 +298,13 @@ class _Verification:
         key = self._layout.latest(location)
         if found.damaged_latest is not None:
             problem, stored = found.damaged_latest
-            place = ObjectPlace(location, "latest")
-            mended = await self._mend_latest(location, found, place, stored)
+            mended = await self._replace_latest(location, found, stored)
             yield VerifyFinding(kind="latest damaged", key=key, message=problem, mended=mended)
         elif found.has_history and not found.has_latest:
             # A first checkpoint writes history first, and latest in the next moment.
             if _is_fresh(found.newest) or await exists(self._objects, key):
                 return
-            mended = await self._mend_latest(location, found, None, None)
+            mended = await self._replace_latest(location, found, None)
             yield VerifyFinding(
                 kind="latest missing",
                 key=key,
@@ -413,6 +331,20 @@ class _Verification:
                     message=f"it has another document than {entry}, which it was saved from",
                 )
 
+    async def _set_aside(
+        self, location: SnapshotLocation, key: str, damaged: StoredObject
+    ) -> str | None:
+        if self._mending is None:
+            return None
+        return await self._mending.set_aside(location, key, damaged)
+
+    async def _replace_latest(
+        self, location: SnapshotLocation, found: _Location, damaged: StoredObject | None
+    ) -> str | None:
+        if self._mending is None or not found.newest:
+            return None
+        return await self._mending.replace_latest(location, found.newest, damaged)
+
     async def _read_damaged(self, key: str) -> StoredObject | None:
         """Read an object that was damaged; `None` if it is a good snapshot by now, or gone.
 
@@ -431,68 +363,6 @@ class _Verification:
         except SnapshotDecodeError:
             return stored
         return None
-
-    async def _set_aside(self, place: ObjectPlace, key: str, stored: StoredObject) -> str | None:
-        """Keep damaged bytes under another key, and remove the object; returns what was done."""
-        if not self._mend:
-            return None
-        name = f"{new_snapshot_id()}_{key.rpartition('/')[2]}"
-        aside = self._layout.damaged(place.location, name)
-        await self._objects.put(aside, stored.data, if_none_match=True)
-        deleting = capability(self._objects, ConditionalDeleteStore)
-        scratch = f"{aside}.check"
-        if deleting is not None and await deleting.has_conditional_deletes(scratch):
-            try:
-                await deleting.delete_if_match(key, stored.version)
-            except PreconditionFailedError:
-                return None  # it has changed: it may be good by now
-        else:
-            now = await self._objects.get(key, max_bytes=_ANY_SIZE)
-            if now is None or now.version.etag != stored.version.etag:
-                return None
-            if await self._objects.delete([key]):
-                return None
-        return f"its bytes are kept as {aside}"
-
-    async def _mend_latest(
-        self,
-        location: SnapshotLocation,
-        found: _Location,
-        place: ObjectPlace | None,
-        stored: StoredObject | None,
-    ) -> str | None:
-        """Make the newest good snapshot of history the latest one; returns what was done."""
-        if not self._mend or not found.newest:
-            return None
-        raw = await self._storage.load_raw(location=location, snapshot_id=found.newest)
-        if raw is None:
-            return None
-        key = self._layout.latest(location)
-        kept = ""
-        if place is not None and stored is not None:
-            name = f"{new_snapshot_id()}_{key.rpartition('/')[2]}"
-            kept = self._layout.damaged(location, name)
-            await self._objects.put(kept, stored.data, if_none_match=True)
-        keeping = capability(self._objects, MetadataStore)
-        version = None if stored is None else stored.version
-        document = pad(raw.document)
-        try:
-            if keeping is None:
-                await self._objects.put(
-                    key, document, if_match=version, if_none_match=version is None
-                )
-            else:
-                await keeping.put_with_metadata(
-                    key,
-                    document,
-                    {ORIGIN: found.newest},
-                    if_match=version,
-                    if_none_match=version is None,
-                )
-        except PreconditionFailedError:
-            return None  # somebody has saved meanwhile
-        told = f"it is {found.newest} of history now"
-        return f"{told}; its bytes are kept as {kept}" if kept else told
 
 
 class _Location(msgspec.Struct):
