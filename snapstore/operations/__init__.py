@@ -6,13 +6,8 @@ from snapstore.operations.archiving.unarchive import UnarchiveReport, unarchive
 from snapstore.operations.copying.copy import copy
 from snapstore.operations.copying.planned import apply_copies
 from snapstore.operations.copying.transfer import CopyReport
-from snapstore.operations.erasing import (
-    EraseEvent,
-    ErasureReceipt,
-    RetainedVersion,
-    erase_all,
-    erase_session,
-)
+from snapstore.operations.erasing.erase import erase_all, erase_session
+from snapstore.operations.erasing.receipt import EraseEvent, ErasureReceipt, RetainedVersion
 from snapstore.operations.events import (
     ArchiveEvent,
     CopyEvent,
@@ -27,7 +22,8 @@ from snapstore.operations.events import (
 from snapstore.operations.exports.export_files import ExportReport, save_export
 from snapstore.operations.exports.exporting import export_session
 from snapstore.operations.exports.importing import import_session
-from snapstore.operations.forking import ForkEvent, ForkReport, fork_session
+from snapstore.operations.forking.fork import fork_session
+from snapstore.operations.forking.report import ForkEvent, ForkReport
 from snapstore.operations.locations import iter_locations
 from snapstore.operations.message_log.import_log import import_message_log
 from snapstore.operations.operation import Operation

@@ -19,70 +19,28 @@ there, also where its clock is behind.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
-from typing import Any, Final, Literal, NamedTuple
+from contextlib import aclosing
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from snapstore.encoding.envelope import decode_manifest, encode_manifest
-from snapstore.errors import SnapshotDecodeError, SnapshotExistsError, SnapshotNotFoundError
-from snapstore.model.ids import new_snapshot_id, validate_identifier, validate_snapshot_id
+from snapstore.errors import SnapshotExistsError, SnapshotNotFoundError
+from snapstore.model.ids import validate_identifier, validate_snapshot_id
 from snapstore.model.keys import Layout
-from snapstore.model.snapshot import SCHEMA_VERSION, SnapshotLocation, SnapshotManifest, now
+from snapstore.model.snapshot import SnapshotLocation
+from snapstore.operations.forking.claims import Claims
+from snapstore.operations.forking.report import ForkEvent, ForkReport
 from snapstore.operations.locations import HistoryEntry, exists, iter_history, iter_locations
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
-from snapstore.stores.base import PreconditionFailedError, Version
 from snapstore.stores.capabilities import CopyingStore, MetadataStore, capability
 from snapstore.stores.pace import Pace
 
-__all__ = ["ForkEvent", "ForkReport", "fork_session"]
+__all__ = ["fork_session"]
 
-_MAX_BYTES: Final = 2**20
-"""How large a manifest may be."""
 _ANY_SIZE: Final = 2**62
-_CLAIM: Final = "forkedFrom"
-
-
-class ForkEvent(msgspec.Struct, frozen=True, kw_only=True, tag="fork", omit_defaults=True):
-    """An object of a fork.
-
-    Attributes:
-        key: The full key of the source.
-        into: The full key of the copy.
-        result: `"planned"` in a dry run; `"copied"`; `"missing"` where the source was deleted
-            meanwhile.
-    """
-
-    key: str
-    into: str
-    result: Literal["planned", "copied", "missing"]
-
-
-class ForkReport(msgspec.Struct, kw_only=True):
-    """Totals of a fork.
-
-    Attributes:
-        dry_run: Whether nothing was changed.
-        locations: Locations of the fork.
-        copied: Objects copied, or to be copied: history, latest and stash.
-        missing: Objects that were deleted at the source meanwhile. Without a latest snapshot, the
-            fork of a location stays unfinished.
-        requests: Calls of the store: on S3 a request each, without retries.
-    """
-
-    dry_run: bool = False
-    locations: int = 0
-    copied: int = 0
-    missing: int = 0
-    requests: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything was copied."""
-        return not self.missing
 
 
 def fork_session(
@@ -172,9 +130,7 @@ class _Fork:
         self._copying = capability(self._objects, CopyingStore)
         # The last snapshot of each location; `None` for all of history, and latest.
         self._ends: dict[SnapshotLocation, str | None] = {}
-        self._run = new_snapshot_id()
-        self._claims: dict[SnapshotLocation, Version] = {}
-        self._whole: set[SnapshotLocation] = set()
+        self._claims = Claims(storage.objects, storage.layout, session_id, into, upto)
         self._without_latest: set[SnapshotLocation] = set()
 
     async def run(self) -> AsyncGenerator[ForkEvent, None]:
@@ -188,9 +144,10 @@ class _Fork:
                 async for event in events:
                     self._report.requests = self._pace.turns
                     yield event
-        for location, claim in self._claims.items():
-            if location not in self._without_latest:
-                await self._write_claim(location, claim, is_complete=True)
+        if not self._report.dry_run:
+            for location, end in self._ends.items():
+                if location not in self._without_latest:
+                    await self._claims.write(location, end, is_complete=True)
         self._report.requests = self._pace.turns
 
     async def _find_ends(self) -> None:
@@ -235,22 +192,22 @@ class _Fork:
                     for key in page:
                         await self._require_own(key)
         # Cut off at the very end, it has said of some locations alone that they are whole.
-        if self._whole and self._whole == self._ends.keys():
-            raise self._occupied(self._layout.session_prefix(self._into))
+        if self._claims.whole and self._claims.whole == self._ends.keys():
+            raise self._claims.occupied(self._layout.session_prefix(self._into))
 
     async def _require_own(self, key: str) -> None:
         stash = self._stash_of(self._into)
-        if key.startswith(stash) and self._claims:
+        if key.startswith(stash) and self._claims.locations:
             source = self._stash_of(self._session_id) + key.removeprefix(stash)
             if await self._is_copy(source, key):
                 return
-            raise self._occupied(key)
+            raise self._claims.occupied(key)
         place = Layout.place_of(key, self._layout.session_prefix(self._into))
         location = None if place is None else self._source_of(place.location)
         if place is None or location is None or location not in self._ends:
-            raise self._occupied(key)
-        if location not in self._claims:
-            await self._read_claim(location)
+            raise self._claims.occupied(key)
+        if location not in self._claims.locations:
+            await self._claims.read(location)
         end = self._ends[location]
         is_own = place.kind == "manifest"
         if place.kind == "latest":
@@ -258,22 +215,7 @@ class _Fork:
         elif place.snapshot_id is not None and (end is None or place.snapshot_id <= end):
             is_own = await self._is_copy(self._layout.history(location, place.snapshot_id), key)
         if not is_own:
-            raise self._occupied(key)
-
-    async def _read_claim(self, location: SnapshotLocation) -> None:
-        """Read the claim of a location, which must be of this fork."""
-        key = self._layout.manifest(self._target_of(location))
-        stored = await self._objects.get(key, max_bytes=_MAX_BYTES)
-        claim: Any = None
-        if stored is not None:
-            with suppress(SnapshotDecodeError):
-                claim = decode_manifest(stored.data, key=key).extra.get(_CLAIM)
-        expected = {"sessionId": self._session_id, "upto": self._upto}
-        if stored is None or not isinstance(claim, dict) or not expected.items() <= claim.items():
-            raise self._occupied(key)
-        self._claims[location] = stored.version
-        if claim.get("complete") is not False:
-            self._whole.add(location)
+            raise self._claims.occupied(key)
 
     async def _is_copy(self, source: str, target: str) -> bool:
         """Whether an object has the bytes of another one. What has gone meanwhile is no matter."""
@@ -285,66 +227,17 @@ class _Fork:
         """Claim the target, and look once more whether somebody else has come in between."""
         made: list[SnapshotLocation] = []
         try:
-            for location in self._ends:
-                claim = self._claims.get(location)
-                self._claims[location] = await self._write_claim(location, claim)
-                if claim is None:
+            for location, end in self._ends.items():
+                is_new = location not in self._claims.locations
+                await self._claims.write(location, end)
+                if is_new:
                     made.append(location)
             if made:
                 await self._require_free_target()
         except SnapshotExistsError:
             for location in made:
-                await self._release(location)
+                await self._claims.release(location)
             raise
-
-    async def _write_claim(
-        self, location: SnapshotLocation, replaces: Version | None, *, is_complete: bool = False
-    ) -> Version:
-        """Write the claim of a location, over the version that was read."""
-        key = self._layout.manifest(location)
-        source = await self._objects.get(key, max_bytes=_MAX_BYTES)
-        manifest = SnapshotManifest(SCHEMA_VERSION, now())
-        if source is not None:
-            manifest = decode_manifest(source.data, key=key)
-        claim: dict[str, Any] = {
-            "sessionId": self._session_id,
-            "snapshotId": self._ends[location],
-            "upto": self._upto,
-            "complete": is_complete,
-        }
-        if not is_complete:
-            claim["run"] = self._run
-        if _CLAIM in manifest.extra:
-            claim[_CLAIM] = manifest.extra[_CLAIM]
-        claimed = msgspec.structs.replace(manifest, extra={**manifest.extra, _CLAIM: claim})
-        target = self._layout.manifest(self._target_of(location))
-        data = encode_manifest(claimed, max_bytes=_MAX_BYTES)
-        try:
-            return await self._objects.put(
-                target, data, if_match=replaces, if_none_match=replaces is None
-            )
-        except PreconditionFailedError:
-            pass
-        raise self._occupied(target)
-
-    async def _require_claim(self, location: SnapshotLocation) -> None:
-        """Look whether a claim is still of this run.
-
-        Raises:
-            SnapshotExistsError: Another run has taken it over, or somebody has written over it.
-        """
-        key = self._layout.manifest(self._target_of(location))
-        stored = await self._objects.get(key, max_bytes=_MAX_BYTES)
-        if stored is None or stored.version.etag != self._claims[location].etag:
-            raise self._occupied(key)
-
-    async def _release(self, location: SnapshotLocation) -> None:
-        """Take back a claim, unless somebody has written over it."""
-        key = self._layout.manifest(self._target_of(location))
-        version = self._claims.pop(location)
-        stored = await self._objects.get(key, max_bytes=_MAX_BYTES)
-        if stored is not None and stored.version.etag == version.etag:
-            await self._objects.delete([key])
 
     async def _stash(self) -> AsyncGenerator[_Copy, None]:
         source, target = self._stash_of(self._session_id), self._stash_of(self._into)
@@ -411,7 +304,7 @@ class _Fork:
         result: Literal["planned", "copied", "missing"] = "planned"
         if not self._report.dry_run:
             if source is not None and is_latest:
-                await self._require_claim(source)
+                await self._claims.require(source)
             result = "copied" if await self._is_copied(copy) else "missing"
         if result == "missing" and source is not None and is_latest:
             self._without_latest.add(source)
@@ -442,12 +335,3 @@ class _Fork:
 
     def _source_of(self, location: SnapshotLocation) -> SnapshotLocation:
         return msgspec.structs.replace(location, session_id=self._session_id)
-
-    def _occupied(self, key: str) -> SnapshotExistsError:
-        return SnapshotExistsError(
-            f"{key} exists: the session {self._into} is not free",
-            operation="scan",
-            bucket=self._objects.name,
-            key=key,
-            outcome="not applied",
-        )

@@ -1,0 +1,1 @@
+"""Erase sessions for good, with a receipt."""
