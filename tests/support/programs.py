@@ -13,8 +13,10 @@ TIMEOUT = 60
 """Seconds after which a test gives up on what would otherwise hang."""
 
 IN_A_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+# Tests that run in the background ignore it, and so would what they start here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from snapstore.cli import main
 sys.exit(main())
 """
