@@ -28,9 +28,10 @@ from snapstore.operations.locations import iter_locations
 from snapstore.operations.message_log.import_log import import_message_log
 from snapstore.operations.operation import Operation
 from snapstore.operations.plans import ApplyReport, apply
-from snapstore.operations.pruning.idle_sessions import SessionPruneReport, prune_sessions
+from snapstore.operations.pruning.idle_sessions import prune_sessions
 from snapstore.operations.pruning.prune import DeletionReport, PruneReport, delete_snapshots, prune
 from snapstore.operations.pruning.retention import RetentionPolicy
+from snapstore.operations.pruning.session_removal import SessionPruneReport
 from snapstore.operations.redacting.changes import Change, Redaction, redaction
 from snapstore.operations.redacting.redact import RedactEvent, RedactReport, redact
 from snapstore.operations.verifying.findings import VerifyFinding, VerifyReport

@@ -24,8 +24,8 @@ from snapstore.operations.inventory import Inventory
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.planned_snapshots import is_same, located, look_up
-from snapstore.operations.pruning.idle_sessions import SessionPruneReport, SessionRemoval
 from snapstore.operations.pruning.prune import DeletionReport, delete_batches, without_origins
+from snapstore.operations.pruning.session_removal import SessionPruneReport, SessionRemoval
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.pace import Pace
