@@ -12,10 +12,15 @@ import pytest
 from aiobotocore.session import get_session
 from botocore.httpsession import get_cert_path
 from botocore.loaders import JSONFileLoader
+from hypothesis import settings
 
 from snapstore.stores.s3.client import _ModelLoader
 from snapstore.testing.engines import ENGINES
 from snapstore.testing.server import create_bucket, running_server
+
+# A machine that is busy is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser):

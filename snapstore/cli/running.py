@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import click
@@ -107,10 +107,9 @@ async def follow(
         transient=True,
         # Else what goes to a file or a pipe would be shown above the progress, and not get there.
         redirect_stdout=is_terminal(),
-        disable=not console.is_terminal,
     )
     try:
-        with progress:
+        with progress if console.is_terminal else nullcontext():
             task = progress.add_task(doing)
             async with operation:
                 async for event in operation:

@@ -41,7 +41,6 @@ def generated(strategy, number):
         max_examples=number,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
     )
     def generate(example):

@@ -171,7 +171,7 @@ async def all_pages(storage, limit, order):
         assert re.fullmatch("[A-Za-z0-9_-]+", cursor)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seeds=SEEDS, written=SEEDS, data=st.data(), **SERVERS)
 async def test_ids_that_are_there_all_the_while_come_exactly_once(
     seeds, written, data, kind, order, page_size, prefix
@@ -214,7 +214,7 @@ async def test_ids_that_are_there_all_the_while_come_exactly_once(
     assert rest == [name for name in quiet if in_keys(name) > in_keys(after)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seeds=SEEDS, limit=st.integers(1, 6), data=st.data(), **SERVERS)
 async def test_pages_in_each_order_are_those_of_a_naive_model(
     seeds, limit, data, kind, order, page_size, prefix
@@ -278,7 +278,7 @@ def time_in_ids(server, base, name):
     return max((snapshot_time(match[1]) for match in found if match), default=None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seeds=SEEDS, **SERVERS)
 async def test_a_description_is_that_of_a_naive_model(seeds, kind, order, page_size, prefix):
     base = f"{prefix}/" if prefix else ""
@@ -383,7 +383,7 @@ async def test_the_last_created_of_many_sessions_cost_few_requests():
         assert [found.session_id for found in page.sessions] == ids[-21:-41:-1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     count=st.integers(0, 2_500),
     foreign=st.sets(st.integers(0, 2_499)),

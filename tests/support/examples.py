@@ -23,7 +23,6 @@ def examples(number, **options):
         max_examples=number * max(TIMES, 1),
         derandomize=not TIMES,
         database=None,
-        deadline=None,
         phases=PHASES,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         **options,
