@@ -7,9 +7,9 @@ time with retries without being handed it through every call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import Final, TypeVar
 
 from snapstore.errors import Outcome, StorageError, StorageTimeoutError
@@ -29,12 +29,13 @@ _current: ContextVar[Deadline | None] = ContextVar("snapstore_deadline", default
 
 
 class Deadline:
-    """When an operation must have ended.
+    """When an operation must have ended. As a context manager, it is the current deadline.
 
     Args:
         seconds: How long it may take from now on; `None` for as long as it wants.
 
     Attributes:
+        ends: When that is, as the event loop tells time; `None` for no end.
         outcome: What has become of the write that the operation makes, as far as the store has
             said; `None` where it has not.
         last_failure: The message of the last attempt that failed, and its code and status; `None`
@@ -43,10 +44,13 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
-        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self.ends: float | None = (
+            None if seconds is None else asyncio.get_running_loop().time() + seconds
+        )
         self.outcome: Outcome | None = None
         self.last_failure: tuple[str, str | None, int | None] | None = None
         self._try: asyncio.Timeout | None = None
+        self._token: Token[Deadline | None] | None = None
 
     @classmethod
     def current(cls) -> Deadline:
@@ -56,19 +60,18 @@ class Deadline:
     @property
     def remaining(self) -> float | None:
         """The seconds that are left; `None` for no end."""
-        return None if self._ends is None else self._ends - asyncio.get_running_loop().time()
+        return None if self.ends is None else self.ends - asyncio.get_running_loop().time()
 
     def note_failure(self, error: StorageError) -> None:
         """Note that an attempt has failed, without its traceback, which holds what was sent."""
         self.last_failure = str(error), error.code, error.status
 
-    @contextmanager
-    def set(self) -> Iterator[None]:
-        """Make it the current deadline."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        token, self._token = self._token, None
+        if token is not None:
             # A coroutine whose loop has ended is closed in another context, which has none of this.
             with suppress(ValueError):
                 _current.reset(token)
@@ -79,17 +82,21 @@ class Deadline:
         Returns:
             A context manager that raises `TimeoutError` when the attempt has taken its part.
         """
-        self._try = asyncio.timeout(None if self._ends is None else self._part_for(0))
+        seconds = None
+        if self._seconds is not None:
+            seconds = max(self._seconds / _SHARE_OF_AN_ATTEMPT, _LEAST_OF_AN_ATTEMPT)
+        self._try = asyncio.timeout(seconds)
         return self._try
 
     def allow(self, size: int) -> None:
         """Give the attempt under way the time to send or to receive a body of this many bytes."""
-        if self._try is not None and self._ends is not None:
-            self._try.reschedule(asyncio.get_running_loop().time() + self._part_for(size))
-
-    def _part_for(self, size: int) -> float:
-        part = (self._seconds or 0.0) / _SHARE_OF_AN_ATTEMPT
-        return max(part, _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND)
+        ends = None if self._try is None else self._try.when()
+        if self._try is None or ends is None:
+            return
+        least = _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND
+        least += asyncio.get_running_loop().time()
+        if least > ends:
+            self._try.reschedule(least)
 
 
 async def in_time(
@@ -117,9 +124,9 @@ async def in_time(
         StorageTimeoutError: The deadline passed; the operation was cancelled.
     """
     deadline = Deadline(None if seconds is None else seconds - taken)
-    timeout = asyncio.timeout(deadline.remaining)
+    timeout = asyncio.timeout_at(deadline.ends)
     try:
-        with deadline.set():
+        with deadline:
             async with timeout:
                 return await work
     except TimeoutError:

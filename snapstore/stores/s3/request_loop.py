@@ -87,7 +87,7 @@ class RequestLoop:
             if write is not None:
                 write.begin_attempt()
             try:
-                with call.active():
+                with call:
                     # Released while the next attempt is waited for.
                     async with self.slots, Deadline.current().one_attempt():
                         result = await request()
