@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -45,6 +46,11 @@ def signed_host(url: str) -> str:
     host = f"[{host}]" if ":" in host else host
     usual = {"http": 80, "https": 443}.get(parts.scheme)
     return host if parts.port in (None, usual) else f"{host}:{parts.port}"
+
+
+@lru_cache(maxsize=1)
+def _timestamp(seconds: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
 
 
 class Signer:
@@ -85,7 +91,7 @@ class Signer:
         Returns:
             All headers to send.
         """
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+        now = _timestamp(int(time.time() if at is None else at))
         signed = {**headers, "x-amz-content-sha256": payload, "x-amz-date": now}
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
