@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Final, TypeVar
 
 from snapstore.errors import Outcome, StorageError, StorageTimeoutError
+from snapstore.stores.contexts import restore
 
 __all__ = ["Deadline", "in_time"]
 
@@ -71,10 +71,7 @@ class Deadline:
 
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
-        if token is not None:
-            # A coroutine whose loop has ended is closed in another context, which has none of this.
-            with suppress(ValueError):
-                _current.reset(token)
+        restore(_current, token)
 
     def one_attempt(self) -> asyncio.Timeout:
         """Bound one attempt of several, so that a dead connection does not take the whole time.
