@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import Final, TypeVar
 
 from snapstore.errors import Outcome, StorageError, StorageTimeoutError
@@ -49,7 +49,7 @@ class Deadline:
         )
         self.outcome: Outcome | None = None
         self.last_failure: tuple[str, str | None, int | None] | None = None
-        self._try: asyncio.Timeout | None = None
+        self._attempt: asyncio.Timeout | None = None
         self._token: Token[Deadline | None] | None = None
 
     @classmethod
@@ -73,27 +73,33 @@ class Deadline:
         token, self._token = self._token, None
         restore(_current, token)
 
-    def one_attempt(self) -> asyncio.Timeout:
+    def begin_attempt(self, attempt: asyncio.Timeout) -> None:
         """Bound one attempt of several, so that a dead connection does not take the whole time.
 
-        Returns:
-            A context manager that raises `TimeoutError` when the attempt has taken its part.
+        Args:
+            attempt: The context manager around it, which has no end yet.
         """
-        seconds = None
+        self._attempt = attempt
         if self._seconds is not None:
             seconds = max(self._seconds / _SHARE_OF_AN_ATTEMPT, _LEAST_OF_AN_ATTEMPT)
-        self._try = asyncio.timeout(seconds)
-        return self._try
+            _end_at(attempt, asyncio.get_running_loop().time() + seconds)
 
     def allow(self, size: int) -> None:
         """Give the attempt under way the time to send or to receive a body of this many bytes."""
-        ends = None if self._try is None else self._try.when()
-        if self._try is None or ends is None:
+        ends = None if self._attempt is None else self._attempt.when()
+        if self._attempt is None or ends is None:
             return
         least = _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND
         least += asyncio.get_running_loop().time()
         if least > ends:
-            self._try.reschedule(least)
+            _end_at(self._attempt, least)
+
+
+def _end_at(timeout: asyncio.Timeout, ends: float) -> None:
+    """Set the end of a timeout that has been entered."""
+    # Most timers are cancelled, and stay for a while. Each has a copy of the context that it was
+    # set in, so that all that an operation has put there would stay, too.
+    Context().run(timeout.reschedule, ends)
 
 
 async def in_time(
@@ -121,10 +127,12 @@ async def in_time(
         StorageTimeoutError: The deadline passed; the operation was cancelled.
     """
     deadline = Deadline(None if seconds is None else seconds - taken)
-    timeout = asyncio.timeout_at(deadline.ends)
+    timeout = asyncio.timeout(None)
     try:
         with deadline:
             async with timeout:
+                if deadline.ends is not None:
+                    _end_at(timeout, deadline.ends)
                 return await work
     except TimeoutError:
         if not timeout.expired():

@@ -89,7 +89,8 @@ class RequestLoop:
             try:
                 with call:
                     # Released while the next attempt is waited for.
-                    async with self.slots, Deadline.current().one_attempt():
+                    async with self.slots, asyncio.timeout(None) as attempt:
+                        Deadline.current().begin_attempt(attempt)
                         result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = translate(
