@@ -7,12 +7,12 @@ time with retries without being handed it through every call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable
+from contextvars import Context, ContextVar, Token
 from typing import Final, TypeVar
 
 from snapstore.errors import Outcome, StorageError, StorageTimeoutError
+from snapstore.stores.contexts import restore
 
 __all__ = ["Deadline", "in_time"]
 
@@ -29,12 +29,13 @@ _current: ContextVar[Deadline | None] = ContextVar("snapstore_deadline", default
 
 
 class Deadline:
-    """When an operation must have ended.
+    """When an operation must have ended. As a context manager, it is the current deadline.
 
     Args:
         seconds: How long it may take from now on; `None` for as long as it wants.
 
     Attributes:
+        ends: When that is, as the event loop tells time; `None` for no end.
         outcome: What has become of the write that the operation makes, as far as the store has
             said; `None` where it has not.
         last_failure: The message of the last attempt that failed, and its code and status; `None`
@@ -43,10 +44,13 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
-        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self.ends: float | None = (
+            None if seconds is None else asyncio.get_running_loop().time() + seconds
+        )
         self.outcome: Outcome | None = None
         self.last_failure: tuple[str, str | None, int | None] | None = None
-        self._try: asyncio.Timeout | None = None
+        self._attempt: asyncio.Timeout | None = None
+        self._token: Token[Deadline | None] | None = None
 
     @classmethod
     def current(cls) -> Deadline:
@@ -56,40 +60,46 @@ class Deadline:
     @property
     def remaining(self) -> float | None:
         """The seconds that are left; `None` for no end."""
-        return None if self._ends is None else self._ends - asyncio.get_running_loop().time()
+        return None if self.ends is None else self.ends - asyncio.get_running_loop().time()
 
     def note_failure(self, error: StorageError) -> None:
         """Note that an attempt has failed, without its traceback, which holds what was sent."""
         self.last_failure = str(error), error.code, error.status
 
-    @contextmanager
-    def set(self) -> Iterator[None]:
-        """Make it the current deadline."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            # A coroutine whose loop has ended is closed in another context, which has none of this.
-            with suppress(ValueError):
-                _current.reset(token)
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
 
-    def one_attempt(self) -> asyncio.Timeout:
+    def __exit__(self, *_: object) -> None:
+        token, self._token = self._token, None
+        restore(_current, token)
+
+    def begin_attempt(self, attempt: asyncio.Timeout) -> None:
         """Bound one attempt of several, so that a dead connection does not take the whole time.
 
-        Returns:
-            A context manager that raises `TimeoutError` when the attempt has taken its part.
+        Args:
+            attempt: The context manager around it, which has no end yet.
         """
-        self._try = asyncio.timeout(None if self._ends is None else self._part_for(0))
-        return self._try
+        self._attempt = attempt
+        if self._seconds is not None:
+            seconds = max(self._seconds / _SHARE_OF_AN_ATTEMPT, _LEAST_OF_AN_ATTEMPT)
+            _end_at(attempt, asyncio.get_running_loop().time() + seconds)
 
     def allow(self, size: int) -> None:
         """Give the attempt under way the time to send or to receive a body of this many bytes."""
-        if self._try is not None and self._ends is not None:
-            self._try.reschedule(asyncio.get_running_loop().time() + self._part_for(size))
+        ends = None if self._attempt is None else self._attempt.when()
+        if self._attempt is None or ends is None:
+            return
+        least = _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND
+        least += asyncio.get_running_loop().time()
+        if least > ends:
+            _end_at(self._attempt, least)
 
-    def _part_for(self, size: int) -> float:
-        part = (self._seconds or 0.0) / _SHARE_OF_AN_ATTEMPT
-        return max(part, _LEAST_OF_AN_ATTEMPT + size / _LEAST_BYTES_PER_SECOND)
+
+def _end_at(timeout: asyncio.Timeout, ends: float) -> None:
+    """Set the end of a timeout that has been entered."""
+    # Most timers are cancelled, and stay for a while. Each has a copy of the context that it was
+    # set in, so that all that an operation has put there would stay, too.
+    Context().run(timeout.reschedule, ends)
 
 
 async def in_time(
@@ -117,10 +127,12 @@ async def in_time(
         StorageTimeoutError: The deadline passed; the operation was cancelled.
     """
     deadline = Deadline(None if seconds is None else seconds - taken)
-    timeout = asyncio.timeout(deadline.remaining)
+    timeout = asyncio.timeout(None)
     try:
-        with deadline.set():
+        with deadline:
             async with timeout:
+                if deadline.ends is not None:
+                    _end_at(timeout, deadline.ends)
                 return await work
     except TimeoutError:
         if not timeout.expired():

@@ -12,7 +12,6 @@ import enum
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final
@@ -23,6 +22,7 @@ from snapstore.errors import (
     StorageTimeoutError,
     WrongEventLoopError,
 )
+from snapstore.stores.contexts import restore
 
 __all__ = ["Lifecycle", "Use"]
 
@@ -170,13 +170,16 @@ class Lifecycle:
 
     def begin(self) -> _Life:
         """Begin a use, and count it."""
-        lives = [use.life for use in _uses_under_way()]
-        lives = [life for life in lives if life and life.resource is self._resource]
-        # Closing waits for the operation that this use is a part of.
-        is_inner = self._life in lives
-        is_open = self._state is _State.OPEN or (is_inner and self._state is _State.CLOSING)
         life = self._life
-        if life is None or self._is_closed() or not is_open or (lives and not is_inner):
+        is_inner = is_of_earlier_life = False
+        for use in _uses_under_way():
+            if use.life is not None and use.life.resource is self._resource:
+                is_inner = is_inner or use.life is life
+                is_of_earlier_life = is_of_earlier_life or use.life is not life
+        # Closing waits for the operation that this use is a part of.
+        is_open = self._state is _State.OPEN or (is_inner and self._state is _State.CLOSING)
+        is_stale = is_of_earlier_life and not is_inner
+        if life is None or self._is_closed() or not is_open or is_stale:
             state = self._state.value if not is_open else "closed"
             raise StorageClosedError(
                 f"{self.name} is {state}; open it first, with 'async with' or "
@@ -290,10 +293,7 @@ class Use:
         self._lifecycle = self._token = self.life = self.outer = None
         if life is not None:
             life.end()
-        if token is not None:
-            # A coroutine whose loop has ended is closed in another context, which has none of this.
-            with suppress(ValueError):
-                _current.reset(token)
+        restore(_current, token)
 
 
 _current: ContextVar[Use | None] = ContextVar("snapstore_use", default=None)

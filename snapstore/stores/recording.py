@@ -8,7 +8,6 @@ nothing is allocated for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from time import perf_counter, time
 from typing import Final, Literal
@@ -16,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from snapstore.errors import StorageError
+from snapstore.stores.contexts import restore
 
 __all__ = [
     "RecordInto",
@@ -113,10 +113,7 @@ class RecordInto:
         self._token = _current.set(self._recording)
 
     def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            # A coroutine whose loop has ended is closed in another context, which has none of this.
-            with suppress(ValueError):
-                _current.reset(self._token)
+        restore(_current, self._token)
 
 
 class RequestLog:

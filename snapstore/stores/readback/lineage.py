@@ -18,8 +18,8 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, takewhile
@@ -70,7 +70,7 @@ _ENTRY = re.compile(
 def new_write_id() -> str:
     """Make a write id. It holds the time, so that its age can be told."""
     seconds = int(time.time()).to_bytes(4, "big")
-    return base64.urlsafe_b64encode(seconds + secrets.token_bytes(5)).decode()
+    return base64.urlsafe_b64encode(seconds + os.urandom(5)).decode()
 
 
 def version_of(etag: str, metadata: Mapping[str, str]) -> Version:

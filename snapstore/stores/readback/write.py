@@ -69,6 +69,7 @@ class Write:
         self.id: str = new_write_id()
         self.condition: str | None = "*" if create else None if replaces is None else replaces.etag
         self.may_still_apply: bool = False
+        self._has_begun = False
         self._is_ambiguous = False
         self._is_in_flight = False
         self._lineage: list[str] = [CREATED] if create else []
@@ -94,8 +95,9 @@ class Write:
         Each attempt of an unconditional write may be applied, also over what others have written
         since the attempt before. So each one makes a version of its own, with an id of its own.
         """
-        if self.condition is None:
+        if self._has_begun and self.condition is None:
             self.id = self.metadata[WRITE_ID] = new_write_id()
+        self._has_begun = True
 
     def sent(self) -> None:
         """Note that a request is being sent. Until `ended`, it may have been applied."""

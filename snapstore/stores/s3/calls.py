@@ -11,9 +11,8 @@ dry run answers it so that nothing is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from typing import Any, Final, Literal
 
 from snapstore.stores.readback import AttemptOutcome, Write
@@ -26,7 +25,7 @@ _call: ContextVar[Call | None] = ContextVar("snapstore_call", default=None)
 
 
 class Call:
-    """One call of the store, on either path.
+    """One call of the store, on either path. As a context manager, it is the active call.
 
     Args:
         write: The write that it makes, in which the end of each attempt is noted.
@@ -57,6 +56,7 @@ class Call:
         self.dry_run = dry_run
         self.requests: list[Any] = []
         self.attempts: int = 0
+        self._token: Token[Call | None] | None = None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -68,17 +68,16 @@ class Call:
         """The active call; a new one that nobody looks at, if there is none."""
         return _call.get() or cls()
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Make it the active call."""
-        token = _call.set(self)
-        try:
-            yield
-        finally:
-            _call.reset(token)
-            # A connection keeps the context of the task that made it, and so this call. The body
-            # and the signature must not live as long.
-            self.requests.clear()
+    def __enter__(self) -> None:
+        self._token = _call.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _call.reset(self._token)
+        # A connection keeps the context of the task that made it, and so this call. The body and
+        # the signature must not live as long.
+        self._token = None
+        self.requests.clear()
 
     def sent(self, path: Literal["fast", "slow"]) -> None:
         """Note that a request is being sent, and on which path."""

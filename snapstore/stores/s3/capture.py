@@ -111,7 +111,7 @@ class CapturedTemplates:
             }
             for (operation, key), call in calls.items():
                 # A dry run ends with ClientError, see `calls`.
-                with suppress(ClientError), Call(dry_run=True).active():
+                with suppress(ClientError), Call(dry_run=True):
                     await self.capture(operation, key, call())
 
     def _store(self, operation: str, key: str) -> None:

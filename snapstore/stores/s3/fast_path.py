@@ -31,6 +31,7 @@ from snapstore.stores.s3.capture import CapturedTemplates
 from snapstore.stores.s3.conditions import S3Write
 from snapstore.stores.s3.replay import LARGE, Replay
 from snapstore.stores.s3.requests import (
+    CRC32,
     Page,
     content_md5,
     crc32,
@@ -39,7 +40,7 @@ from snapstore.stores.s3.requests import (
     too_large,
 )
 from snapstore.stores.s3.slow_path import SlowPath
-from snapstore.stores.s3.template import CRC32, META
+from snapstore.stores.s3.template import META
 
 if TYPE_CHECKING:
     import aiohttp

@@ -28,7 +28,7 @@ from botocore import httpchecksum
 from botocore.exceptions import FlexibleChecksumError, HTTPClientError
 
 from snapstore.stores.s3.client import HTTPSession
-from snapstore.stores.s3.requests import crc32
+from snapstore.stores.s3.requests import CRC32, crc32
 from snapstore.stores.s3.signing import Credentials
 
 if TYPE_CHECKING:
@@ -92,11 +92,12 @@ class Internals:
             self._lookups = self._emitter._lookup_cache  # noqa: SLF001
             self._handlers_of = self._emitter._handlers.prefix_search  # noqa: SLF001
             self._call = type(client)._make_api_call  # noqa: SLF001
-            self._checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         except AttributeError as error:
             raise FastPathUnsupportedError(
                 f"this version of aiobotocore has no {error.name}"
             ) from None
+        self._checksums = {f"x-amz-checksum-{name}": checksums[name] for name in checksums}
         if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
             raise FastPathUnsupportedError("the client's endpoint is not aiobotocore's")
         if type(self._http_session) not in (AIOHTTPSession, HTTPSession):
@@ -172,13 +173,13 @@ class Internals:
             FlexibleChecksumError: It does not match one of them.
         """
         for name, checksum in self._checksums.items():
-            expected = headers.get(f"x-amz-checksum-{name}")
+            expected = headers.get(name)
             # That of a multipart object ends with the number of parts, and is not one of the body.
             if expected is None or "-" in expected:
                 continue
-            found = crc32(data) if name == "crc32" else checksum().handle(data)
+            found = crc32(data) if name == CRC32 else checksum().handle(data)
             if found != expected:
-                raise FlexibleChecksumError(error_msg=f"the {name} differs")
+                raise FlexibleChecksumError(error_msg=f"{name} differs")
 
     def _timeout_of(self, session: aiohttp.ClientSession) -> aiohttp.ClientTimeout:
         """The session's timeout, without one for each read if that would end no request sooner."""

@@ -113,8 +113,7 @@ class Replay:
                 method,
                 request.url,
                 headers=request.headers,
-                # Empty bytes would be sent as a body of length 0.
-                data=(body if len(body) < LARGE else io.BytesIO(body)) if body else None,
+                data=_payload(body),
                 allow_redirects=False,
                 timeout=timeout,
             ) as response:
@@ -154,3 +153,10 @@ class Replay:
         self._templates.drop(operation)
         if not is_server_error and self.breaker.failed(operation):
             logger.debug("no fast path to %s for %g s: circuit open", self._bucket, RESET_TIMEOUT)
+
+
+def _payload(body: bytes) -> memoryview | io.BytesIO | None:
+    """A body as aiohttp takes it without copying it."""
+    if not body:
+        return None  # bytes would be sent as a body of length 0
+    return memoryview(body) if len(body) < LARGE else io.BytesIO(body)

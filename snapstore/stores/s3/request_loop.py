@@ -87,9 +87,10 @@ class RequestLoop:
             if write is not None:
                 write.begin_attempt()
             try:
-                with call.active():
+                with call:
                     # Released while the next attempt is waited for.
-                    async with self.slots, Deadline.current().one_attempt():
+                    async with self.slots, asyncio.timeout(None) as attempt:
+                        Deadline.current().begin_attempt(attempt)
                         result = await request()
             except Exception as error:  # noqa: BLE001 -- the boundary: nothing foreign passes it
                 failure = translate(

@@ -22,6 +22,7 @@ from snapstore.stores.capabilities import ObjectDetails, ObjectLock, ObjectVersi
 from snapstore.stores.s3.conditions import S3Write
 
 __all__ = [
+    "CRC32",
     "DELETED",
     "Page",
     "Requests",
@@ -41,6 +42,9 @@ __all__ = [
 
 T = TypeVar("T")
 Token = TypeVar("Token")
+
+CRC32: Final = "x-amz-checksum-crc32"
+"""The header with the CRC-32 of a body."""
 
 DELETED: Final = "Deleted"
 """Stands in place of a code: the key was deleted."""

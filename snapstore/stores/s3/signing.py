@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -47,6 +48,11 @@ def signed_host(url: str) -> str:
     return host if parts.port in (None, usual) else f"{host}:{parts.port}"
 
 
+@lru_cache(maxsize=1)
+def _timestamp(seconds: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
 class Signer:
     """Signs requests to S3 in one region.
 
@@ -56,8 +62,8 @@ class Signer:
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._key = b""
-        self._key_is_of = ("", "")
+        self._mac = _MAC(b"")
+        self._mac_is_of = ("", "")
 
     def sign(
         self,
@@ -85,7 +91,7 @@ class Signer:
         Returns:
             All headers to send.
         """
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+        now = _timestamp(int(time.time() if at is None else at))
         signed = {**headers, "x-amz-content-sha256": payload, "x-amz-date": now}
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
@@ -96,18 +102,41 @@ class Signer:
         scope = f"{now[:8]}/{self._region}/s3/aws4_request"
         digest = hashlib.sha256(request.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{digest}"
-        key = self._signing_key(credentials.secret_key, now[:8])
-        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        signature = self._signing_mac(credentials.secret_key, now[:8]).hexdigest(text.encode())
         signed["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
             f"SignedHeaders={of}, Signature={signature}"
         )
         return signed
 
-    def _signing_key(self, secret_key: str, date: str) -> bytes:
-        if self._key_is_of != (secret_key, date):
+    def _signing_mac(self, secret_key: str, date: str) -> _MAC:
+        """The MAC by the signing key of a day."""
+        if self._mac_is_of != (secret_key, date):
             key = f"AWS4{secret_key}".encode()
             for part in (date, self._region, "s3", "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key, self._key_is_of = key, (secret_key, date)
-        return self._key
+            self._mac, self._mac_is_of = _MAC(key), (secret_key, date)
+        return self._mac
+
+
+class _MAC:
+    """HMAC-SHA256 by one key, for many messages (RFC 2104, section 4).
+
+    The two hashes are kept as they are after the key. `hmac.digest` begins anew with each message,
+    and takes as long as all the rest of a signature.
+
+    Args:
+        key: The key, of at most 64 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def hexdigest(self, message: bytes) -> str:
+        """The MAC of a message, in hexadecimal."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.hexdigest()

@@ -13,15 +13,13 @@ from yarl import URL
 
 from snapstore.stores.readback import LINEAGE, WRITE_ID
 from snapstore.stores.s3.internals import FastPathUnsupportedError
+from snapstore.stores.s3.requests import CRC32
 from snapstore.stores.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer, signed_host
 
-__all__ = ["CRC32", "META", "SignedRequest", "Template"]
+__all__ = ["META", "SignedRequest", "Template"]
 
 META: Final = "x-amz-meta-"
 """The prefix of the headers with an object's metadata."""
-
-CRC32: Final = "x-amz-checksum-crc32"
-"""The header with the CRC-32 of a body."""
 
 _PER_REQUEST: Final = frozenset(
     {
@@ -143,7 +141,7 @@ class Template(NamedTuple):
         payload = UNSIGNED_PAYLOAD
         if self.signs_body:
             payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
-        signed = self.signer.sign(
+        all_headers = self.signer.sign(
             credentials,
             method=method,
             path=self.path + tail,
@@ -152,7 +150,8 @@ class Template(NamedTuple):
             payload=payload,
         )
         url = URL(f"{self.url}{tail}{'?' if query else ''}{query}", encoded=True)
-        return SignedRequest(url, {**signed, **self.unsigned})
+        all_headers.update(self.unsigned)
+        return SignedRequest(url, all_headers)
 
 
 def _encoded(key: str) -> str:
