@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 import snapstore
-from snapstore.integrations.adapter import StoreAdapter, delete_keys, together
+from snapstore.integrations.adapter import StoreAdapter, both, delete_keys
 from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore, S3ObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault, faults_in_turn
 
@@ -155,7 +155,7 @@ async def test_if_one_fails_the_others_are_cancelled():
         raise snapstore.StorageError("no")
 
     with pytest.raises(snapstore.StorageError, match="no"):
-        await together([wait(), fail()])
+        await both(wait(), fail())
     assert cancelled.is_set()
 
 
@@ -163,8 +163,8 @@ async def number(value):
     return value
 
 
-async def test_results_come_in_order():
-    assert await together(number(value) for value in range(5)) == list(range(5))
+async def test_the_results_of_both_come_in_order():
+    assert await both(number(1), number(2)) == (1, 2)
 
 
 async def test_keys_that_were_not_deleted_are_named():

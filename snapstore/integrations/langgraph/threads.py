@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
-from snapstore.integrations.adapter import both, together
+from snapstore.integrations.adapter import both
 from snapstore.integrations.langgraph.compression import decompress
 from snapstore.integrations.langgraph.keys import Namespace
 from snapstore.integrations.langgraph.records import (
@@ -28,6 +28,7 @@ from snapstore.integrations.langgraph.values import (
     encode_value,
     repeat,
 )
+from snapstore.storage.overlap import overlap
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["Draft", "Loaded", "Threads", "WriteOf"]
@@ -187,7 +188,7 @@ class Threads:
             if new is not None:
                 written.append((new, raw))
         data = encode(record, self.max_bytes)
-        await together(store.put(space.values + new.name, new.frame) for new, _ in written)
+        await overlap(written, lambda one: store.put(space.values + one[0].name, one[0].frame))
         for new, raw in written:
             self._bases.put(space.values + new.name, raw)
         return record, data
@@ -272,7 +273,7 @@ class Threads:
         writes: Sequence[str],
     ) -> Loaded:
         values, found = await both(
-            together(self.value(store, space, record, channel) for channel in record.values),
+            overlap([*record.values], lambda channel: self.value(store, space, record, channel)),
             self.read_writes(store, writes),
         )
         self.remember(space, record)
@@ -327,7 +328,7 @@ class Threads:
         ordered = sorted(keys, key=_stamp_of)
         for key in ordered[-1:]:
             self._stamps.see(_stamp_of(key))
-        objects = await together(self._read_writes(store, key) for key in ordered)
+        objects = await overlap(ordered, partial(self._read_writes, store))
         counting: dict[tuple[str, int], tuple[str, WriteOf]] = {}
         for found in objects:
             if found is None:
