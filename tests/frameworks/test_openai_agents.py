@@ -28,6 +28,7 @@ from openai.types.responses import (
     ResponseOutputText,
 )
 
+from counting import CountingStore
 from snapstore import (
     InvalidIdentifierError,
     SnapshotDecodeError,
@@ -353,22 +354,12 @@ async def test_a_turn_of_a_very_long_conversation_makes_no_segment():
 
 
 async def test_segments_are_read_so_many_at_a_time():
-    reading = most = 0
-
-    class Counts(MemoryObjectStore):
-        async def get(self, key, *, max_bytes):
-            nonlocal reading, most
-            reading += 1
-            most = max(most, reading)
-            await asyncio.sleep(0)
-            reading -= 1
-            return await super().get(key, max_bytes=max_bytes)
-
-    async with SnapstoreSession("user-1", Counts()) as session:
+    objects = CountingStore()
+    async with SnapstoreSession("user-1", objects) as session:
         for number in range(251):
             await session.add_items([item(number + n / 1000) for n in range(200)])
         assert len(await session.get_items()) == 251 * 200
-    assert 50 < most <= 100
+    assert 50 < objects.most <= 100
 
 
 async def test_more_than_fits_is_refused_before_any_request():

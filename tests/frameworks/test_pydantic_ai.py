@@ -25,6 +25,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.test import TestModel
 
+from counting import CountingStore
 from snapstore import (
     OutcomeUnknownError,
     SnapshotDecodeError,
@@ -616,23 +617,13 @@ async def test_what_json_cant_carry_is_refused_before_any_request():
 
 
 async def test_records_are_read_so_many_at_a_time():
-    reading = most = 0
-
-    class Counts(MemoryObjectStore):
-        async def get(self, key, *, max_bytes):
-            nonlocal reading, most
-            reading += 1
-            most = max(most, reading)
-            await asyncio.sleep(0)
-            reading -= 1
-            return await super().get(key, max_bytes=max_bytes)
-
-    async with SnapstoreConversationStore(Counts()) as store:
+    objects = CountingStore()
+    async with SnapstoreConversationStore(objects) as store:
         for number in range(150):
             await talk(store, f"c-{number}", 1)
         assert len(await store.list_conversations()) == 150
         assert len(await store.list_conversations(limit=3)) == 3
-    assert 50 < most <= 100
+    assert 50 < objects.most <= 100
 
 
 async def test_a_long_history_takes_few_requests():

@@ -332,7 +332,7 @@ class Operations:
                 seeded |= dict.fromkeys(left & ancestor.values.keys(), ancestor)
                 left -= ancestor.values.keys()
             seeds = await overlap(
-                [*seeded], lambda channel: threads.value(store, space, seeded[channel], channel)
+                [*seeded], lambda channel: threads.seed(store, space, seeded[channel], channel)
             )
             history.seeds.update(zip(seeded, seeds, strict=True))
             return history

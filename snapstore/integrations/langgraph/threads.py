@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
+from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError, StorageUnavailableError
 from snapstore.integrations.adapter import both
 from snapstore.integrations.langgraph.compression import decompress
 from snapstore.integrations.langgraph.keys import Namespace
@@ -260,10 +260,20 @@ class Threads:
             return await self._load_rest(store, space, record, writes)
         except _ValueGoneError as error:
             gone = error.key
+        await self._check_deleted(store, space, record, gone)
+        return None
+
+    async def _check_deleted(
+        self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, gone: str
+    ) -> None:
+        """Find out whether a checkpoint was deleted, a value of which is gone.
+
+        Raises:
+            SnapshotDecodeError: It was not.
+        """
         key = space.checkpoint(record.checkpoint_id)
-        if await store.get(key, max_bytes=self.max_frame_bytes) is None:
-            return None
-        raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
+        if await store.get(key, max_bytes=self.max_frame_bytes) is not None:
+            raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
 
     async def _load_rest(
         self,
@@ -273,13 +283,34 @@ class Threads:
         writes: Sequence[str],
     ) -> Loaded:
         values, found = await both(
-            overlap([*record.values], lambda channel: self.value(store, space, record, channel)),
+            overlap([*record.values], lambda channel: self._value(store, space, record, channel)),
             self.read_writes(store, writes),
         )
         self.remember(space, record)
         return Loaded(record, dict(zip(record.values, values, strict=True)), found)
 
-    async def value(
+    async def seed(
+        self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, channel: str
+    ) -> Serialized:
+        """The value of a channel in an ancestor of a checkpoint.
+
+        Raises:
+            SnapshotDecodeError: It is damaged, or missing.
+            StorageUnavailableError: The ancestor was deleted since it was read.
+        """
+        try:
+            return await self._value(store, space, record, channel)
+        except _ValueGoneError as error:
+            gone = error.key
+        await self._check_deleted(store, space, record, gone)
+        raise StorageUnavailableError(
+            f"{space.checkpoint(record.checkpoint_id)} was deleted while it was read",
+            operation="get",
+            bucket=store.name,
+            key=gone,
+        )
+
+    async def _value(
         self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, channel: str
     ) -> Serialized:
         """The value of a channel in a checkpoint."""
