@@ -5,6 +5,7 @@
 - A lost response, and a server that does not answer in time, to any request.
 - A call that is cancelled at any request.
 - Any text as an id.
+- An object that is damaged.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from adapters import ADAPTERS, IDS, REFUSED
 from snapstore import (
     BucketNotFoundError,
     InvalidIdentifierError,
+    SnapshotDecodeError,
     StorageError,
     StorageTimeoutError,
 )
@@ -299,3 +301,28 @@ async def test_an_id_that_is_no_text_is_refused_before_any_request(adapter, wron
             with pytest.raises(InvalidIdentifierError):
                 await call(wrong)
     assert not counted.calls
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda body: body[: len(body) // 2], lambda _: b"new"]
+)
+async def test_an_object_that_is_damaged_is_an_error_that_names_it_or_not_needed(adapter, damage):
+    memory = MemoryObjectStore()
+    async with adapter(memory) as subject:
+        for turn in range(20):
+            await subject.add("t", f"{turn} {'new ' * 5_000}")
+        turns = await subject.turns("t")
+    found = []
+    for key, body in memory.objects.items():
+        damaged = MemoryObjectStore()
+        damaged.objects.update(memory.objects | {key: damage(body)})
+        async with adapter(damaged) as subject:
+            try:
+                assert await subject.turns("t") == turns
+            except SnapshotDecodeError as error:
+                found.append((key, error))
+    assert found
+    for key, error in found:
+        assert error.key == key or key in str(error)
+        assert "new" not in str(error).split()
+        assert error.__cause__ is None

@@ -189,7 +189,7 @@ class SnapstoreSessionStore(StoreAdapter):
 
         async def delete(store: ManagedStore) -> None:
             await delete_transcript(store, transcript, records)
-            forget_writers(store, transcript.session)
+            forget_writers(store, transcript)
 
         await self._work(delete)
 

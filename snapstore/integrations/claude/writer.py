@@ -237,16 +237,17 @@ def writer_of(store: ManagedStore, transcript: Transcript) -> Writer:
     return writer
 
 
-def forget_writers(store: ManagedStore, session: str) -> None:
-    """Forget what is known of the transcripts of a session that was deleted.
+def forget_writers(store: ManagedStore, transcript: Transcript) -> None:
+    """Forget what is known of a transcript that was deleted; of a main one, of all its session.
 
     Args:
         store: Where it was.
-        session: What its keys began with.
+        transcript: The transcript.
     """
     writers = _writers.get(store, OrderedDict())
-    for transcript in [known for known in writers if known.session == session]:
-        del writers[transcript]
+    for known in [*writers]:
+        if known == transcript or (transcript.summary and known.session == transcript.session):
+            del writers[known]
 
 
 def _now() -> int:

@@ -239,11 +239,10 @@ async def _hints(
     records: Records, record: ConversationRecord, stored: StoredRecord
 ) -> tuple[str, ...]:
     """Entries from which those that a record may point at are reached."""
-    hints = () if stored.record is None else ends_of(stored.record)
-    if record.forked_from is not None:
+    source = stored.record
+    if source is None and record.forked_from is not None:
         source = (await records.read(record.forked_from)).record
-        hints += () if source is None else ends_of(source)
-    return tuple(dict.fromkeys(hints))
+    return () if source is None else ends_of(source)
 
 
 def _validate_ids(entry_ids: Iterable[str]) -> None:

@@ -332,6 +332,18 @@ async def test_a_session_that_was_deleted_begins_anew(memory):
         assert "custom_title" not in summary["data"]
 
 
+async def test_a_batch_is_there_once_though_a_subagent_is_deleted_before_it_is_sent_again(memory):
+    faulty = FaultyObjectStore(memory)
+    async with SnapstoreSessionStore(faulty) as store:
+        await store.append(SUBAGENT, [entry(1)])
+        faulty.fault = faults_in_turn("put", StoreFault(applied=True))
+        with pytest.raises(OutcomeUnknownError):
+            await store.append(KEY, [without_uuid(1)])
+        await store.delete(SUBAGENT)
+        await store.append(KEY, [without_uuid(1)])
+        assert await store.load(KEY) == [without_uuid(1)]
+
+
 async def test_a_delete_that_is_cut_off_leaves_no_summary_and_can_be_repeated(memory):
     faulty = FaultyObjectStore(memory)
     async with SnapstoreSessionStore(faulty) as store:
