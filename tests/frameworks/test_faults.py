@@ -6,6 +6,7 @@
 - A call that is cancelled at any request.
 - Any text as an id.
 - An object that is damaged.
+- Listings of many pages; other threads and loops; a store that is closed, or shared.
 """
 
 import asyncio
@@ -18,10 +19,12 @@ from snapstore import (
     BucketNotFoundError,
     InvalidIdentifierError,
     SnapshotDecodeError,
+    StorageClosedError,
     StorageError,
     StorageTimeoutError,
+    WrongEventLoopError,
 )
-from snapstore.stores import FileObjectStore, MemoryObjectStore, S3ObjectStore
+from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore, S3ObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
 
 S3 = pytest.param("s3", marks=pytest.mark.s3)
@@ -326,3 +329,55 @@ async def test_an_object_that_is_damaged_is_an_error_that_names_it_or_not_needed
         assert error.key == key or key in str(error)
         assert "new" not in str(error).split()
         assert error.__cause__ is None
+
+
+async def test_listings_of_many_pages_are_read_to_their_end(adapter):
+    class SmallPages(MemoryObjectStore):
+        def scan(self, prefix, *, start_after=None, page_size=1_000):
+            return super().scan(prefix, start_after=start_after, page_size=min(page_size, 2))
+
+        def scan_prefixes(self, prefix, *, delimiter, start_after=None, page_size=1_000):
+            return super().scan_prefixes(
+                prefix, delimiter=delimiter, start_after=start_after, page_size=1
+            )
+
+    turns = [f"{turn} {'x' * 3_000}" for turn in range(45)]
+    async with adapter(SmallPages()) as subject:
+        for turn in turns:
+            await subject.add("t", turn)
+            await subject.add(f"t-{turn[:2]}", turn)
+        assert await subject.turns("t") == turns
+        await subject.delete("t")
+        assert await subject.turns("t") == []
+        for turn in turns:
+            assert await subject.turns(f"t-{turn[:2]}") == [turn]
+
+
+async def test_it_may_be_used_from_any_thread_and_loop(adapter):
+    async with adapter(MemoryObjectStore()) as subject:
+        for turn in range(3):
+            await asyncio.to_thread(asyncio.run, subject.add("t", f"{turn}"))
+        assert await subject.turns("t") == BEFORE
+
+
+async def test_one_that_is_closed_says_so_and_sends_nothing(adapter):
+    counted = FaultyObjectStore(MemoryObjectStore())
+    async with adapter(counted) as subject:
+        await subject.add("t", "0")
+    counted.calls.clear()
+    for call in (subject.turns("t"), subject.add("t", "1"), subject.delete("t")):
+        with pytest.raises(StorageClosedError):
+            await call
+    assert not counted.calls
+
+
+async def test_a_managed_store_is_shared_on_its_own_loop_and_stays_open(adapter):
+    async with ManagedStore(MemoryObjectStore()) as store:
+        for turn in range(3):
+            async with adapter(store) as subject:
+                await subject.add("t", f"{turn}")
+                with pytest.raises(WrongEventLoopError):
+                    await asyncio.to_thread(asyncio.run, subject.turns("t"))
+        assert await adapter(store).turns("t") == BEFORE
+    with pytest.raises(StorageClosedError):
+        await adapter(store).turns("t")
