@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,7 +21,7 @@ from snapstore.stores.base import PAGE_SIZE, UNCONFIRMED, ObjectStore
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.s3.store import S3ObjectStore
 
-__all__ = ["StoreAdapter", "StoreTemplate", "both", "delete_keys", "together"]
+__all__ = ["StoreAdapter", "StoreTemplate", "both", "delete_keys"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -173,31 +173,22 @@ class StoreAdapter:
         )
 
 
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await several coroutines at a time.
-
-    Args:
-        works: The coroutines.
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Await two coroutines at a time.
 
     Returns:
-        The result of each, in their order. If one raises, the others are cancelled and awaited,
-        and its error is raised.
+        The result of each. If one raises, the other is cancelled and awaited, and its error is
+        raised.
     """
-    tasks = [asyncio.ensure_future(work) for work in works]
+    one, other = asyncio.ensure_future(first), asyncio.ensure_future(second)
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.gather(one, other)
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        one.cancel()
+        other.cancel()
+        await asyncio.gather(one, other, return_exceptions=True)
         raise
-
-
-async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """Await two coroutines at a time, as `together`."""
-    works: list[Coroutine[Any, Any, Any]] = [first, second]
-    one, other = await together(works)
-    return one, other
+    return one.result(), other.result()
 
 
 async def delete_keys(store: ManagedStore, keys: Sequence[str]) -> None:

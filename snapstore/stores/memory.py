@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from snapstore.stores.base import (
     PAGE_SIZE,
@@ -27,12 +29,17 @@ _LAST: Final = "\U0010ffff"
 class MemoryObjectStore:
     """Objects of one process, kept for as long as the store is referenced, closed or open.
 
+    A copy (`copy.copy`) has the same objects, and may be used on another thread at the same time.
+
     Attributes:
         objects: The bodies by key: to seed it and to look inside.
         name: `"memory"`.
     """
 
     name = "memory"
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    """Held between a condition and its write, for the threads of all stores: only for a moment."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -53,7 +60,8 @@ class MemoryObjectStore:
 
     async def get(self, key: str, *, max_bytes: int) -> StoredObject | None:
         """See `ObjectStore.get`."""
-        data = self._body(key)
+        with self._lock:
+            data, metadata = self._body(key), self._metadata.get(key, {})
         if data is None:
             return None
         if len(data) > max_bytes:
@@ -62,7 +70,7 @@ class MemoryObjectStore:
                 operation="get",
                 key=key,
             )
-        return StoredObject(data, content_version(data), self._metadata.get(key, {}))
+        return StoredObject(data, content_version(data), metadata)
 
     async def put(
         self,
@@ -73,20 +81,7 @@ class MemoryObjectStore:
         if_none_match: bool = False,
     ) -> Version:
         """See `ObjectStore.put`."""
-        stored = self._body(key)
-        if if_none_match and stored is not None:
-            raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
-        if if_match is not None and not _is_at(stored, if_match):
-            raise PreconditionFailedError(
-                f"{key} is not at the version expected",
-                is_missing=stored is None,
-                operation="put",
-                key=key,
-            )
-        self.objects[key] = data
-        self._modified[key] = datetime.now(UTC)
-        self._metadata.pop(key, None)
-        return content_version(data)
+        return self._write(key, data, {}, if_match, if_none_match)
 
     async def put_with_metadata(
         self,
@@ -99,9 +94,31 @@ class MemoryObjectStore:
     ) -> Version:
         """See `MetadataStore`."""
         data = data() if callable(data) else data
-        version = await self.put(key, data, if_match=if_match, if_none_match=if_none_match)
-        self._metadata[key] = dict(metadata)
-        return version
+        return self._write(key, data, metadata, if_match, if_none_match)
+
+    def _write(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str],
+        if_match: Version | None,
+        if_none_match: bool,
+    ) -> Version:
+        with self._lock:
+            stored = self._body(key)
+            if if_none_match and stored is not None:
+                raise PreconditionFailedError(f"{key} exists", operation="put", key=key)
+            if if_match is not None and not _is_at(stored, if_match):
+                raise PreconditionFailedError(
+                    f"{key} is not at the version expected",
+                    is_missing=stored is None,
+                    operation="put",
+                    key=key,
+                )
+            self.objects[key] = data
+            self._modified[key] = datetime.now(UTC)
+            self._metadata[key] = dict(metadata)
+        return content_version(data)
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
@@ -111,7 +128,7 @@ class MemoryObjectStore:
         while True:
             keys = sorted(
                 key
-                for key in self.objects
+                for key in [*self.objects]
                 if key.startswith(prefix) and (after is None or key > after)
             )
             if not keys:
@@ -154,7 +171,7 @@ class MemoryObjectStore:
             found = sorted(
                 {
                     beginning
-                    for key in self.objects
+                    for key in [*self.objects]
                     if (beginning := beginning_of(key, prefix, delimiter)) is not None
                     and (after is None or (key > after and not after.startswith(beginning)))
                 }
@@ -179,7 +196,8 @@ class MemoryObjectStore:
 
     async def delete(self, keys: Sequence[str]) -> Mapping[str, str]:
         """See `ObjectStore.delete`."""
-        self._remove(keys)
+        with self._lock:
+            self._remove(keys)
         return {}
 
     async def has_conditional_deletes(self, scratch_key: str) -> bool:  # noqa: ARG002
@@ -188,15 +206,16 @@ class MemoryObjectStore:
 
     async def delete_if_match(self, key: str, version: Version) -> None:
         """See `ConditionalDeleteStore`."""
-        stored = self._body(key)
-        if not _is_at(stored, version):
-            raise PreconditionFailedError(
-                f"{key} is not at the version expected",
-                is_missing=stored is None,
-                operation="delete",
-                key=key,
-            )
-        self._remove([key])
+        with self._lock:
+            stored = self._body(key)
+            if not _is_at(stored, version):
+                raise PreconditionFailedError(
+                    f"{key} is not at the version expected",
+                    is_missing=stored is None,
+                    operation="delete",
+                    key=key,
+                )
+            self._remove([key])
 
     def _remove(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -210,3 +229,11 @@ class MemoryObjectStore:
 
 def _is_at(stored: bytes | None, version: Version) -> bool:
     return stored is not None and content_version(stored).etag == version.etag
+
+
+def _renew_lock() -> None:
+    """In a forked child, a thread that held the lock is gone."""
+    MemoryObjectStore._lock = threading.Lock()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_renew_lock)

@@ -28,6 +28,7 @@ from openai.types.responses import (
     ResponseOutputText,
 )
 
+from counting import CountingStore
 from snapstore import (
     InvalidIdentifierError,
     SnapshotDecodeError,
@@ -231,18 +232,148 @@ async def test_going_back_to_an_earlier_point(ours):
     assert await ours.get_items() == []
 
 
-async def test_clearing_leaves_no_object_but_a_segment_that_is_being_written():
+async def test_clearing_leaves_no_object():
     store = MemoryObjectStore()
     async with SnapstoreSession("user-1", store) as session:
         for number in range(10):
             await session.add_items([item(number, 30_000)])
         await session.save_run_state({"a": 1})
-        hour_ago = snapshot_id_at(datetime.now(UTC) - timedelta(hours=2))
-        soon = snapshot_id_at(datetime.now(UTC) + timedelta(minutes=1))
-        for name in (hour_ago, soon):
-            store.objects[f"user-1/segments/{name}.json"] = b'{"items":[]}'
+        for time in (datetime.now(UTC), datetime.now(UTC) - timedelta(hours=2)):
+            store.objects[f"user-1/segments/{snapshot_id_at(time)}.json"] = b'{"items":[]}'
         await session.clear_session()
-    assert list(store.objects) == [f"user-1/segments/{soon}.json"]
+    assert not store.objects
+
+
+async def test_what_is_appended_while_it_is_cleared_is_whole_or_gone():
+    """A turn that makes a segment, before each call of the clearing; clocks don't matter."""
+    meets_at, was_met = 0, True
+    while was_met:
+        meets_at += 1
+        objects = MemoryObjectStore()
+        async with SnapstoreSession("user-1", objects) as other:
+            for number in (0, 1):
+                await other.add_items([item(number) for _ in range(200)])
+            store, was_met = FaultyObjectStore(objects), False
+
+            async def meet(_):
+                nonlocal was_met
+                if len(store.calls) == meets_at and not was_met:  # noqa: B023
+                    was_met = True
+                    for number in (200, 201):
+                        await other.add_items([item(number + n / 1000) for n in range(200)])
+
+            store.fault = meet
+            async with SnapstoreSession("user-1", store) as session:
+                await session.clear_session()
+            numbers = [float(one["content"].split()[1]) for one in await other.get_items()]
+            assert numbers in ([], [n + i / 1000 for n in (200, 201) for i in range(200)])
+            await other.clear_session()
+            assert not objects.objects
+    assert meets_at > 3
+
+
+async def test_a_writer_that_was_at_work_while_it_was_cleared_names_no_segment_that_is_gone():
+    objects = MemoryObjectStore()
+    store, was_met = FaultyObjectStore(objects), False
+    async with SnapstoreSession("u", store) as session, SnapstoreSession("u", objects) as other:
+        await other.add_items([item(number) for number in range(200)])
+
+        async def clear_before_the_head(call):
+            nonlocal was_met
+            if call.operation == "put" and call.keys[0].endswith("head.json") and not was_met:
+                was_met = True
+                await other.clear_session()
+
+        store.fault = clear_before_the_head
+        await session.add_items([item("new")])
+        assert was_met
+        assert await other.get_items() == [item("new")]
+        await other.clear_session()
+    assert not objects.objects
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_an_item_that_was_removed_is_given_back_though_its_segment_stays(applied, caplog):
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with SnapstoreSession("user-1", store) as session:
+        for number in range(2):
+            await session.add_items([item(number, 70_000)])
+        assert await session.pop_item() == item(1, 70_000)
+
+        async def no_deletes(call):
+            return StoreFault(applied=applied) if call.operation == "delete" else None
+
+        store.fault = no_deletes
+        assert await session.pop_item() == item(0, 70_000)
+        assert await session.pop_item() is None
+        assert "left for clear_session" in caplog.text
+        store.fault = no_fault
+        await session.clear_session()
+    assert not store.inner.objects
+
+
+async def test_a_segment_that_is_missing_is_damage_and_no_conflict():
+    store = MemoryObjectStore()
+    async with SnapstoreSession("user-1", store) as session:
+        for number in range(3):
+            await session.add_items([item(number, 70_000)])
+        [gone, *_] = sorted(key for key in store.objects if "/segments/" in key)
+        del store.objects[gone]
+        before = dict(store.objects)
+        for call in (session.get_items, lambda: session.rewind(0)):
+            with pytest.raises(SnapshotDecodeError, match=gone):
+                await call()
+        assert store.objects == before
+        # What does not need it goes on.
+        assert await session.get_items(limit=2) == [item(1, 70_000), item(2, 70_000)]
+        await session.add_items([item(3)])
+        assert await session.pop_item() == item(3)
+
+
+async def test_a_head_of_a_newer_format_is_left_alone():
+    store = MemoryObjectStore()
+    body = b'{"version":2,"segments":[],"tail":[],"more":1}'
+    store.objects["user-1/head.json"] = body
+    async with SnapstoreSession("user-1", store) as session:
+        for call in (session.get_items, session.pop_item, lambda: session.add_items([item(1)])):
+            with pytest.raises(SnapshotDecodeError, match="format 1"):
+                await call()
+        assert store.objects == {"user-1/head.json": body}
+
+
+async def test_a_turn_of_a_very_long_conversation_makes_no_segment():
+    store = FaultyObjectStore(MemoryObjectStore())
+    segments = [{"name": snapshot_id_at(datetime.now(UTC)), "items": 200}] * 3_000
+    head = {"version": 1, "revision": "1", "segments": segments, "tail": []}
+    store.inner.objects["user-1/head.json"] = json.dumps(head).encode()
+    async with SnapstoreSession("user-1", store) as session:
+        for number in range(5):
+            await session.add_items([item(number)])
+        assert not any("/segments/" in key for call in store.calls for key in call.keys)
+        assert await session.count_items() == 600_005
+
+
+async def test_segments_are_read_so_many_at_a_time():
+    objects = CountingStore()
+    async with SnapstoreSession("user-1", objects) as session:
+        for number in range(251):
+            await session.add_items([item(number + n / 1000) for n in range(200)])
+        assert len(await session.get_items()) == 251 * 200
+    assert 50 < objects.most <= 100
+
+
+async def test_more_than_fits_is_refused_before_any_request():
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with SnapstoreSession("user-1", store) as session:
+        large = item(1, 12 * 2**20)
+        with pytest.raises(SnapshotEncodeError, match="items: too large"):
+            await session.add_items([large] * 3)
+        assert not store.calls
+        # Whatever else is in the head, as much as is allowed fits.
+        await session.add_items([item(2, 60_000)])
+        await session.add_items([large] * 2)
+        await session.add_items([large] * 2)
+        assert len(await session.get_items()) == 5
 
 
 async def test_the_state_of_a_run_is_kept_beside_the_items(ours):

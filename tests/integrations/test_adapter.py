@@ -4,14 +4,22 @@ import asyncio
 import copy
 import gc
 import pickle
+import sys
 import threading
 import warnings
+from contextlib import aclosing, suppress
 
 import pytest
 
 import snapstore
-from snapstore.integrations.adapter import StoreAdapter, delete_keys, together
-from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore, S3ObjectStore
+from snapstore.integrations.adapter import StoreAdapter, both, delete_keys
+from snapstore.stores import (
+    FileObjectStore,
+    ManagedStore,
+    MemoryObjectStore,
+    PreconditionFailedError,
+    S3ObjectStore,
+)
 from snapstore.testing import FaultyObjectStore, StoreFault, faults_in_turn
 
 
@@ -23,6 +31,9 @@ class Notes(StoreAdapter):
 
     async def write(self, name, text):
         await self._run(lambda store: store.put(self._base + name, text))
+
+    async def run(self, work):
+        return await self._run(work)
 
     async def read(self, name):
         found = await self._run(lambda store: store.get(self._base + name, max_bytes=100))
@@ -155,7 +166,7 @@ async def test_if_one_fails_the_others_are_cancelled():
         raise snapstore.StorageError("no")
 
     with pytest.raises(snapstore.StorageError, match="no"):
-        await together([wait(), fail()])
+        await both(wait(), fail())
     assert cancelled.is_set()
 
 
@@ -163,8 +174,8 @@ async def number(value):
     return value
 
 
-async def test_results_come_in_order():
-    assert await together(number(value) for value in range(5)) == list(range(5))
+async def test_the_results_of_both_come_in_order():
+    assert await both(number(1), number(2)) == (1, 2)
 
 
 async def test_keys_that_were_not_deleted_are_named():
@@ -183,3 +194,34 @@ async def test_keys_that_were_not_deleted_are_named():
         assert failed["2000"] == "Unconfirmed"
         await delete_keys(store, sorted(failed))
     assert not inner.objects
+
+
+@pytest.fixture
+def switches_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+async def test_adapters_of_several_threads_may_share_objects_in_memory(switches_often):
+    objects = MemoryObjectStore()
+    await objects.put("count", b"0")
+
+    async def count(store):
+        counted = 0
+        while counted < 300:
+            stored = await store.get("count", max_bytes=99)
+            following = b"%d" % (int(stored.data) + 1)
+            with suppress(PreconditionFailedError):
+                await store.put("count", following, if_match=stored.version)
+                await store.put(f"{id(store)}/{counted}", b"")
+                counted += 1
+            async with aclosing(store.scan("")) as pages:
+                assert "count" in await anext(pages)
+
+    adapters = [Notes(objects) for _ in range(3)]
+    await asyncio.gather(*(adapter.run(count) for adapter in adapters))
+    for adapter in adapters:
+        await adapter.aclose()
+    assert objects.objects["count"] == b"900"

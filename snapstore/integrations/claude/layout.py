@@ -8,9 +8,10 @@
     <prefix>@snapstore/compactions/<project>/<session>/transcript.json
     <prefix>@snapstore/compactions/<project>/<session>/subpaths/<subpath>.json
 
-Each id is one segment, percent-encoded as by `encodeURIComponent` (ECMA-262, section 19.2.6.4). No
-project has the segment `@snapstore`, since that would be `%40snapstore`. The reference adapter for
-Python writes ids as they are, so that the `/` of a subpath makes directories: those are read, too.
+Each id is one segment, percent-encoded as by `encodeURIComponent` (ECMA-262, section 19.2.6.4); in
+what is our own, under `@snapstore`, a segment as `to_segment` makes it. No project has the segment
+`@snapstore`, since that would be `%40snapstore`. The reference adapter for Python writes ids as
+they are, so that the `/` of a subpath makes directories: those are read, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from snapstore.errors import InvalidIdentifierError
+from snapstore.integrations.segments import to_segment
 from snapstore.model.keys import MAX_KEY_BYTES
 
 __all__ = [
@@ -89,14 +91,14 @@ class Layout:
         """
         project, session = _segment(key, "project_key"), _segment(key, "session_id")
         directory = f"{self._base}{project}/{session}/"
-        records = f"{self._base}{_OWN}compactions/{project}/{session}/"
+        records = self.compactions(key)
         if key.get("subpath") is None:
-            summary = f"{self._base}{_OWN}summaries/{project}/{session}.json"
+            summary = f"{self.summaries(key['project_key'])}{_own_segment(key, 'session_id')}.json"
             found = Transcript(directory, directory, None, f"{records}transcript.json", summary)
         else:
             subpath = _segment(key, "subpath")
             nested = f"{directory}{key['subpath']}/" if _is_nested(key["subpath"]) else None
-            record = f"{records}subpaths/{subpath}.json"
+            record = f"{records}subpaths/{_own_segment(key, 'subpath')}.json"
             found = Transcript(directory, f"{directory}{subpath}/", nested, record, None)
         longest = max(len(found.directory) + _LONGEST_PART, len(found.compaction))
         longest += len(self._base.encode()) - len(self._base)
@@ -113,12 +115,12 @@ class Layout:
 
     def summaries(self, project_key: str) -> str:
         """What the keys of all summaries of a project begin with."""
-        project = _segment({"project_key": project_key}, "project_key")
+        project = _own_segment({"project_key": project_key}, "project_key")
         return f"{self._base}{_OWN}summaries/{project}/"
 
     def compactions(self, key: Mapping[str, Any]) -> str:
         """What the keys of all records of compactions of a session begin with."""
-        project, session = _segment(key, "project_key"), _segment(key, "session_id")
+        project, session = _own_segment(key, "project_key"), _own_segment(key, "session_id")
         return f"{self._base}{_OWN}compactions/{project}/{session}/"
 
 
@@ -188,6 +190,12 @@ def _segment(key: Mapping[str, Any], name: str) -> str:
         raise InvalidIdentifierError(f"{name} can't be written in UTF-8") from None
     # As a segment of a path they would be another directory.
     return segment.replace(".", "%2E") if segment in {".", ".."} else segment
+
+
+def _own_segment(key: Mapping[str, Any], name: str) -> str:
+    """A segment that a file can have as its name, with an ending: the layout gives none for it."""
+    _segment(key, name)
+    return to_segment(key[name], name)
 
 
 def _is_nested(subpath: str) -> bool:

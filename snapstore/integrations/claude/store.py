@@ -54,7 +54,8 @@ class SnapstoreSessionStore(StoreAdapter):
         store: Where the transcripts go: an object store that is not open, or a `ManagedStore`.
         prefix: What all keys begin with; closing `/` are taken off. `""` for none.
         timeout: Seconds that each request may take, its retries included; `None` for no deadline.
-            The SDK gives up a call after 60 seconds. A `ManagedStore` has its own instead.
+            A `ManagedStore` has its own instead. Unless that is `None`, an append may take 35
+            seconds with all of its requests: the SDK gives it up after 60.
 
     Raises:
         TypeError: The store uses an S3 client that was passed in.
@@ -188,7 +189,7 @@ class SnapstoreSessionStore(StoreAdapter):
 
         async def delete(store: ManagedStore) -> None:
             await delete_transcript(store, transcript, records)
-            forget_writers(store, transcript.session)
+            forget_writers(store, transcript)
 
         await self._work(delete)
 

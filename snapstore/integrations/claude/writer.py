@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from snapstore.errors import StorageUnavailableError
+from snapstore.errors import StorageTimeoutError, StorageUnavailableError
 from snapstore.integrations.claude.entries import decode_part
 from snapstore.integrations.claude.layout import (
     Transcript,
@@ -37,12 +37,16 @@ from snapstore.stores.base import PreconditionFailedError, Version
 from snapstore.stores.managed import ManagedStore
 from snapstore.stores.retry import full_jitter
 
-__all__ = ["Writer", "forget_writers", "writer_of"]
+__all__ = ["SECONDS", "Writer", "forget_writers", "writer_of"]
 
 _MOST_WRITERS: Final = 1_024
 """Transcripts whose state a store keeps in memory. Any other is looked at again."""
 
 _ATTEMPTS: Final = 16
+
+SECONDS: Final = 35.0
+"""How long an append may take, with all of its requests. The SDK gives up after 60 seconds, which
+opening the store counts to, and does not send the batch again then."""
 
 
 class _Pending(NamedTuple):
@@ -101,6 +105,28 @@ class Writer:
             StorageError: It was not appended, or it is not known whether it was, or the summary
                 was not written. To append it again repeats nothing.
         """
+        timeout = asyncio.timeout(None if store.timeout is None else SECONDS)
+        try:
+            async with timeout:
+                await self._append_in_turn(store, key, data)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+        else:
+            return
+        # Outside of the handler: what was interrupted must not be in the chain.
+        raise StorageTimeoutError(
+            f"a batch of {self._transcript.directory} was not appended within {SECONDS:g} s, by "
+            "all requests together; append it again",
+            operation="put",
+            bucket=store.name,
+            key=self._transcript.directory,
+            outcome="unknown",
+        )
+
+    async def _append_in_turn(
+        self, store: ManagedStore, key: Mapping[str, Any], data: bytes
+    ) -> None:
         async with self._lock:
             try:
                 await self._append(store, key, data)
@@ -211,16 +237,17 @@ def writer_of(store: ManagedStore, transcript: Transcript) -> Writer:
     return writer
 
 
-def forget_writers(store: ManagedStore, session: str) -> None:
-    """Forget what is known of the transcripts of a session that was deleted.
+def forget_writers(store: ManagedStore, transcript: Transcript) -> None:
+    """Forget what is known of a transcript that was deleted; of a main one, of all its session.
 
     Args:
         store: Where it was.
-        session: What its keys began with.
+        transcript: The transcript.
     """
     writers = _writers.get(store, OrderedDict())
-    for transcript in [known for known in writers if known.session == session]:
-        del writers[transcript]
+    for known in [*writers]:
+        if known == transcript or (transcript.summary and known.session == transcript.session):
+            del writers[known]
 
 
 def _now() -> int:

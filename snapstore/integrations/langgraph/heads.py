@@ -28,6 +28,7 @@ _CACHED_BYTES: Final = 2**20
 _SUPERSEDED: Final = (
     "another run has gone on from the same checkpoint; run again, which goes on from the newest"
 )
+_DELETED: Final = "the checkpoint that it goes on from was deleted"
 _BEHIND: Final = (
     "the newest one has a greater id, so it would never be read; the clock of this machine is "
     "behind that of another writer"
@@ -93,7 +94,8 @@ class Heads:
                 version = head.version  # it was stored by an earlier call, whose response was lost
                 break
             if head.checkpoint_id != record.parent_id and not may_fork:
-                raise self._conflict(store, space)
+                is_older = (head.checkpoint_id or "") < (record.parent_id or "")
+                raise self._conflict(store, space, _DELETED if is_older else _SUPERSEDED)
             if head.checkpoint_id is not None and head.checkpoint_id > record.checkpoint_id:
                 raise self._conflict(store, space, _BEHIND)
             try:
@@ -106,7 +108,7 @@ class Heads:
             await asyncio.sleep(full_jitter(attempt))
             head = await self._look(store, space)
         else:
-            raise self._conflict(store, space)
+            raise self._conflict(store, space, _SUPERSEDED)
         await store.put(key, data)
         self._threads.remember(space, record)
         self._known.put(space.root, _Head(record.checkpoint_id, version))
@@ -131,9 +133,7 @@ class Heads:
         return head
 
     @staticmethod
-    def _conflict(
-        store: ManagedStore, space: Namespace, why: str = _SUPERSEDED
-    ) -> SnapshotConflictError:
+    def _conflict(store: ManagedStore, space: Namespace, why: str) -> SnapshotConflictError:
         return SnapshotConflictError(
             f"a checkpoint of {space.root} was not stored: {why}",
             operation="put",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from snapstore.integrations.adapter import both, together
+from snapstore.integrations.adapter import both
 from snapstore.integrations.langgraph.keys import Namespace
 from snapstore.integrations.langgraph.records import StoredCheckpoint
 from snapstore.integrations.langgraph.scanning import ids_before
 from snapstore.integrations.langgraph.threads import Threads, WriteOf
+from snapstore.storage.overlap import overlap
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["ancestors", "writes_of_all"]
@@ -62,7 +63,7 @@ async def _read_ahead(
         threads.record(store, space, checkpoint_id),
         ids_before(store, space, checkpoint_id, _AT_A_TIME - 1),
     )
-    others = await together(threads.record(store, space, one) for one in ids)
+    others = await overlap(ids, lambda one: threads.record(store, space, one))
     return {found.checkpoint_id: found for found in (first, *others) if found is not None}
 
 
@@ -70,10 +71,4 @@ async def writes_of_all(
     store: ManagedStore, threads: Threads, space: Namespace, records: Sequence[StoredCheckpoint]
 ) -> list[list[WriteOf]]:
     """The writes of each of these checkpoints."""
-    found: list[list[WriteOf]] = []
-    for start in range(0, len(records), _AT_A_TIME):
-        some = records[start : start + _AT_A_TIME]
-        found += await together(
-            threads.writes(store, space, record.checkpoint_id) for record in some
-        )
-    return found
+    return await overlap(records, lambda record: threads.writes(store, space, record.checkpoint_id))

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from snapstore.integrations.adapter import together
 from snapstore.integrations.langgraph.keys import Namespace, thread_root
 from snapstore.integrations.langgraph.records import StoredCheckpoint
 from snapstore.integrations.langgraph.scanning import all_keys, ids_before, namespaces, roots
 from snapstore.integrations.langgraph.threads import Loaded, Threads
+from snapstore.storage.overlap import overlap
 from snapstore.stores.base import PAGE_SIZE
 from snapstore.stores.managed import ManagedStore
 
@@ -65,7 +65,7 @@ class Listing:
             return None
         size = _AT_A_TIME if self._left is None else min(self._left, _AT_A_TIME)
         some = [self._found.popleft() for _ in range(min(size, len(self._found)))]
-        records = await together(self._threads.record(store, space, one) for one, space in some)
+        records = await overlap(some, lambda one: self._threads.record(store, one[1], one[0]))
         matching = [
             (space, record)
             for (_, space), record in zip(some, records, strict=True)
@@ -73,7 +73,7 @@ class Listing:
         ]
         if self._left is not None:
             self._left -= len(matching)
-        loaded = await together(self._complete(store, *found) for found in matching)
+        loaded = await overlap(matching, lambda found: self._complete(store, *found))
         return [one for one in loaded if one is not None]
 
     async def _complete(
@@ -108,7 +108,7 @@ class Listing:
         elif len(spaces) == 1:
             await self._page(store, spaces[0], wanted.before)
         else:
-            ids = await together(ids_before(store, space, wanted.before) for space in spaces)
+            ids = await overlap(spaces, lambda space: ids_before(store, space, wanted.before))
             pairs = [(one, space) for space, some in zip(spaces, ids, strict=True) for one in some]
             self._found.extend(sorted(pairs, reverse=True))
 

@@ -6,23 +6,35 @@ checkpoint without its values, and the next one removes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
-from snapstore.integrations.adapter import delete_keys, together
+from snapstore.integrations.adapter import delete_keys
 from snapstore.integrations.langgraph.history import ancestors
 from snapstore.integrations.langgraph.keys import Namespace, thread_root
 from snapstore.integrations.langgraph.records import StoredCheckpoint, encode
 from snapstore.integrations.langgraph.scanning import all_keys, ids_before, namespaces, roots
 from snapstore.integrations.langgraph.threads import Threads
+from snapstore.storage.overlap import overlap
 from snapstore.stores.capabilities import CopyingStore, SweepableStore, capability
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["copy_thread", "delete_for_runs", "delete_thread", "prune_thread"]
 
-_AT_A_TIME: Final = 32
+
+class _Kept(NamedTuple):
+    """What stays of a checkpoint, beside itself: the objects that have its values."""
+
+    checkpoint_id: str
+    bases: frozenset[str]
+
+    @classmethod
+    def of(cls, record: StoredCheckpoint) -> _Kept:
+        bases = (value.base for value in record.values.values())
+        return cls(record.checkpoint_id, frozenset(base for base in bases if base))
 
 
 async def delete_thread(store: ManagedStore, threads: Threads, base: str, thread_id: str) -> None:
@@ -69,7 +81,7 @@ async def prune_thread(
             continue
         needed = set(counters(newest)) - newest.values.keys()
         kept = [newest, *await ancestors(store, threads, space, newest, needed)]
-        await _keep_only(store, threads, space, kept, newest.checkpoint_id)
+        await _keep_only(store, threads, space, [*map(_Kept.of, kept)], newest.checkpoint_id)
 
 
 async def delete_for_runs(
@@ -90,12 +102,13 @@ async def delete_for_runs(
     """
     for thread in await roots(store, base):
         for space in await namespaces(store, thread):
+
+            async def look(one: str, space: Namespace = space) -> _Kept | None:
+                record = await threads.record(store, space, one)
+                return None if record is None or run_of(record) in run_ids else _Kept.of(record)
+
             ids = await ids_before(store, space, None)
-            kept: list[StoredCheckpoint] = []
-            for start in range(0, len(ids), _AT_A_TIME):
-                some = ids[start : start + _AT_A_TIME]
-                found = await together(threads.record(store, space, one) for one in some)
-                kept += [one for one in found if one and run_of(one) not in run_ids]
+            kept = [found for found in await overlap(ids, look) if found is not None]
             if len(kept) < len(ids):
                 await _keep_only(store, threads, space, kept, ids[0])
 
@@ -104,7 +117,7 @@ async def _keep_only(
     store: ManagedStore,
     threads: Threads,
     space: Namespace,
-    kept: Sequence[StoredCheckpoint],
+    kept: Collection[_Kept],
     newest: str,
 ) -> None:
     """Delete what no kept checkpoint needs, but not what runs under way have written since.
@@ -116,8 +129,8 @@ async def _keep_only(
         kept: The checkpoints that stay.
         newest: The greatest id that was listed. What has a greater one stays.
     """
-    ids = {record.checkpoint_id for record in kept}
-    bases = {value.base for record in kept for value in record.values.values() if value.base}
+    ids = {one.checkpoint_id for one in kept}
+    bases = {base for one in kept for base in one.bases}
     gone: list[str] = []
     if newest not in ids and await store.get(space.head, max_bytes=threads.max_frame_bytes):
         gone.append(space.head)
@@ -170,9 +183,6 @@ async def copy_thread(
         # Listed first: what is written meanwhile may be copied, but no checkpoint without it.
         ids = (await ids_before(store, space, None))[::-1]
         keys = [*await all_keys(store, space.values), *await all_keys(store, space.all_writes)]
-        for start in range(0, len(keys), _AT_A_TIME):
-            await together(copy(key) for key in keys[start : start + _AT_A_TIME])
-        older, newest = ids[:-1], ids[-1:]
-        for start in range(0, len(older), _AT_A_TIME):
-            await together(rewrite(space, one) for one in older[start : start + _AT_A_TIME])
-        await together(rewrite(space, one) for one in newest)
+        await overlap(keys, copy)
+        for some in (ids[:-1], ids[-1:]):
+            await overlap(some, partial(rewrite, space))

@@ -23,7 +23,6 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol  # noqa: TC002 -- as above
 
 from snapstore.errors import InvalidIdentifierError
-from snapstore.integrations.adapter import together
 from snapstore.integrations.langgraph.configs import (
     checkpoint_id_of,
     config_of,
@@ -51,6 +50,7 @@ from snapstore.integrations.langgraph.records import (
 )
 from snapstore.integrations.langgraph.scanning import newest_id
 from snapstore.integrations.langgraph.threads import Loaded, Threads, WriteOf
+from snapstore.storage.overlap import overlap
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["History", "Operation", "Operations"]
@@ -331,9 +331,8 @@ class Operations:
                         history.writes[write.channel].append(write)
                 seeded |= dict.fromkeys(left & ancestor.values.keys(), ancestor)
                 left -= ancestor.values.keys()
-            seeds = await together(
-                threads.value(store, space, ancestor, channel)
-                for channel, ancestor in seeded.items()
+            seeds = await overlap(
+                [*seeded], lambda channel: threads.seed(store, space, seeded[channel], channel)
             )
             history.seeds.update(zip(seeded, seeds, strict=True))
             return history

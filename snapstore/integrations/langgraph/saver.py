@@ -303,7 +303,7 @@ class SnapstoreSaver(StoreAdapter, BaseCheckpointSaver[str]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """What delta channels are rebuilt from: a value of an ancestor, and the writes since.
 
-        Ancestors are read 32 at a time, and so are their writes.
+        Ancestors are read 32 at a time, and then the writes of up to 100 at a time.
 
         Args:
             config: It names the checkpoint.

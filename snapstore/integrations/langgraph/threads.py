@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
-from snapstore.integrations.adapter import both, together
+from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError, StorageUnavailableError
+from snapstore.integrations.adapter import both
 from snapstore.integrations.langgraph.compression import decompress
 from snapstore.integrations.langgraph.keys import Namespace
 from snapstore.integrations.langgraph.records import (
@@ -28,6 +28,7 @@ from snapstore.integrations.langgraph.values import (
     encode_value,
     repeat,
 )
+from snapstore.storage.overlap import overlap
 from snapstore.stores.managed import ManagedStore
 
 __all__ = ["Draft", "Loaded", "Threads", "WriteOf"]
@@ -187,7 +188,7 @@ class Threads:
             if new is not None:
                 written.append((new, raw))
         data = encode(record, self.max_bytes)
-        await together(store.put(space.values + new.name, new.frame) for new, _ in written)
+        await overlap(written, lambda one: store.put(space.values + one[0].name, one[0].frame))
         for new, raw in written:
             self._bases.put(space.values + new.name, raw)
         return record, data
@@ -259,10 +260,20 @@ class Threads:
             return await self._load_rest(store, space, record, writes)
         except _ValueGoneError as error:
             gone = error.key
+        await self._check_deleted(store, space, record, gone)
+        return None
+
+    async def _check_deleted(
+        self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, gone: str
+    ) -> None:
+        """Find out whether a checkpoint was deleted, a value of which is gone.
+
+        Raises:
+            SnapshotDecodeError: It was not.
+        """
         key = space.checkpoint(record.checkpoint_id)
-        if await store.get(key, max_bytes=self.max_frame_bytes) is None:
-            return None
-        raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
+        if await store.get(key, max_bytes=self.max_frame_bytes) is not None:
+            raise SnapshotDecodeError(f"{key} needs {gone}, which does not exist", key=key)
 
     async def _load_rest(
         self,
@@ -272,13 +283,34 @@ class Threads:
         writes: Sequence[str],
     ) -> Loaded:
         values, found = await both(
-            together(self.value(store, space, record, channel) for channel in record.values),
+            overlap([*record.values], lambda channel: self._value(store, space, record, channel)),
             self.read_writes(store, writes),
         )
         self.remember(space, record)
         return Loaded(record, dict(zip(record.values, values, strict=True)), found)
 
-    async def value(
+    async def seed(
+        self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, channel: str
+    ) -> Serialized:
+        """The value of a channel in an ancestor of a checkpoint.
+
+        Raises:
+            SnapshotDecodeError: It is damaged, or missing.
+            StorageUnavailableError: The ancestor was deleted since it was read.
+        """
+        try:
+            return await self._value(store, space, record, channel)
+        except _ValueGoneError as error:
+            gone = error.key
+        await self._check_deleted(store, space, record, gone)
+        raise StorageUnavailableError(
+            f"{space.checkpoint(record.checkpoint_id)} was deleted while it was read",
+            operation="get",
+            bucket=store.name,
+            key=gone,
+        )
+
+    async def _value(
         self, store: ManagedStore, space: Namespace, record: StoredCheckpoint, channel: str
     ) -> Serialized:
         """The value of a channel in a checkpoint."""
@@ -327,7 +359,7 @@ class Threads:
         ordered = sorted(keys, key=_stamp_of)
         for key in ordered[-1:]:
             self._stamps.see(_stamp_of(key))
-        objects = await together(self._read_writes(store, key) for key in ordered)
+        objects = await overlap(ordered, partial(self._read_writes, store))
         counting: dict[tuple[str, int], tuple[str, WriteOf]] = {}
         for found in objects:
             if found is None:

@@ -4,8 +4,9 @@ A conversation grows by a message at a time, and each checkpoint has all of it. 
 becomes an object of its own, its *base*. Later values are compressed with the base as dictionary,
 which leaves little more than what is new, and lie in their checkpoints: to read one takes one
 request beside that for the checkpoint. When the checkpoints since a base have taken as many bytes
-as another base would, the next value is a base. For a list that grows evenly this is least, but for
-a constant factor.
+as another base would, the next value is a base. For a list that grows evenly this is least for one
+base to each value: the n-th checkpoint takes the bytes of about the square root of 2 n items, where
+the whole list has n. Of data that does not compress, 300 checkpoints take a ninth.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ import time
 
 import pytest
 from claude_agent_sdk import list_sessions_from_store, project_key_for_directory
-from claude_agent_sdk._internal.transcript_mirror_batcher import TranscriptMirrorBatcher
+from claude_agent_sdk._internal.transcript_mirror_batcher import (
+    SEND_TIMEOUT_SECONDS,
+    TranscriptMirrorBatcher,
+)
 
 from snapstore import OutcomeUnknownError, StorageClosedError, StorageUnavailableError
 from snapstore.errors import StorageTimeoutError
-from snapstore.integrations.claude import SnapstoreSessionStore
+from snapstore.integrations.claude import SnapstoreSessionStore, writer
 from snapstore.stores import ManagedStore, MemoryObjectStore
-from snapstore.testing import FaultyObjectStore, StoreFault, faults_in_turn
+from snapstore.testing import FaultyObjectStore, LatencyObjectStore, StoreFault, faults_in_turn
 from transcripts import (
     DIRECTORY,
     KEY,
@@ -329,6 +332,18 @@ async def test_a_session_that_was_deleted_begins_anew(memory):
         assert "custom_title" not in summary["data"]
 
 
+async def test_a_batch_is_there_once_though_a_subagent_is_deleted_before_it_is_sent_again(memory):
+    faulty = FaultyObjectStore(memory)
+    async with SnapstoreSessionStore(faulty) as store:
+        await store.append(SUBAGENT, [entry(1)])
+        faulty.fault = faults_in_turn("put", StoreFault(applied=True))
+        with pytest.raises(OutcomeUnknownError):
+            await store.append(KEY, [without_uuid(1)])
+        await store.delete(SUBAGENT)
+        await store.append(KEY, [without_uuid(1)])
+        assert await store.load(KEY) == [without_uuid(1)]
+
+
 async def test_a_delete_that_is_cut_off_leaves_no_summary_and_can_be_repeated(memory):
     faulty = FaultyObjectStore(memory)
     async with SnapstoreSessionStore(faulty) as store:
@@ -380,6 +395,20 @@ async def test_a_request_that_hangs_ends_by_its_deadline(memory):
         for call in (store.append(KEY, [entry(1)]), store.load(KEY), store.list_sessions(PROJECT)):
             with pytest.raises(StorageTimeoutError):
                 await call
+
+
+async def test_an_append_of_slow_requests_ends_before_the_sdk_gives_up(memory, monkeypatch):
+    assert writer.SECONDS + 20 < SEND_TIMEOUT_SECONDS  # opening takes no longer than a request
+    monkeypatch.setattr(writer, "SECONDS", 0.3)
+    async with SnapstoreSessionStore(memory) as store:
+        await store.append(KEY, [entry(1)])
+    async with SnapstoreSessionStore(LatencyObjectStore(memory, 0.11), timeout=0.2) as store:
+        with pytest.raises(StorageTimeoutError, match="all requests together") as caught:
+            await store.append(KEY, [without_uuid(2)])
+        assert caught.value.outcome == "unknown"
+        monkeypatch.setattr(writer, "SECONDS", 30)
+        await store.append(KEY, [without_uuid(2)])
+        assert [found["n"] for found in await store.load(KEY)] == [1, 2]
 
 
 async def test_a_cancelled_append_leaves_the_batch_or_nothing(memory):

@@ -13,6 +13,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 import snapstore
 from checkpoints import checkpoint_with, config_of, id_of, ids_of, put_values, values_of
+from counting import CountingStore
 from snapstore.integrations.langgraph import SnapstoreSaver
 from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore
 
@@ -556,3 +557,19 @@ def test_versions_grow(current):
     number = 1 if current is None else 5
     assert following.startswith(f"{number:032}.")
     assert saver.get_next_version(following, None) > following
+
+
+async def test_writes_and_checkpoints_are_read_so_many_at_a_time():
+    objects = CountingStore()
+    async with SnapstoreSaver(objects) as saver:
+        config = await put_values(saver, config_of(), {"ch": 1}, run_id="run")
+        for number in range(300):
+            await saver.aput_writes(config, [("ch", number)], f"{number:03}")
+        assert [one[2] for one in (await saver.aget_tuple(config)).pending_writes] == [*range(300)]
+        assert 50 < objects.most <= 101  # the checkpoint is read beside them
+        for number in range(150):
+            config = await put_values(saver, config, {"ch": number}, run_id="run")
+        objects.most = 0
+        await saver.adelete_for_runs(["another"])
+        assert 50 < objects.most <= 100
+        assert len(await ids_of(saver, config_of())) == 151
