@@ -356,3 +356,6 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks.requests")
         session.run("python", "-m", "benchmarks.sessions")
         session.run("python", "-m", "benchmarks.startup")
+        session.run("python", "-m", "benchmarks.adapters")
+    elif "--short" in session.posargs:
+        session.run("python", "-m", "benchmarks.adapters", "--short")
