@@ -54,7 +54,9 @@ PACKAGES = (
 )
 NOTE = (
     "CPU is that of this process, with all its threads, but not that of a database. The part of "
-    "the framework itself is in it: the rows in memory show how much that is."
+    "the framework itself is in it: the rows in memory show how much that is. A turn is a run of "
+    "an agent or a graph; with Pydantic AI it loads the conversation and saves it; for the Claude "
+    "Agent SDK it is the append of a question and an answer."
 )
 COLUMNS = (
     "",
@@ -134,19 +136,23 @@ async def compare(stub: StubClient, contestant: Contestant, places: Places, plan
         UnequalWorkError: It was not resumed as it was.
     """
     chosen = random.Random(plan.turns)  # noqa: S311 -- text
+    said = [
+        " ".join(chosen.choices(WORDS, k=words))
+        for _ in range(plan.turns)
+        for words in (QUESTION, ANSWER)
+    ]
+    different = f"{contestant.name} has not resumed what was said"
     before = await bytes_in(contestant.place, places)
     costs: list[Cost] = []
     async with AsyncExitStack() as stack:
         talk = contestant.make(places)
         await talk.start(stack)
         gc.collect()  # what an earlier one left behind is not for this one
-        for _ in range(plan.turns):
-            question = " ".join(chosen.choices(WORDS, k=QUESTION))
-            answer = " ".join(chosen.choices(WORDS, k=ANSWER))
+        for question, answer in zip(said[::2], said[1::2], strict=True):
             costs.append((await measured(stub, talk.turn(question, answer)))[0])
         await talk.tidy()
         if contestant.place == "memory":
-            require(await talk.resume() == plan.turns, f"{contestant.name} lacks turns")
+            require(await talk.resume() == said, different)
             return Row(contestant, median_of(costs[plan.warm_up :]), None, None)
     again: list[Cost] = []
     gc.collect()
@@ -156,7 +162,7 @@ async def compare(stub: StubClient, contestant: Contestant, places: Places, plan
             await talk.start(stack)
             cost, found = await measured(stub, talk.resume())
             again.append(cost)
-            require(found == plan.turns, f"{contestant.name} has resumed {found} turns")
+            require(found == said, different)
     stored = await bytes_in(contestant.place, places) - before
     return Row(contestant, median_of(costs[plan.warm_up :]), stored, median_of(again))
 

@@ -72,10 +72,10 @@ class LangGraph(Talk):
         self._answer = answer
         await self._graph.ainvoke({"messages": [("user", question)]}, self._config)
 
-    async def resume(self) -> int:
+    async def resume(self) -> list[str]:
         """See `Talk.resume`."""
         state = await self._graph.aget_state(self._config)
-        return len(state.values["messages"]) // 2
+        return [message.content for message in state.values["messages"]]
 
 
 def _saver(places: Places, module: str, name: str) -> Any:
@@ -138,9 +138,10 @@ class OpenAI(Talk):
         self._model.answer = answer
         await Runner.run(self._agent, question, session=self._session)
 
-    async def resume(self) -> int:
+    async def resume(self) -> list[str]:
         """See `Talk.resume`."""
-        return len(await self._session.get_items()) // 2
+        contents: list[Any] = [item.get("content") for item in await self._session.get_items()]
+        return [one if isinstance(one, str) else one[0]["text"] for one in contents]
 
 
 def _our_session(places: Places) -> Session:
@@ -180,10 +181,11 @@ class Pydantic(Talk):
         result = await self._agent.run(question, conversation=conversation, model=model)
         await self._store.save(result)
 
-    async def resume(self) -> int:
+    async def resume(self) -> list[str]:
         """See `Talk.resume`."""
         conversation = await self._store.load(NAME)
-        return 0 if conversation is None else len(conversation.messages) // 2
+        messages: list[Any] = [] if conversation is None else [*conversation.messages]
+        return [message.parts[0].content for message in messages]
 
 
 def _our_conversations(places: Places) -> ConversationStore:
@@ -241,9 +243,10 @@ class Strands(Talk):
         agent = self._agent = self._agent or await self._made()
         await agent.invoke_async(question)
 
-    async def resume(self) -> int:
+    async def resume(self) -> list[str]:
         """See `Talk.resume`."""
-        return len((await self._made()).messages) // 2
+        messages: list[Any] = [*(await self._made()).messages]
+        return [message["content"][0]["text"] for message in messages]
 
     async def _made(self) -> StrandsAgent:
         # Off the loop: the agent is restored while it is made, which blocks.

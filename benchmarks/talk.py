@@ -44,8 +44,8 @@ class Talk(ABC):
         """Run a turn, and save it."""
 
     @abstractmethod
-    async def resume(self) -> int:
-        """Load the conversation; returns of how many turns it is."""
+    async def resume(self) -> list[str]:
+        """Load the conversation; returns the questions and answers, in their order."""
 
     async def tidy(self) -> None:
         """Do what is to be done from time to time; it is not measured."""

@@ -44,11 +44,11 @@ class Claude(Talk):
         said = [self._entry("user", question), self._entry("assistant", answer)]
         await self._store.append(self._session, said)
 
-    async def resume(self) -> int:
+    async def resume(self) -> list[str]:
         """See `Talk.resume`."""
         entries = await self._store.load(self._session)
         await self._store.list_subkeys(self._session)
-        return len(entries) // 2
+        return [entry["message"]["content"][0]["text"] for entry in entries]
 
     async def tidy(self) -> None:
         """See `Talk.tidy`."""
