@@ -325,6 +325,13 @@ def frameworks(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def recipes(session: nox.Session) -> None:
+    """Run the programs that keep the state of frameworks for which there is no adapter."""
+    session.install("-e", ".", *dependencies("recipes"))
+    session.run("python", *PYTEST, "tests/docs/recipes", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def simulate(session: nox.Session) -> None:
     """Simulate writers on an unreliable wire: `nox -s simulate -- --schedules=100000`."""
     session.install("-e", ".", *dependencies("test"))
@@ -349,3 +356,6 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks.requests")
         session.run("python", "-m", "benchmarks.sessions")
         session.run("python", "-m", "benchmarks.startup")
+        session.run("python", "-m", "benchmarks.adapters")
+    elif "--short" in session.posargs:
+        session.run("python", "-m", "benchmarks.adapters", "--short")

@@ -129,7 +129,7 @@ def _about(plan: Plan, node: Path | None) -> dict[str, str]:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
         "Python": platform.python_version(),
         "snapstore": version("snapstore"),
         "packages": versions,
@@ -143,7 +143,7 @@ def _about(plan: Plan, node: Path | None) -> dict[str, str]:
     return about
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -38,7 +38,8 @@ nitpick_ignore_regex = [
     ("py:exc", "ConversationConflict"),
     ("py:class", "datetime"),  # in a NamedTuple its module is not told
     # Type variables, and types that nobody needs to name.
-    ("py:class", r"snapstore\..*\.(EventT_co|Kind|ReportT_co|StorageT_co|T|WriteT|WriteT_contra)"),
+    ("py:class", r"snapstore\..*\.(EventT_co|Kind|R|ReportT_co|StorageT_co|T)"),
+    ("py:class", r"snapstore\..*\.(WriteT|WriteT_contra)"),
     ("py:class", r"snapstore\.(stores\.lifecycle\.Use|model\.keys\.Layout)"),
 ]
 
@@ -53,6 +54,7 @@ PUBLIC = (
     "snapstore.integrations.claude",
     "snapstore.integrations.fastapi",
     "snapstore.integrations.openai_agents",
+    "snapstore.integrations.portal",
     "snapstore.integrations.opentelemetry",
     "snapstore.integrations.pydantic_ai",
     "snapstore.integrations.strands",

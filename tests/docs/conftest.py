@@ -15,8 +15,10 @@ and `echo`. What they print may go to a file.
 import ast
 import asyncio
 import inspect
+import os
 import re
 import shlex
+import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime
@@ -77,6 +79,8 @@ def group_of(page):
     """The directory of the tests that a page belongs to: for what it needs to run."""
     if page.name.startswith("strands"):
         return "strands"
+    if page.parent.name == "integrations" and page.stem == "recipes":
+        return "recipes"
     is_framework = page.parent.name == "integrations" and page.stem in FRAMEWORKS
     return "frameworks" if is_framework else "docs"
 
@@ -188,5 +192,26 @@ def run_page(s3_server, tmp_path, monkeypatch):
                 if code.co_flags & inspect.CO_COROUTINE:
                     runner.run(result)
         return names
+
+    return run
+
+
+@pytest.fixture
+def output_of(tmp_path):
+    """Run a block as a program that must succeed; returns what it has printed."""
+
+    def run(block):
+        path = tmp_path / "program.py"
+        path.write_text(block.text)
+        ended = subprocess.run(
+            [sys.executable, str(path)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     return run
