@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -48,10 +48,18 @@ _LITTLE: Final = 2**16
 """Bytes. A document of so much with so little in it holds the same over and over."""
 
 _FEW: Final = 100
-_COMMA: Final = ord(",")
+
+_FLOAT: Final = 0xCB
+_ALL_ONES: Final = (0x7F, 0xFF)
+_SPARSE: Final = 512
+"""Bytes for each byte that is looked for, on an average, from which on to jump from one to the
+next, by `memchr`, is faster than a pattern."""
 
 # A float of MessagePack whose exponent is all ones: NaN or an infinity.
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
+
+# A list directly in a list, in compact JSON. To begin with the bracket makes it twice as fast.
+_LIST_IN_LIST = re.compile(rb"\[(?<=[\[,]\[)")
 
 
 class _StrictPickler(pickle.Pickler):
@@ -59,9 +67,9 @@ class _StrictPickler(pickle.Pickler):
 
     __slots__ = ()
 
-    def reducer_override(self, obj: Any) -> NoReturn:
-        """Refuse what pickle has no opcode for."""
-        raise TypeError(type(obj).__name__)
+    # Called for what pickle has no opcode for. It takes no argument, and so raises TypeError: it
+    # is a function in C, so that a pickler runs no Python code at all.
+    reducer_override: Any = [].clear
 
 
 class _Counter:
@@ -147,7 +155,7 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
     with memoryview(packed):
         _, _, data = map(_call, steps)
     # To note depth it makes objects, for which Python 3.11 may run its collector, and other code.
-    if _has_noted_depth(pickler) or _NOT_FINITE.search(packed):
+    if _has_noted_depth(pickler) or _has_infinite(packed):
         return None
     if _may_nest_lists(data) and is_too_deep(_decode_json(data)):
         return None
@@ -166,13 +174,21 @@ def _has_noted_depth(pickler: _StrictPickler) -> bool:
     return dict in map(type, gc.get_referents(pickler))
 
 
-def _may_nest_lists(data: bytes) -> bool:
-    """Whether 100 lists and tuples may lie in each other, with fewer than 50 dicts and lists.
+def _has_infinite(packed: bytearray) -> bool:
+    """Whether bytes of NaN or an infinity occur, as such or by chance."""
+    at, end = -1, len(packed) - 8  # a float has eight bytes more
+    for _ in range(1 + end // _SPARSE):
+        at = packed.find(_FLOAT, at + 1, end)
+        if at < 0:
+            return False
+        if packed[at + 1] in _ALL_ONES:
+            break
+    return _NOT_FINITE.search(packed, at) is not None
 
-    In compact JSON, one that lies directly in another one follows a bracket or a comma.
-    """
-    before = data.split(b"[")[:-1]
-    return len(before) > _FEW and any(not part or part[-1] == _COMMA for part in before)
+
+def _may_nest_lists(data: bytes) -> bool:
+    """Whether 100 lists and tuples may lie in each other, with fewer than 50 dicts and lists."""
+    return _LIST_IN_LIST.search(data) is not None and data.count(b"[") > _FEW
 
 
 def _is_one_step() -> bool:
