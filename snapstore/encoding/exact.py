@@ -1,4 +1,4 @@
-"""A document as it is at one moment: encoded, or copied, in one step that no thread comes between.
+"""A document as it is at one moment: encoded, or pickled, in one step that no thread comes between.
 
 Encoders convert without a word what JSON can't carry: NaN, bytes, sets, keys that are numbers. To
 check a document before it is encoded costs more than to encode it, and another thread may change
@@ -18,13 +18,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from snapstore.encoding.validation import is_too_deep
 
-__all__ = ["copy_at_once", "encode_at_once"]
+__all__ = ["encode_at_once", "is_written_too_deep", "pickle_at_once"]
 
 _call: Callable[[Callable[[], Any]], Any] = operator.call
 _encode_json = msgspec.json.Encoder().encode
@@ -113,9 +113,9 @@ def encode_at_once(document: dict[str, Any], max_bytes: int) -> bytes | None:
         max_bytes: How many bytes are worth while.
 
     Returns:
-        The JSON; `None` where nothing is known about it. That is so for all that JSON can't carry,
-        and for some that it can: long integers, lone surrogates, 50 objects and lists in each
-        other, lists in lists, more than `max_bytes`.
+        The JSON, unless `is_written_too_deep`; `None` where nothing is known about it. That is so
+        for all else that JSON can't carry, and for some that it can: long integers, lone
+        surrogates, 50 objects and lists in each other, more than `max_bytes`.
     """
     # If this fails, the check of the document that comes next says why.
     with suppress(Exception):
@@ -124,17 +124,31 @@ def encode_at_once(document: dict[str, Any], max_bytes: int) -> bytes | None:
     return None
 
 
-def copy_at_once(document: dict[str, Any]) -> dict[str, Any] | None:
-    """Copy a document in one step, at all depths.
+def is_written_too_deep(data: bytes) -> bool:
+    """Whether what `encode_at_once` has written is more than 200 objects and lists deep.
+
+    Fewer than 50 of them are dicts and lists. The others are tuples, which are rare.
+    """
+    # To look at the lists alone takes less than to decode.
+    if _LIST_IN_LIST.search(data) is None or data.count(b"[") <= _FEW:
+        return False
+    try:
+        return is_too_deep(_decode_json(data))
+    except RecursionError:
+        return True
+
+
+def pickle_at_once(document: dict[str, Any]) -> bytes | None:
+    """Pickle a document in one step, at all depths.
 
     Returns:
-        The copy, in which what occurred twice occurs twice; `None` if not all values and keys are
-        None, bool, int, float, str, dict, list or tuple.
+        A pickle that makes a copy, in which what occurs twice occurs twice; `None` if not all
+        values and keys are None, bool, int, float, str, dict, list or tuple.
     """
     file = io.BytesIO()
     with suppress(Exception):
         _StrictPickler(file, _STRICT).dump(document)
-        return cast("dict[str, Any]", pickle.loads(file.getbuffer()))  # noqa: S301 -- our own
+        return file.getvalue()
     return None
 
 
@@ -155,11 +169,7 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
     with memoryview(packed):
         _, _, data = map(_call, steps)
     # To note depth it makes objects, for which Python 3.11 may run its collector, and other code.
-    if _has_noted_depth(pickler) or _has_infinite(packed):
-        return None
-    if _may_nest_lists(data) and is_too_deep(_decode_json(data)):
-        return None
-    return data
+    return None if _has_noted_depth(pickler) or _has_infinite(packed) else data
 
 
 def _fast_pickler(file: _Counter | _Nowhere, protocol: int) -> _StrictPickler:
@@ -186,11 +196,6 @@ def _has_infinite(packed: bytearray) -> bool:
     return _NOT_FINITE.search(packed, at) is not None
 
 
-def _may_nest_lists(data: bytes) -> bool:
-    """Whether 100 lists and tuples may lie in each other, with fewer than 50 dicts and lists."""
-    return _LIST_IN_LIST.search(data) is not None and data.count(b"[") > _FEW
-
-
 def _is_one_step() -> bool:
     """Whether this interpreter does what the argument for exactness rests on."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -205,7 +210,7 @@ def _is_one_step() -> bool:
             return False
         nested = [nested]
     others: tuple[Any, ...] = (b"", b"-", set(), frozenset())
-    return all(copy_at_once({"": other}) is None for other in others)
+    return all(pickle_at_once({"": other}) is None for other in others)
 
 
 _IS_ONE_STEP: Final = _is_one_step()
