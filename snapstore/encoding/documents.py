@@ -7,9 +7,10 @@ surrogates, as JavaScript writes them, and long integers.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from math import isfinite
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
-from snapstore.encoding.exact import copy_at_once, encode_at_once
+from snapstore.encoding.exact import encode_at_once, is_written_too_deep, pickle_at_once
 from snapstore.encoding.frames import drop_frames
 from snapstore.encoding.validation import MAX_DEPTH, is_too_deep, validate_exact
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
@@ -31,8 +32,10 @@ __all__ = [
     "decode_json",
     "decode_value",
     "encode_document",
+    "encode_document_in_steps",
     "encode_json",
     "raise_decode_error",
+    "run_steps",
 ]
 
 _encode_json = msgspec.json.Encoder().encode
@@ -44,6 +47,12 @@ UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 """The beginning of the escape of a surrogate, lone or of a pair."""
+
+_LARGE: Final = 2**19
+"""Bytes of a document that takes milliseconds to encode."""
+
+_LARGE_PICKLE: Final = 2**16
+"""Bytes of a pickle, which has once what a document may have often, and takes longer."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONSTANT = re.compile(rb"NaN|-?Infinity")
@@ -83,25 +92,71 @@ def encode_document(
     Raises:
         SnapshotEncodeError: As `validate_exact`, or it is larger than `max_bytes`.
     """
+    return run_steps(encode_document_in_steps(document, max_bytes, labels))
+
+
+def encode_document_in_steps(
+    document: dict[str, Any], max_bytes: int, labels: Mapping[str, str] = _UNCHANGED
+) -> Generator[None, None, bytes]:
+    """Write a document as `encode_document` does, and yield between the steps of a large one.
+
+    What is written is what it was when it first yields, whatever becomes of it afterwards.
+
+    Args and errors: as `encode_document`.
+    """
     data = encode_at_once(document, max_bytes)
     if data is None:
-        data = _encode_copy(document, max_bytes, labels)
+        return (yield from _encode_copy(document, max_bytes, labels))
+    if len(data) >= _LARGE:
+        yield
+    if is_written_too_deep(data):
+        del data
+        with suppress(RuntimeError):  # a dict that changes while it is looked at
+            validate_exact(document, max_bytes, labels)
+        raise SnapshotEncodeError(_TOO_DEEP)
+    if len(data) >= _LARGE:
+        yield
     return check_size(data, max_bytes)
 
 
-def _encode_copy(document: dict[str, Any], max_bytes: int, labels: Mapping[str, str]) -> bytes:
+def run_steps(steps: Generator[None, None, bytes]) -> bytes:
+    """Do all steps of an encoding at once."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        data: bytes = end.value
+        return data
+
+
+def _encode_copy(
+    document: dict[str, Any], max_bytes: int, labels: Mapping[str, str]
+) -> Generator[None, None, bytes]:
     """Check and write a copy that nobody else has."""
-    copy = copy_at_once(document)
-    if copy is None:
+    pickled = pickle_at_once(document)
+    if pickled is None:
         with suppress(RuntimeError):  # a dict that changes while it is looked at
             validate_exact(document, max_bytes, labels)
         raise SnapshotEncodeError("it was changed by another thread while it was being saved")
+    is_large = len(pickled) >= _LARGE_PICKLE
+    if is_large:
+        yield
+    copy = pickle.loads(pickled)  # noqa: S301 -- our own
+    del pickled
+    if is_large:
+        yield
     validate_exact(copy, max_bytes, labels)
+    if is_large:
+        yield
     data = None
     # A UnicodeEncodeError holds the text, and must not be in the chain of what is raised next.
     with suppress(UnicodeEncodeError):
         data = _encode_json(copy)
-    return _encode_with_surrogates(copy) if data is None else data
+    if data is None:
+        data = _encode_with_surrogates(copy)
+    if is_large:
+        yield
+    return check_size(data, max_bytes)
 
 
 def check_size(data: bytes, max_bytes: int) -> bytes:

@@ -7,7 +7,7 @@ carry is let through on the way out, and nothing that is not a whole envelope on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -16,7 +16,9 @@ from snapstore.encoding.documents import (
     check_size,
     decode_document,
     encode_document,
+    encode_document_in_steps,
     raise_decode_error,
+    run_steps,
 )
 from snapstore.encoding.frames import drop_frames, drop_frames_of_coroutine
 from snapstore.encoding.slices import decode_document_in_slices
@@ -32,6 +34,7 @@ __all__ = [
     "decode_snapshot_in_slices",
     "encode_manifest",
     "encode_snapshot",
+    "encode_snapshot_in_steps",
 ]
 
 _KINDS: Final[dict[str, type]] = {
@@ -78,6 +81,18 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
             objects and lists deep, or larger than `max_bytes`; another thread changes it all the
             while; or a raw one is not what it says.
     """
+    return run_steps(encode_snapshot_in_steps(snapshot, max_bytes=max_bytes))
+
+
+def encode_snapshot_in_steps(
+    snapshot: Snapshot | RawSnapshot, *, max_bytes: int
+) -> Generator[None, None, bytes]:
+    """Write a snapshot as `encode_snapshot` does, and yield between the steps of a large one.
+
+    What is written is what it was when it first yields. Its errors have frames that hold it.
+
+    Args and errors: as `encode_snapshot`.
+    """
     if isinstance(snapshot, RawSnapshot):
         return _encode_raw(snapshot, max_bytes)
     if not isinstance(snapshot, Snapshot):
@@ -92,7 +107,7 @@ def encode_snapshot(snapshot: Snapshot | RawSnapshot, *, max_bytes: int) -> byte
     envelope = _ENVELOPES[snapshot.dialect]
     _validate_fields(snapshot.extra, _ONLY_TYPESCRIPT | _ONLY_PYTHON | envelope.keys())
     document = {theirs: getattr(snapshot, ours) for theirs, ours in envelope.items()}
-    return encode_document(document | snapshot.extra, max_bytes, _LABELS)
+    return (yield from encode_document_in_steps(document | snapshot.extra, max_bytes, _LABELS))
 
 
 def _encode_raw(snapshot: RawSnapshot, max_bytes: int) -> bytes:

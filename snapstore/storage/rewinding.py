@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from snapstore.errors import SnapshotNotFoundError, StorageError
 from snapstore.model.snapshot import RawSnapshot, SavedSnapshot
@@ -24,7 +24,7 @@ async def rewind_latest(
     snapshot_id: str,
     if_match: Version | None,
     if_none_match: bool,
-    encode: Callable[[RawSnapshot], bytes],
+    encode: Callable[[RawSnapshot], Awaitable[bytes]],
 ) -> SavedSnapshot:
     """Read a snapshot of history and write its document as the latest one, under one deadline.
 
@@ -57,7 +57,7 @@ async def rewind_latest(
             outcome="not applied",
             snapshot_id=snapshot_id,
         )
-    document = encode(raw)
+    document = await encode(raw)
     return await run_write(
         objects,
         latest,

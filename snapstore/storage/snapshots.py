@@ -120,7 +120,7 @@ class ObjectSnapshotStorage(ArchiveOperations):
             if is_latest:
                 key = self.layout.latest(location)
                 version = version_to_match(key, if_match, if_none_match)
-                data = self._writer.encode(location, snapshot)
+                data = await self._writer.encode(location, snapshot)
                 return await self._writer.save_latest(key, data, version, if_none_match)
             version = version_to_match("", if_match, if_none_match)
             if version is not None or if_none_match:
@@ -129,7 +129,7 @@ class ObjectSnapshotStorage(ArchiveOperations):
                 )
             snapshot_id = _new_or_valid(snapshot_id)
             key = self.layout.history(location, snapshot_id)
-            data = self._writer.encode(location, snapshot)
+            data = await self._writer.encode(location, snapshot)
             return await self._writer.save_history(key, data, snapshot_id)
 
     async def checkpoint(
@@ -168,7 +168,7 @@ class ObjectSnapshotStorage(ArchiveOperations):
             version = version_to_match(latest, if_match, if_none_match)
             snapshot_id = _new_or_valid(snapshot_id)
             history = self.layout.history(location, snapshot_id)
-            data = self._writer.encode(location, snapshot)
+            data = await self._writer.encode(location, snapshot)
             return await self._writer.save_both(
                 history=history,
                 latest=latest,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from snapstore.encoding.envelope import decode_snapshot
+from snapstore.encoding.envelope import decode_snapshot_in_slices
 from snapstore.errors import (
     OutcomeUnknownError,
     SnapshotConflictError,
@@ -49,7 +49,7 @@ class LatestUpdate:
         key: str,
         *,
         update: Update,
-        encode: Callable[[Snapshot], bytes],
+        encode: Callable[[Snapshot], Awaitable[bytes]],
     ) -> None:
         self._objects = objects
         self._reader = reader
@@ -90,9 +90,9 @@ class LatestUpdate:
         updated = self._update(None if read is None else read.snapshot)
         if inspect.isawaitable(updated):
             updated = await updated
-        data = self._encode(updated)
+        data = await self._encode(updated)
         if stored is not None and read is not None and updated is read.snapshot:
-            before = self._encode(decode_snapshot(stored.data, key=key))
+            before = await self._encode(await decode_snapshot_in_slices(stored.data, key=key))
             if data == before:
                 return SavedSnapshot(None, read.etag, read.lineage, key)
 

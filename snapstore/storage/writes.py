@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from snapstore.encoding.envelope import encode_manifest, encode_snapshot
+from snapstore.encoding.envelope import encode_manifest, encode_snapshot_in_steps
+from snapstore.encoding.frames import drop_frames_of_coroutine
 from snapstore.encoding.padding import pad
+from snapstore.encoding.turns import Turns
 from snapstore.errors import (
     OutcomeUnknownError,
     ScopeMismatchError,
@@ -66,22 +68,26 @@ class SnapshotWriter:
     def __init__(self, objects: ManagedStore, max_bytes: int) -> None:
         self._objects = objects
         self._max_bytes = max_bytes
+        self._turns = Turns()
 
-    def encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
-        """Encode a snapshot that is to be saved at a location.
+    @drop_frames_of_coroutine
+    async def encode(self, location: SnapshotLocation, snapshot: Snapshot | RawSnapshot) -> bytes:
+        """Encode a snapshot that is to be saved at a location, as it is at the call.
+
+        The event loop runs while a large one is checked.
 
         Raises:
             SnapshotEncodeError: JSON can't carry it exactly, or it is too large.
             ScopeMismatchError: It is of another scope than the location.
         """
-        data = Body(encode_snapshot(snapshot, max_bytes=self._max_bytes))
         if not isinstance(location, SnapshotLocation):
-            del data  # it would be in the error's frame
             raise TypeError(f"location must be a SnapshotLocation, not a {type(location).__name__}")
-        if snapshot.scope != location.scope:
-            del data
+        steps = encode_snapshot_in_steps(snapshot, max_bytes=self._max_bytes)
+        scope = getattr(snapshot, "scope", None)  # of the call, too
+        data = Body(await self._turns.run(location, steps))
+        if scope != location.scope:
             raise ScopeMismatchError(
-                f"a snapshot of scope {snapshot.scope!r} can't be saved in scope {location.scope!r}"
+                f"a snapshot of scope {scope!r} can't be saved in scope {location.scope!r}"
             )
         return data
 

@@ -34,6 +34,12 @@ def encode(value):
     return encode_snapshot(Snapshot.new({"value": value}), max_bytes=UNLIMITED)
 
 
+def at_once(document):
+    """What is written without a copy; `None` if that can't be done."""
+    data = exact.encode_at_once(document, UNLIMITED)
+    return None if data is None or exact.is_written_too_deep(data) else data
+
+
 def refusal_of(value):
     with pytest.raises(SnapshotEncodeError) as caught:
         encode(value)
@@ -172,7 +178,7 @@ def test_what_json_does_not_carry_is_never_written(place, number):
     value = place(INEXACT[number])
 
     assert not is_within_limits(value)
-    assert exact.encode_at_once({"data": {"value": value}}, UNLIMITED) is None
+    assert at_once({"data": {"value": value}}) is None
     assert refusal_of(value).startswith("data.value")
 
 
@@ -232,7 +238,22 @@ EXACT = [
 @pytest.mark.parametrize("value", EXACT[:5] + EXACT[6:], ids=lambda value: repr(value)[:30])
 def test_what_is_common_is_written_in_one_step(value):
     document = {"data": {"value": value}}
-    assert exact.encode_at_once(document, UNLIMITED) == msgspec.json.encode(document)
+    assert at_once(document) == msgspec.json.encode(document)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), -float("nan")])
+@pytest.mark.parametrize("before", [0, 1, 7, 8, 500, 5_000])
+@pytest.mark.parametrize("filling", [0.5, 203, "\u02ff", -1, "x" * 200])
+def test_a_float_that_is_not_finite_is_found_behind_anything(bad, before, filling):
+    for after in (0, 1, 600):
+        assert at_once({"value": [filling] * before + [bad] + [filling] * after}) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 5_000])
+def test_bytes_that_only_look_like_a_float_are_written(count):
+    value = [[203, "\u02c0", -1, 127, 1e300, -1e300]] * count
+    loaded = decode_snapshot(encode(value), key="key-1")
+    assert loaded.data["value"] == value
 
 
 @pytest.mark.parametrize("levels", [45, 46, 47, 48, 49, 50, 51, 100, 197, 198])
@@ -461,8 +482,8 @@ def test_random_documents_are_written_as_the_plain_check_says(block):
         value = make.deep() if seed % 8 == 0 else make.value(make.random.choice([5, 60, 900]))
         document = {"data": {"value": value}}
         takes = is_within_limits(value)
-        at_once = exact.encode_at_once(document, UNLIMITED)
-        assert at_once is None or takes, seed
+        once = at_once(document)
+        assert once is None or takes, seed
         body, refusal = written(value)
         if body is None:
             assert not takes or "surrogate" in refusal, (seed, refusal)
@@ -470,7 +491,7 @@ def test_random_documents_are_written_as_the_plain_check_says(block):
             assert takes, seed
             again = json.dumps(decode_snapshot(body, key="k").data["value"])
             assert again == json.dumps(value), seed
-            assert at_once is None or at_once == msgspec.json.encode(document), seed
+            assert once is None or once == msgspec.json.encode(document), seed
 
 
 def written(value):
