@@ -12,9 +12,10 @@ import enum
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from snapstore.errors import (
     LifecycleError,
@@ -27,6 +28,8 @@ from snapstore.stores.contexts import restore
 __all__ = ["Lifecycle", "Use"]
 
 logger: Final = logging.getLogger("snapstore")
+
+_NO_USE: Final = nullcontext()
 
 _LEAST_TO_OPEN: Final = 15.0
 """Seconds that opening may take in any case: it may import aiobotocore."""
@@ -168,6 +171,22 @@ class Lifecycle:
         """
         return Use(self)
 
+    def step(self) -> AbstractContextManager[None]:
+        """A use for a step of an operation, as a context manager. Errors as `use`.
+
+        If the running task is in a use already, closing waits for that one, and the step needs none
+        of its own.
+        """
+        use = _current.get()
+        is_inside = (
+            use is not None
+            and use.life is not None
+            and use.life is self._life
+            and use.task is asyncio.current_task()
+            and not self._is_closed()
+        )
+        return _NO_USE if is_inside else Use(self)
+
     def begin(self) -> _Life:
         """Begin a use, and count it."""
         life = self._life
@@ -264,21 +283,24 @@ class Use:
     Attributes:
         life: The life of the resource that it is a use of; `None` before and after.
         outer: The use inside of which it was entered; `None` where there is none.
+        task: The task that is in it; `None` before and after.
     """
 
-    __slots__ = ("_lifecycle", "_token", "life", "outer")
+    __slots__ = ("_lifecycle", "_token", "life", "outer", "task")
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle: Lifecycle | None = lifecycle
         self._token: Token[Use | None] | None = None
         self.life: _Life | None = None
         self.outer: Use | None = None
+        self.task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> None:
         if self._lifecycle is None or self.life is not None:
             raise LifecycleError("a use of a store is entered only once; call use() for each")
         self.life = self._lifecycle.begin()
         self.outer = _current.get()
+        self.task = asyncio.current_task()
         self._token = _current.set(self)
 
     def __exit__(
@@ -290,7 +312,7 @@ class Use:
         life, token = self.life, self._token
         # A connection keeps the context of the task that made it, and so this use. What it refers
         # to must not live as long.
-        self._lifecycle = self._token = self.life = self.outer = None
+        self._lifecycle = self._token = self.life = self.outer = self.task = None
         if life is not None:
             life.end()
         restore(_current, token)

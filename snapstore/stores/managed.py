@@ -146,7 +146,7 @@ class ManagedStore:
             recording.key = key
         if self._pace is not None:
             await self._pace.turn()
-        with self.use():
+        with self._lifecycle.step():
             return await in_time(
                 work(),
                 self.timeout,

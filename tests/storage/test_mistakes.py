@@ -399,7 +399,9 @@ async def test_a_clock_that_is_an_hour_off(as_admin, monkeypatch, hours):
         botocore.auth, "get_current_datetime", lambda *args, **options: now(*args, **options) + off
     )
     clock = SimpleNamespace(
-        strftime=time.strftime, gmtime=lambda _: time.gmtime(time.time() + off.total_seconds())
+        strftime=time.strftime,
+        gmtime=time.gmtime,
+        time=lambda: time.time() + off.total_seconds(),
     )
     monkeypatch.setattr("snapstore.stores.s3.signing.time", clock)
     async with S3Storage("tests") as storage:

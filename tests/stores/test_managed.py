@@ -258,6 +258,29 @@ async def test_close_by_a_task_of_an_operation_that_has_ended():
             await storage.load_snapshot(location=LOCATION)
 
 
+async def test_close_waits_for_a_call_by_a_task_that_outlives_its_operation():
+    inner, gate, reached = MemoryObjectStore(), asyncio.Event(), asyncio.Event()
+    get = inner.get
+
+    async def wait_and_get(key, *, max_bytes):
+        reached.set()
+        await gate.wait()
+        return await get(key, max_bytes=max_bytes)
+
+    inner.get = wait_and_get
+    store = ManagedStore(inner)
+    await store.open()
+    with store.use():
+        reading = asyncio.create_task(store.get("a/1", max_bytes=100))
+        await reached.wait()
+    closing = asyncio.create_task(store.aclose())
+    done, _ = await asyncio.wait([closing], timeout=0.05)
+    assert not done
+    gate.set()
+    assert await asyncio.wait_for(reading, LONG) is None
+    await asyncio.wait_for(closing, LONG)
+
+
 async def test_operation_inside_another_goes_on_while_a_close_waits():
     async with MemoryStorage() as storage, MemoryStorage() as other:
         reached, gate = asyncio.Event(), asyncio.Event()
