@@ -10,6 +10,8 @@
 """
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -381,3 +383,25 @@ async def test_a_managed_store_is_shared_on_its_own_loop_and_stays_open(adapter)
         assert await adapter(store).turns("t") == BEFORE
     with pytest.raises(StorageClosedError):
         await adapter(store).turns("t")
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("openai_agents", "agents", "openai-agents"),
+        ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
+        ("pydantic_ai", "pydantic_ai.conversation_store", "pydantic-ai"),
+        ("claude", "claude_agent_sdk", "claude"),
+        ("langgraph", "langgraph", "langgraph"),
+    ],
+)
+def test_without_the_framework_the_error_names_the_extra(module, framework, extra):
+    program = (
+        f"import sys; sys.modules[{framework!r}] = None\n"
+        f"try: import snapstore.integrations.{module}\n"
+        "except ImportError as error: print(error)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert f"pip install 'snapstore[{extra}]'" in printed.stdout.replace('"', "'")
