@@ -28,6 +28,7 @@ from snapstore import (
 )
 from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore, S3ObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
+from snapstore.testing.proxy import Fault, recording_proxy
 
 S3 = pytest.param("s3", marks=pytest.mark.s3)
 
@@ -192,6 +193,37 @@ async def test_a_turn_whose_request_fails_is_there_or_not_as_it_says(adapter, ap
 
     fault = StoreFault(applied=applied, stall=stall)
     await at_each_call(adapter, fault, add, check_and_end, timeout=0.2)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "fault", [Fault(lost=True), Fault.error(503, "SlowDown")], ids=["lost", "busy"]
+)
+async def test_on_s3_a_turn_outlives_any_response_that_is_lost(adapter, fault, s3_server, bucket):
+    number, was_met = 0, True
+    async with recording_proxy(s3_server.endpoint_url) as proxy:
+        options = s3_server.storage_options | {"endpoint_url": proxy.endpoint_url}
+        while was_met:
+            left, was_met = number, False
+
+            async def fail(_request):
+                nonlocal left, was_met
+                left -= 1
+                was_met = was_met or left == -1
+                return fault if left == -1 else None
+
+            prefix = f"{number}"
+            async with adapter(S3ObjectStore(bucket, **options), prefix=prefix) as subject:
+                for turn in range(2):
+                    await subject.add("t", f"{turn}")
+                proxy.fault = fail
+                await subject.add("t", "2")
+                assert await subject.turns("t") == BEFORE
+                await subject.delete("t")
+                assert await subject.turns("t") == []
+                proxy.fault = no_fault
+            number += 1
+    assert number > 5
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["not applied", "applied"])
