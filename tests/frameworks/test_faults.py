@@ -31,6 +31,8 @@ from snapstore.testing import FaultyObjectStore, StoreFault
 from snapstore.testing.proxy import Fault, recording_proxy
 
 S3 = pytest.param("s3", marks=pytest.mark.s3)
+SOON = 0.4
+"""The deadline of a request that is never answered; all others have to end in time."""
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -192,7 +194,7 @@ async def test_a_turn_whose_request_fails_is_there_or_not_as_it_says(adapter, ap
         now[:] = await subject.turns("t")
 
     fault = StoreFault(applied=applied, stall=stall)
-    await at_each_call(adapter, fault, add, check_and_end, timeout=0.2)
+    await at_each_call(adapter, fault, add, check_and_end, timeout=SOON if stall else 60)
 
 
 @pytest.mark.s3
@@ -247,7 +249,7 @@ async def test_a_read_whose_request_fails_raises_and_never_is_an_empty_thread(
         assert now == BEFORE
 
     fault = StoreFault(applied=applied, stall=stall)
-    await at_each_call(adapter, fault, read, check, timeout=0.2)
+    await at_each_call(adapter, fault, read, check, timeout=SOON if stall else 60)
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["not applied", "applied"])
@@ -284,12 +286,12 @@ async def test_a_turn_that_is_cancelled_is_there_or_not(adapter, applied):
 
     async def check(_ended, now, was_met, subject):
         # What goes on without its caller ends by its deadline.
-        await asyncio.sleep(0.3 if was_met else 0)
+        await asyncio.sleep(1.5 * SOON if was_met else 0)
         now[:] = await subject.turns("t")
         assert now in (BEFORE, [*BEFORE, "new"])
 
     fault = StoreFault(applied=applied, stall=True)
-    await at_each_call(adapter, fault, cancel, check, timeout=0.2)
+    await at_each_call(adapter, fault, cancel, check, timeout=SOON)
 
 
 async def test_any_text_is_an_id_or_refused_before_any_request(name, adapter, make_objects):
