@@ -10,6 +10,8 @@
 """
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -26,8 +28,11 @@ from snapstore import (
 )
 from snapstore.stores import FileObjectStore, ManagedStore, MemoryObjectStore, S3ObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
+from snapstore.testing.proxy import Fault, recording_proxy
 
 S3 = pytest.param("s3", marks=pytest.mark.s3)
+SOON = 0.4
+"""The deadline of a request that is never answered; all others have to end in time."""
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -189,7 +194,38 @@ async def test_a_turn_whose_request_fails_is_there_or_not_as_it_says(adapter, ap
         now[:] = await subject.turns("t")
 
     fault = StoreFault(applied=applied, stall=stall)
-    await at_each_call(adapter, fault, add, check_and_end, timeout=0.2)
+    await at_each_call(adapter, fault, add, check_and_end, timeout=SOON if stall else 60)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "fault", [Fault(lost=True), Fault.error(503, "SlowDown")], ids=["lost", "busy"]
+)
+async def test_on_s3_a_turn_outlives_any_response_that_is_lost(adapter, fault, s3_server, bucket):
+    number, was_met = 0, True
+    async with recording_proxy(s3_server.endpoint_url) as proxy:
+        options = s3_server.storage_options | {"endpoint_url": proxy.endpoint_url}
+        while was_met:
+            left, was_met = number, False
+
+            async def fail(_request):
+                nonlocal left, was_met
+                left -= 1
+                was_met = was_met or left == -1
+                return fault if left == -1 else None
+
+            prefix = f"{number}"
+            async with adapter(S3ObjectStore(bucket, **options), prefix=prefix) as subject:
+                for turn in range(2):
+                    await subject.add("t", f"{turn}")
+                proxy.fault = fail
+                await subject.add("t", "2")
+                assert await subject.turns("t") == BEFORE
+                await subject.delete("t")
+                assert await subject.turns("t") == []
+                proxy.fault = no_fault
+            number += 1
+    assert number > 5
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["not applied", "applied"])
@@ -213,7 +249,7 @@ async def test_a_read_whose_request_fails_raises_and_never_is_an_empty_thread(
         assert now == BEFORE
 
     fault = StoreFault(applied=applied, stall=stall)
-    await at_each_call(adapter, fault, read, check, timeout=0.2)
+    await at_each_call(adapter, fault, read, check, timeout=SOON if stall else 60)
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["not applied", "applied"])
@@ -250,12 +286,12 @@ async def test_a_turn_that_is_cancelled_is_there_or_not(adapter, applied):
 
     async def check(_ended, now, was_met, subject):
         # What goes on without its caller ends by its deadline.
-        await asyncio.sleep(0.3 if was_met else 0)
+        await asyncio.sleep(1.5 * SOON if was_met else 0)
         now[:] = await subject.turns("t")
         assert now in (BEFORE, [*BEFORE, "new"])
 
     fault = StoreFault(applied=applied, stall=True)
-    await at_each_call(adapter, fault, cancel, check, timeout=0.2)
+    await at_each_call(adapter, fault, cancel, check, timeout=SOON)
 
 
 async def test_any_text_is_an_id_or_refused_before_any_request(name, adapter, make_objects):
@@ -381,3 +417,25 @@ async def test_a_managed_store_is_shared_on_its_own_loop_and_stays_open(adapter)
         assert await adapter(store).turns("t") == BEFORE
     with pytest.raises(StorageClosedError):
         await adapter(store).turns("t")
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("openai_agents", "agents", "openai-agents"),
+        ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
+        ("pydantic_ai", "pydantic_ai.conversation_store", "pydantic-ai"),
+        ("claude", "claude_agent_sdk", "claude"),
+        ("langgraph", "langgraph", "langgraph"),
+    ],
+)
+def test_without_the_framework_the_error_names_the_extra(module, framework, extra):
+    program = (
+        f"import sys; sys.modules[{framework!r}] = None\n"
+        f"try: import snapstore.integrations.{module}\n"
+        "except ImportError as error: print(error)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert f"pip install 'snapstore[{extra}]'" in printed.stdout.replace('"', "'")

@@ -8,10 +8,10 @@
 
 try:
     from snapstore.integrations.openai_agents.session import SnapstoreSession
-except ModuleNotFoundError as _error:
+except ImportError as _error:
     if (_error.name or "").partition(".")[0] != "agents":
         raise
-    raise ModuleNotFoundError(
+    raise ImportError(
         "snapstore.integrations.openai_agents needs the OpenAI Agents SDK: "
         "pip install 'snapstore[openai-agents]'",
         name=_error.name,

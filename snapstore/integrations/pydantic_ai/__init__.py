@@ -12,10 +12,10 @@ try:
     from snapstore.integrations.pydantic_ai.batches import EntryNotFoundError
     from snapstore.integrations.pydantic_ai.garbage import CollectedGarbage
     from snapstore.integrations.pydantic_ai.store import SnapstoreConversationStore
-except ModuleNotFoundError as _error:
-    if (_error.name or "").partition(".")[0] not in {"pydantic", "pydantic_ai"}:
+except ImportError as _error:
+    if (_error.name or "").partition(".")[0] not in {"pydantic", "pydantic_ai", "pydantic_core"}:
         raise
-    raise ModuleNotFoundError(
+    raise ImportError(
         "snapstore.integrations.pydantic_ai needs Pydantic AI 2.66 or newer: "
         "pip install 'snapstore[pydantic-ai]'",
         name=_error.name,

@@ -402,7 +402,7 @@ async def test_an_append_of_slow_requests_ends_before_the_sdk_gives_up(memory, m
     monkeypatch.setattr(writer, "SECONDS", 0.3)
     async with SnapstoreSessionStore(memory) as store:
         await store.append(KEY, [entry(1)])
-    async with SnapstoreSessionStore(LatencyObjectStore(memory, 0.11), timeout=0.2) as store:
+    async with SnapstoreSessionStore(LatencyObjectStore(memory, 0.11)) as store:
         with pytest.raises(StorageTimeoutError, match="all requests together") as caught:
             await store.append(KEY, [without_uuid(2)])
         assert caught.value.outcome == "unknown"

@@ -8,7 +8,7 @@ import pytest
 import snapstore
 from checkpoints import checkpoint_with, config_of, id_of, put_values, values_of
 from snapstore.integrations.langgraph import SnapstoreSaver
-from snapstore.stores import MemoryObjectStore, S3ObjectStore
+from snapstore.stores import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
 
 LARGE = 20_000
@@ -314,15 +314,6 @@ async def test_a_put_beside_maintenance_at_any_request_leaves_a_whole_thread(
                     assert values["ch"].startswith(large(min(values["step"], 2)))
         number += 1
     assert number > 3
-
-
-async def test_a_missing_bucket_is_an_error(s3_server):
-    store = S3ObjectStore("no-such-bucket", **s3_server.storage_options)
-    async with SnapstoreSaver(store) as saver:
-        with pytest.raises(snapstore.BucketNotFoundError):
-            await saver.aget_tuple(config_of())
-        with pytest.raises(snapstore.BucketNotFoundError):
-            await put_values(saver, config_of(), {"ch": 1})
 
 
 async def test_a_writer_whose_clock_is_behind_is_refused_instead_of_overlooked():
