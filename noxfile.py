@@ -328,7 +328,10 @@ def frameworks(session: nox.Session) -> None:
 def recipes(session: nox.Session) -> None:
     """Run the programs that keep the state of frameworks for which there is no adapter."""
     session.install("-e", ".", *dependencies("recipes"))
-    session.run("python", *PYTEST, "tests/docs/recipes", *session.posargs)
+    suite = (*PYTEST, "tests/docs/recipes", *session.posargs)
+    session.run("python", *suite, "-k", "not crewai")
+    session.install(*dependencies("recipes-crewai"))
+    session.run("python", *suite, "-k", "crewai")
 
 
 @nox.session(python=NEWEST)

@@ -73,16 +73,18 @@ def blocks_of(page):
 
 
 FRAMEWORKS = ("claude", "langgraph", "openai-agents", "pydantic-ai")
+RECIPES = ("autogen", "crewai", "haystack", "llama-index", "recipes")
 
 
 def group_of(page):
     """The directory of the tests that a page belongs to: for what it needs to run."""
     if page.name.startswith("strands"):
         return "strands"
-    if page.parent.name == "integrations" and page.stem == "recipes":
+    if page.parent.name == "integrations" and page.stem in FRAMEWORKS:
+        return "frameworks"
+    if page.parent.name == "integrations" and page.stem in RECIPES:
         return "recipes"
-    is_framework = page.parent.name == "integrations" and page.stem in FRAMEWORKS
-    return "frameworks" if is_framework else "docs"
+    return "docs"
 
 
 def pytest_generate_tests(metafunc):
