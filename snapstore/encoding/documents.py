@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
-from snapstore.encoding.exact import encode_at_once, is_written_too_deep, pickle_at_once
+from snapstore.encoding.exact import encode_at_once, is_larger, pickle_at_once
 from snapstore.encoding.frames import drop_frames
 from snapstore.encoding.validation import MAX_DEPTH, is_too_deep, validate_exact
 from snapstore.errors import SnapshotDecodeError, SnapshotEncodeError
@@ -104,19 +104,20 @@ def encode_document_in_steps(
 
     Args and errors: as `encode_document`.
     """
-    data = encode_at_once(document, max_bytes)
-    if data is None:
+    written = encode_at_once(document, max_bytes)
+    if written is None:
         return (yield from _encode_copy(document, max_bytes, labels))
-    if len(data) >= _LARGE:
+    is_large = len(written.data) >= _LARGE
+    if is_large:
         yield
-    if is_written_too_deep(data):
-        del data
+    if written.is_too_deep():
+        del written
         with suppress(RuntimeError):  # a dict that changes while it is looked at
             validate_exact(document, max_bytes, labels)
         raise SnapshotEncodeError(_TOO_DEEP)
-    if len(data) >= _LARGE:
+    if is_large:
         yield
-    return check_size(data, max_bytes)
+    return check_size(written.data, max_bytes)
 
 
 def run_steps(steps: Generator[None, None, bytes]) -> bytes:
@@ -146,6 +147,8 @@ def _encode_copy(
     if is_large:
         yield
     validate_exact(copy, max_bytes, labels)
+    if is_larger(copy, max_bytes):
+        raise SnapshotEncodeError(f"too large: more bytes of JSON than {max_bytes:,}")
     if is_large:
         yield
     data = None

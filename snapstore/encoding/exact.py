@@ -12,19 +12,20 @@ from __future__ import annotations
 import gc
 import io
 import operator
-import pickle
 import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from snapstore.encoding.parts import InParts, encode_in_parts
+from snapstore.encoding.picklers import StrictPickler
 from snapstore.encoding.validation import is_too_deep
 
-__all__ = ["encode_at_once", "is_written_too_deep", "pickle_at_once"]
+__all__ = ["Whole", "encode_at_once", "is_larger", "pickle_at_once"]
 
 _call: Callable[[Callable[[], Any]], Any] = operator.call
 _encode_json = msgspec.json.Encoder().encode
@@ -44,8 +45,8 @@ _NOTED: Final = 50
 (CPython, `FAST_NESTING_LIMIT`)."""
 
 _MUCH: Final = 2**20
-_LITTLE: Final = 2**16
-"""Bytes. A document of so much with so little in it holds the same over and over."""
+_MUCH_OF_LITTLE: Final = 16
+"""A document of so many bytes that has so many times fewer in it holds the same over and over."""
 
 _FEW: Final = 100
 
@@ -62,16 +63,6 @@ _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _LIST_IN_LIST = re.compile(rb"\[(?<=[\[,]\[)")
 
 
-class _StrictPickler(pickle.Pickler):
-    """Takes None, bool, int, float, str, dict, list and tuple, and no subclass of them."""
-
-    __slots__ = ()
-
-    # Called for what pickle has no opcode for. It takes no argument, and so raises TypeError: it
-    # is a function in C, so that a pickler runs no Python code at all.
-    reducer_override: Any = [].clear
-
-
 class _Counter:
     """A file that counts what is written to it, and keeps nothing."""
 
@@ -79,6 +70,7 @@ class _Counter:
         self.bytes = 0
         self._room = room
         self._document = document
+        self._much = _MUCH
 
     def write(self, data: bytes) -> None:
         """Count.
@@ -89,10 +81,11 @@ class _Counter:
         self.bytes += len(data)
         if self.bytes > self._room:
             raise BufferError
-        if self.bytes > _MUCH and self._document is not None:
-            document, self._document = self._document, None
+        if self.bytes > self._much and self._document is not None:
+            self._much = 4 * self.bytes
             with suppress(BufferError):
-                _StrictPickler(_Counter(_LITTLE), _FRAMED).dump(document)
+                little = _Counter(self.bytes // _MUCH_OF_LITTLE)
+                StrictPickler(little, _FRAMED).dump(self._document)
                 self._room = 0
 
 
@@ -105,7 +98,27 @@ class _Nowhere:
 _NOWHERE: Final = _Nowhere()
 
 
-def encode_at_once(document: dict[str, Any], max_bytes: int) -> bytes | None:
+class Whole(NamedTuple):
+    """A document as JSON, in which fewer than 50 dicts and lists lie in each other.
+
+    Attributes:
+        data: The JSON.
+    """
+
+    data: bytes
+
+    def is_too_deep(self) -> bool:
+        """Whether, with tuples, which are rare, it is more than 200 objects and lists deep."""
+        # To look at the lists alone takes less than to decode.
+        if _LIST_IN_LIST.search(self.data) is None or self.data.count(b"[") <= _FEW:
+            return False
+        try:
+            return is_too_deep(_decode_json(self.data))
+        except RecursionError:
+            return True
+
+
+def encode_at_once(document: dict[str, Any], max_bytes: int) -> Whole | InParts | None:
     """Write a document as compact JSON, if it can be done in one step, and exactly.
 
     Args:
@@ -113,29 +126,21 @@ def encode_at_once(document: dict[str, Any], max_bytes: int) -> bytes | None:
         max_bytes: How many bytes are worth while.
 
     Returns:
-        The JSON, unless `is_written_too_deep`; `None` where nothing is known about it. That is so
-        for all else that JSON can't carry, and for some that it can: long integers, lone
-        surrogates, 50 objects and lists in each other, more than `max_bytes`.
+        The JSON, which has yet to be asked whether it is too deep; `None` where nothing is known
+        about the document. That is so for all else that JSON can't carry, and for some that it
+        can: long integers, lone surrogates, 50 objects and lists in each other, more than
+        `max_bytes`.
     """
+    if not _IS_ONE_STEP:
+        return None
     # If this fails, the check of the document that comes next says why.
     with suppress(Exception):
-        if _IS_ONE_STEP:
-            return _encode(document, max_bytes)
+        parts = encode_in_parts(document, max_bytes)
+        if parts is not None and not any(map(_has_infinite, parts.packed)):
+            return parts._replace(packed=[])
+    with suppress(Exception):
+        return _encode(document, max_bytes)
     return None
-
-
-def is_written_too_deep(data: bytes) -> bool:
-    """Whether what `encode_at_once` has written is more than 200 objects and lists deep.
-
-    Fewer than 50 of them are dicts and lists. The others are tuples, which are rare.
-    """
-    # To look at the lists alone takes less than to decode.
-    if _LIST_IN_LIST.search(data) is None or data.count(b"[") <= _FEW:
-        return False
-    try:
-        return is_too_deep(_decode_json(data))
-    except RecursionError:
-        return True
 
 
 def pickle_at_once(document: dict[str, Any]) -> bytes | None:
@@ -147,12 +152,23 @@ def pickle_at_once(document: dict[str, Any]) -> bytes | None:
     """
     file = io.BytesIO()
     with suppress(Exception):
-        _StrictPickler(file, _STRICT).dump(document)
+        StrictPickler(file, _STRICT).dump(document)
         return file.getvalue()
     return None
 
 
-def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
+def is_larger(document: dict[str, Any], max_bytes: int) -> bool:
+    """Whether a document that JSON can carry is certainly larger, as JSON, than `max_bytes`.
+
+    No value takes more than four times as much in a pickle.
+    """
+    with suppress(BufferError):
+        _fast_pickler(_Counter(4 * max_bytes), _FRAMED).dump(document)
+        return False
+    return True
+
+
+def _encode(document: dict[str, Any], max_bytes: int) -> Whole | None:
     # What holds itself over and over is found to be too large before anything takes its time, and
     # no other encoder may meet an object that it would run code of.
     size = _Counter(max_bytes, document)
@@ -169,17 +185,17 @@ def _encode(document: dict[str, Any], max_bytes: int) -> bytes | None:
     with memoryview(packed):
         _, _, data = map(_call, steps)
     # To note depth it makes objects, for which Python 3.11 may run its collector, and other code.
-    return None if _has_noted_depth(pickler) or _has_infinite(packed) else data
+    return None if _has_noted_depth(pickler) or _has_infinite(packed) else Whole(data)
 
 
-def _fast_pickler(file: _Counter | _Nowhere, protocol: int) -> _StrictPickler:
+def _fast_pickler(file: _Counter | _Nowhere, protocol: int) -> StrictPickler:
     """A pickler without a memo, which writes what occurs twice twice."""
-    pickler = _StrictPickler(file, protocol)
+    pickler = StrictPickler(file, protocol)
     pickler.fast = True
     return pickler
 
 
-def _has_noted_depth(pickler: _StrictPickler) -> bool:
+def _has_noted_depth(pickler: StrictPickler) -> bool:
     """Whether 50 dicts and lists lay in each other: from there on, it notes them in a dict."""
     return dict in map(type, gc.get_referents(pickler))
 

@@ -36,8 +36,8 @@ def encode(value):
 
 def at_once(document):
     """What is written without a copy; `None` if that can't be done."""
-    data = exact.encode_at_once(document, UNLIMITED)
-    return None if data is None or exact.is_written_too_deep(data) else data
+    written = exact.encode_at_once(document, UNLIMITED)
+    return None if written is None or written.is_too_deep() else written.data
 
 
 def refusal_of(value):
@@ -139,6 +139,11 @@ def lists(levels, kind=list):
     return value
 
 
+def long_list(value, place):
+    """A list of objects that is encoded in parts."""
+    return [{"n": number, "value": value if number == place else ()} for number in range(300)]
+
+
 def general(data):
     """A dict that once had a key which was no text."""
     data = {1: None} | data
@@ -172,6 +177,8 @@ INEXACT = [
         lambda value: vars(Instance([value])),
         lambda value: {"a": general({"k": "k", "l": "l"}), "b": vars(Instance(value))},
         lambda value: [[["x", [[value]]]]] * 120,
+        lambda value: long_list(value, 130),
+        lambda value: {"messages": long_list(1, 0), "state": value},
     ],
 )
 def test_what_json_does_not_carry_is_never_written(place, number):
@@ -231,6 +238,10 @@ EXACT = [
     lists(49),
     general({"a": 1}),
     vars(Instance([1, {"b": 2}])),
+    long_list("ü🌧️\x00", 299),
+    [{"rows": [{"n": 0.5}] * 30}] * 300,
+    [{}] * 300,
+    [*long_list(0.5, 0), (), [], 1, None, "x"],
 ]
 
 
@@ -259,7 +270,12 @@ def test_bytes_that_only_look_like_a_float_are_written(count):
 @pytest.mark.parametrize("levels", [45, 46, 47, 48, 49, 50, 51, 100, 197, 198])
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_documents_of_any_depth_allowed_are_written(levels, kind):
-    for value in (lists(levels, kind), [lists(levels - 1, kind)] * 120):
+    for value in (
+        lists(levels, kind),
+        [lists(levels - 1, kind)] * 120,
+        long_list(lists(levels - 2, kind), 299),
+        {"messages": long_list(1, 0), "state": lists(levels - 1, kind)},
+    ):
         loaded = decode_snapshot(encode(value), key="key-1")
         assert json.dumps(loaded.data["value"]) == json.dumps(value)
 
@@ -282,6 +298,22 @@ def test_what_holds_the_same_over_and_over_is_refused_at_once(times, kind, leaf)
 
     with pytest.raises(SnapshotEncodeError, match=r"too large|a bytes"):
         encode_snapshot(Snapshot.new({"value": value}), max_bytes=2**26)
+
+
+@pytest.mark.parametrize("shared", [repeated(60), "x" * 2**20])
+def test_what_is_in_all_objects_of_a_long_list_is_refused_at_once(shared):
+    value = [{"shared": shared} for _ in range(20_000)]
+
+    with pytest.raises(SnapshotEncodeError, match="too large"):
+        encode_snapshot(Snapshot.new({"value": value}), max_bytes=2**26)
+
+
+def test_two_long_lists_that_are_one_are_written_twice():
+    data = {"messages": long_list(1, 0)}
+    document = {"data": data, "again": data}
+    assert exact.encode_at_once(document, UNLIMITED).data == msgspec.json.encode(document)
+    document = {"messages": data["messages"], "again": data["messages"]}
+    assert exact.encode_at_once(document, UNLIMITED).data == msgspec.json.encode(document)
 
 
 def test_what_occurs_often_is_written_as_often():
@@ -357,6 +389,27 @@ def test_save_never_stores_the_bad_value_of_a_toggled_one(good, bad, traces, siz
         assert not any(trace in body for trace in traces)
         assert decode_snapshot(body, key="key-1").data["lists"] == data["lists"]
     assert saved > 0
+
+
+def test_what_is_saved_in_parts_is_of_one_moment(busy_threads):
+    data = {"before": 0, "messages": long_list(0, 0), "after": 0}
+    numbers = iter(range(1, 10**9))
+
+    def count():
+        number = next(numbers)
+        data["before"] = number
+        data["messages"][0]["value"] = number
+        data["messages"][-1] = {"value": number}
+        data["after"] = number
+
+    busy_threads(count)
+    for _ in range(300):
+        loaded = decode_snapshot(encode_snapshot(Snapshot.new(data), max_bytes=2**24), key="k").data
+        messages = loaded["messages"]
+        inner = [messages[0]["value"], messages[-1].get("value") or 0]
+        found = [loaded["before"], *inner, loaded["after"]]
+        assert found == sorted(found, reverse=True)
+        assert found[0] - found[-1] <= 1
 
 
 def test_a_thread_that_adds_keys_does_not_fail_a_save(busy_threads):
@@ -480,6 +533,8 @@ def test_random_documents_are_written_as_the_plain_check_says(block):
     for seed in range(first, first + 250 * max(TIMES, 1)):
         make = Random(seed)
         value = make.deep() if seed % 8 == 0 else make.value(make.random.choice([5, 60, 900]))
+        if seed % 5 == 0:
+            value = long_list(value, make.random.randrange(300))
         document = {"data": {"value": value}}
         takes = is_within_limits(value)
         once = at_once(document)
