@@ -6,7 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
 
 import pytest
@@ -78,10 +78,12 @@ async def bodies(storage, location, ids):
 
 
 def packed_in(store):
-    """Every document of every pack of a store in memory: by the pack, and its key in history."""
+    """Every document of every pack of a store that counts: by the pack, and its key in history."""
     documents = {}
     for key, data in store.objects.items():
-        if key.endswith(".jsonl.zst"):
+        claim = store.objects.get(key.replace(".jsonl.zst", ".claim"), b"")
+        counts = b'"pending"' not in claim and b'"void"' not in claim
+        if key.endswith(".jsonl.zst") and counts:
             directory = key[: key.rindex("/") + 1]
             pack = PackReader(LAYOUT.pack_in(key, directory), data, max_bytes=2**30)
             history = f"{directory.removesuffix('archive/')}immutable_history/snapshot_"
@@ -92,9 +94,13 @@ def packed_in(store):
 
 
 def contents(store):
-    """What a store in memory holds, without the names of packs."""
+    """What a store in memory holds, without the names of packs and without claims."""
     packs = packed_in(store)
-    plain = {key: bytes(data) for key, data in store.objects.items() if key not in packs}
+    plain = {
+        key: bytes(data)
+        for key, data in store.objects.items()
+        if not key.endswith((".jsonl.zst", ".claim"))
+    }
     archived = {}
     for documents in packs.values():
         for key, document in documents.items():
@@ -201,7 +207,7 @@ async def test_a_dry_run_changes_nothing_and_can_be_applied():
         operation = archive(storage, LAST_TWO, dry_run=True)
         plan = [encode_event(event) for event in await collected(operation)]
         assert storage.objects.store.objects == before
-        assert (operation.report.archived, operation.report.requests_needed) == (4, 17)
+        assert (operation.report.archived, operation.report.requests_needed) == (4, 19)
         await delete_snapshots(storage, LOCATION, ids[:1]).run()
         await storage.objects.put(LAYOUT.history(LOCATION, ids[1]), b'{"other":1}')
         later = await write_history(storage, LOCATION, [-1, -2])
@@ -323,7 +329,11 @@ async def test_killed_at_any_call_and_made_again_it_ends_the_same(store, applied
                     key = LAYOUT.history(LOCATION, found)
                     assert plain.get(key, archived.get(key)) == documents[key]
                 await archive(storage, LAST_TWO, sessions=["session-1"]).run()
-        return contents(faulty.inner), len(packed_in(faulty.inner)), calls >= fails_at
+            found = contents(faulty.inner), len(packed_in(faulty.inner))
+            faulty.fault = lambda _: asyncio.sleep(0)
+            with an_hour_later():
+                await assert_no_claim_is_left(storage, faulty.inner)
+        return *found, calls >= fails_at
 
     expected, packs, _ = await run(0)
     fails_at, was_reached = 1, True
@@ -333,6 +343,23 @@ async def test_killed_at_any_call_and_made_again_it_ends_the_same(store, applied
         assert count == packs
         fails_at += 1
     assert fails_at > 20
+
+
+@contextmanager
+def an_hour_later():
+    """Any run that was overtaken has ended by then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("snapstore.storage.claims.OVERTAKEN_FOR", timedelta(0))
+        yield
+
+
+async def assert_no_claim_is_left(storage, inner):
+    """The next archiver removes them; where deletes have no condition, idle ones stay."""
+    before = contents(inner)
+    await archive(storage, RetentionPolicy(keep_last=9), sessions=["session-1"]).run()
+    assert contents(inner) == before
+    left = [data for key, data in inner.objects.items() if key.endswith(".claim")]
+    assert all(isinstance(inner, SixMethods) and b'"idle"' in claim for claim in left)
 
 
 async def write_turns(storage, location=LOCATION, days=range(7)):
@@ -593,6 +620,13 @@ async def test_the_others_too_end_the_same_where_they_are_killed(store, applied,
                 # What a killed one has left of a pack, the next archiver brings to an end.
                 await archive(storage, RetentionPolicy(keep_last=9)).run()
                 await work(storage, sessions=["session-1"]).run()
+                plain, archived = contents(faulty.inner)
+                assert {*plain, *archived} >= set(KEYS)
+                with an_hour_later():
+                    await work(storage, sessions=["session-1"]).run()
+            faulty.fault = lambda _: asyncio.sleep(0)
+            with an_hour_later():
+                await assert_no_claim_is_left(storage, faulty.inner)
         return contents(faulty.inner), calls >= fails_at
 
     expected, _ = await run(0)
