@@ -193,19 +193,15 @@ class Archiver:
         claim = await take_claim(self._objects, name)
         if claim is None:
             return [self._event(entry, "busy") for entry in packed], rest
-        is_damaged = False
         try:
             # Again, since it may have been removed before it was claimed.
             pack = await packs.read(name)
             if pack is not None:
                 await asyncio.to_thread(verify, pack)
         except SnapshotDecodeError:
-            is_damaged = True
-        if is_damaged:
-            await packs.release(claim)
-        elif pack is None:
-            await packs.discard(claim)
-        if is_damaged or pack is None:
+            pack = None
+        if pack is None:
+            await packs.give_back(claim)
             return [], entries
         events: list[ArchiveEvent] = []
         versions: dict[str, Version] = {}

@@ -180,6 +180,13 @@ class Packs:
         """End the work on a pack."""
         await release_claim(self._objects, claim, conditional=self._conditional)
 
+    async def give_back(self, claim: Claim) -> None:
+        """End the work on a pack that may be gone: then its claim goes as well."""
+        if await exists(self._objects, claim.pack.key):
+            await self.release(claim)
+        else:
+            await self.discard(claim)
+
     async def drop(
         self, claim: Claim, pack: PackReader, unwanted: Container[str]
     ) -> PackName | None:

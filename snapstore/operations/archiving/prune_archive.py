@@ -217,7 +217,7 @@ class PackRemoval:
             reason == "restored" and bool(await self._originals(location).differing(pack))
         )
         if is_needed:
-            await packs.release(claim)
+            await packs.give_back(claim)
             return self._event(name, "kept", reason)
         if not await packs.discard(claim):
             return self._event(name, "busy", reason)

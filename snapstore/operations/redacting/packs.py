@@ -124,10 +124,7 @@ class PackRedaction:
         del pack
         if await self._packs.replace(own, writer) is not None:
             return "redacted", places
-        if await exists(self._objects, name.key):
-            await self._packs.release(own)
-        else:
-            await self._packs.discard(own)
+        await self._packs.give_back(own)
         return "changed", places
 
     def _places(self, pack: PackReader) -> list[str]:
