@@ -18,13 +18,14 @@ from snapstore.errors import (
     SnapshotDecodeError,
 )
 from snapstore.model.ids import new_snapshot_id, snapshot_time
-from snapstore.model.keys import Layout, ObjectPlace
+from snapstore.model.keys import Layout, ObjectPlace, PackName
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
 from snapstore.operations.archiving.packing import verify as verify_pack
 from snapstore.operations.locations import exists
 from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
+from snapstore.storage.claims import read_claim
 from snapstore.storage.packs import read_pack
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.storage.writes import ORIGIN
@@ -76,14 +77,14 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
               read;
             - `"too large"`: it is larger than this storage's `max_snapshot_bytes`, and is not read;
             - `"latest missing"`: there is history without a latest snapshot, for a minute at least;
-            - `"latest without its history"`: the snapshot in history that latest was saved from
-              is not there;
+            - `"latest without its history"`: the snapshot that latest was saved from is neither in
+              history nor in a pack;
             - `"latest differs from its history"`: it has another document;
             - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or
               the other way round;
             - `"id in the future"`: an id is over a day ahead of this clock;
             - `"listing out of order"`: the store's listing can't be relied on;
-            - `"pack damaged"`: a pack of the archive can't be read, or a snapshot in it;
+            - `"pack damaged"`: a pack can't be read, or a snapshot in it, or its claim;
             - `"unfinished fork"`: a fork that was cut off;
             - `"unfinished archive"`: an operation is at work on a pack, or was cut off;
             - `"set aside"`: damaged bytes that an earlier run has set aside;
@@ -292,11 +293,7 @@ class _Verification:
                 kind="foreign object", key=key, message="it is not of the layout of snapshots"
             )
         if key == name.claim:
-            return VerifyFinding(
-                kind="unfinished archive",
-                key=key,
-                message="an operation is at work on its pack, or was cut off; archive goes on",
-            )
+            return await self._of_claim(name)
         async with self._slot:
             try:
                 max_bytes = self._storage.max_snapshot_bytes
@@ -306,6 +303,19 @@ class _Verification:
             except SnapshotDecodeError as error:
                 return VerifyFinding(kind="pack damaged", key=key, message=str(error))
         return None
+
+    async def _of_claim(self, name: PackName) -> VerifyFinding | None:
+        try:
+            claim = await read_claim(self._objects, name)
+        except SnapshotDecodeError as error:
+            return VerifyFinding(kind="pack damaged", key=name.claim, message=str(error))
+        if claim is None or claim.state == "idle":
+            return None
+        return VerifyFinding(
+            kind="unfinished archive",
+            key=name.claim,
+            message="an operation is at work on its pack, or was cut off; archive goes on",
+        )
 
     async def _of_manifest(
         self, key: str, place: ObjectPlace
@@ -397,7 +407,9 @@ class _Verification:
             origin = found.latest.snapshot_id
             entry = self._layout.history(location, origin)
             try:
-                saved = await self._storage.load_versioned(location=location, snapshot_id=origin)
+                saved = await self._storage.load_snapshot(location=location, snapshot_id=origin)
+                if saved is None:  # a rewind beside an archiver: it was moved all the same
+                    saved = await self._storage.load_archived(location=location, snapshot_id=origin)
             except SnapshotDecodeError:
                 return  # it is a finding already
             if saved is None:
@@ -406,7 +418,7 @@ class _Verification:
                     key=key,
                     message=f"it was saved from {entry}, which does not exist",
                 )
-            elif saved.snapshot != found.latest.snapshot:
+            elif saved != found.latest.snapshot:
                 yield VerifyFinding(
                     kind="latest differs from its history",
                     key=key,
