@@ -12,6 +12,7 @@ from datetime import timedelta
 import pytest
 
 from histories import NOW, id_days_ago, location_of, write_history
+from sampling import steps
 from snapstore import (
     FileStorage,
     InvalidIdentifierError,
@@ -338,12 +339,12 @@ async def test_killed_at_any_call_and_made_again_it_ends_the_same(store, applied
         return *found, calls >= fails_at
 
     expected, packs, _ = await run(0)
-    fails_at, was_reached = 1, True
-    while was_reached:
+    for fails_at in steps():
         found, count, was_reached = await run(fails_at)
         assert found == expected
         assert count == packs
-        fails_at += 1
+        if not was_reached:
+            break
     assert fails_at > 20
 
 
@@ -378,8 +379,7 @@ async def write_turns(storage, location=LOCATION, days=range(7)):
 
 async def run_beside(other, *, store=MemoryObjectStore, operation=None):
     """Let something happen before each call of an archiver in turn; yields each end."""
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(store())
         was_reached = False
         calls = 0
@@ -400,7 +400,8 @@ async def run_beside(other, *, store=MemoryObjectStore, operation=None):
             faulty.fault = lambda _: asyncio.sleep(0)
             if was_reached:
                 yield storage, faulty.inner
-        place += 1
+        if not was_reached:
+            break
     assert place > 12
 
 
@@ -510,7 +511,7 @@ async def test_a_rewind_beside_it_leaves_a_good_latest():
             assert (await verify(storage, sessions=["session-1"]).run()).ok
             moved += archived is not None
         await storage.rewind(location=LOCATION, snapshot_id=IDS[-1])
-    assert moved > 3
+    assert moved > 1
 
 
 def redacted(data):
@@ -548,8 +549,7 @@ async def test_an_original_that_is_changed_meanwhile_leaves_no_old_text_in_a_pac
 @pytest.mark.parametrize("applied", [False, True])
 async def test_a_crash_and_a_change_leave_no_old_text_after_the_next_run(store, applied):
     """Killed at any call, then all that is left in history is changed, then made again."""
-    place, was_reached = 1, True
-    while was_reached:
+    for place in steps():
         faulty = FaultyObjectStore(store())
         calls = 0
 
@@ -574,7 +574,8 @@ async def test_a_crash_and_a_change_leave_no_old_text_after_the_next_run(store, 
             assert sorted(plain) == KEYS[5:]
             for found in left[:-2]:
                 assert b'"turn"' not in archived[LAYOUT.history(LOCATION, found)]
-        place += 1
+        if not was_reached:
+            break
     assert place > 15
 
 
@@ -586,8 +587,7 @@ async def test_packs_are_not_pruned_while_an_archiver_relies_on_them(store, poli
     async def other(beside):
         await prune_archive(beside, policy, sessions=["session-1"]).run()
 
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(store())
         was_reached, calls = False, 0
 
@@ -608,7 +608,8 @@ async def test_packs_are_not_pruned_while_an_archiver_relies_on_them(store, poli
             plain, archived = contents(faulty.inner)
         found = {*plain, *archived}
         assert found == set(KEYS) if policy is None else found >= set(KEYS[5:])
-        place += 1
+        if not was_reached:
+            break
     assert place > 8
 
 
@@ -652,11 +653,11 @@ async def test_the_others_too_end_the_same_where_they_are_killed(store, applied,
         return contents(faulty.inner), calls >= fails_at
 
     expected, _ = await run(0)
-    fails_at, was_reached = 1, True
-    while was_reached:
+    for fails_at in steps():
         found, was_reached = await run(fails_at)
         assert found == expected
-        fails_at += 1
+        if not was_reached:
+            break
     assert fails_at > 4
 
 
@@ -844,8 +845,7 @@ async def test_listings_and_figures_know_packs_as_the_session_s_own():
 async def test_the_state_at_a_time_is_found_while_it_moves():
     """An archiver, or one who brings it back, between any two calls of a load."""
     for work in (archive, unarchive):
-        place, was_reached = 0, True
-        while was_reached:
+        for place in steps(0):
             faulty = FaultyObjectStore(MemoryObjectStore())
             was_reached, calls = False, 0
 
@@ -868,14 +868,14 @@ async def test_the_state_at_a_time_is_found_while_it_moves():
                 time = NOW - timedelta(days=4)
                 loaded = await storage.load_snapshot(location=LOCATION, as_of=time)
                 assert loaded.data == {"turn": 2}
-            place += 1
+            if not was_reached:
+                break
         assert place > 2
 
 
 async def test_a_copy_beside_it_has_every_snapshot():
     """All of an archiver between any two calls of a copy, at the source."""
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(MemoryObjectStore())
         was_reached, calls = False, 0
 
@@ -893,7 +893,8 @@ async def test_a_copy_beside_it_has_every_snapshot():
             await copy(storage, target, sessions=["session-1"]).run()
             plain, archived = contents(target.objects.store)
         assert {*plain, *archived} == set(KEYS)
-        place += 1
+        if not was_reached:
+            break
     assert place > 8
 
 

@@ -26,7 +26,7 @@ from snapstore.testing import FaultyObjectStore, StoreFault
 
 LAYOUT = Layout()
 LOCATION = location_of("session-1")
-SEEDS = {seed: seed for seed in range(200)}
+SEEDS = {seed: seed for seed in range(100)}
 IDS = [id_days_ago(days) for days in range(5, -1, -1)]
 LAST_TWO = RetentionPolicy(keep_last=2)
 ONLY = {"sessions": ["session-1"]}

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from histories import id_days_ago, location_of
+from sampling import steps
 from snapstore import ObjectSnapshotStorage, StorageError
 from snapstore.encoding.packs import PackReader
 from snapstore.model.keys import Layout
@@ -87,8 +88,7 @@ async def test_packs_are_redacted_and_nothing_else_is_changed(storage):
 @pytest.mark.parametrize("first", [archive, redact])
 async def test_an_archiver_and_a_redaction_at_once_lose_nothing_and_leave_no_text(first):
     """All of one between any two calls of the other."""
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(MemoryObjectStore())
         was_reached, calls = False, 0
 
@@ -121,14 +121,14 @@ async def test_an_archiver_and_a_redaction_at_once_lose_nothing_and_leave_no_tex
             assert {key for key in again if not key.endswith(".claim")} == keys
             assert is_redacted(again) or not was_reached
             assert len(await storage.list_snapshot_ids(location=LOCATION)) == 2
-        place += 1
+        if not was_reached:
+            break
     assert place > 15
 
 
 @pytest.mark.parametrize("applied", [False, True])
 async def test_a_redaction_that_is_killed_and_made_again_ends_the_same(applied):
-    place, was_reached = 1, True
-    while was_reached:
+    for place in steps():
         faulty = FaultyObjectStore(MemoryObjectStore())
         calls = 0
 
@@ -154,14 +154,14 @@ async def test_a_redaction_that_is_killed_and_made_again_ends_the_same(applied):
             found = await everything(storage)
             assert {key for key in found if not key.endswith(".claim")} == before.keys()
             assert is_redacted(found)
-        place += 1
+        if not was_reached:
+            break
     assert place > 10
 
 
 @pytest.mark.parametrize("applied", [False, True])
 async def test_an_archiver_that_was_killed_leaves_no_text_after_a_redaction(applied):
-    place, was_reached = 1, True
-    while was_reached:
+    for place in steps():
         faulty = FaultyObjectStore(MemoryObjectStore())
         calls = 0
 
@@ -183,5 +183,6 @@ async def test_an_archiver_that_was_killed_leaves_no_text_after_a_redaction(appl
             keys = {LAYOUT.history(LOCATION, snapshot_id) for snapshot_id in IDS}
             assert {key for key in found if not key.endswith(".claim")} == keys
             assert is_redacted(found)
-        place += 1
+        if not was_reached:
+            break
     assert place > 10
