@@ -772,6 +772,38 @@ async def test_a_pack_whose_index_lies_never_gives_a_wrong_document(which):
     assert "canary" not in str(caught.value)
 
 
+async def test_a_pack_of_a_newer_version_is_refused_and_nothing_is_lost():
+    """Whatever else is new about it; also where its snapshots are in history again."""
+    async with MemoryStorage() as storage:
+        ids = await write_turns(storage)
+        await archive(storage, LAST_TWO).run()
+        await unarchive(storage).run()
+        [key] = await keys_under(storage, PREFIX)
+        data = bytes(storage.objects.store.objects.pop(key))
+        old = b'{"version":1,'
+        new = data.replace(old, b'{"version":2,"new":true,')
+        more = len(b'"new":true,')
+        size = int.from_bytes(new[-12:-8], "little")
+        magic = new.rindex(b"\x53\x2a\x4d\x18")
+        new = b"".join(
+            (
+                new[: magic + 4],
+                (size + more + 12).to_bytes(4, "little"),
+                new[magic + 8 : -12],
+                (size + more).to_bytes(4, "little"),
+                new[-8:],
+            )
+        )
+        name = LAYOUT.pack(LOCATION, ids[0], ids[4], hashlib.sha256(new).hexdigest())
+        await storage.objects.put(name.key, new)
+        with pytest.raises(SnapshotDecodeError, match="it has version 2"):
+            await storage.load_archived(location=LOCATION, snapshot_id=ids[0])
+        assert (await prune_archive(storage).run()).damaged == 1
+        assert (await archive(storage, LAST_TWO).run()).packs == 1
+        assert bytes(storage.objects.store.objects[name.key]) == new
+        assert len(await storage.list_snapshot_ids(location=LOCATION)) == 2
+
+
 async def test_a_bomb_is_not_decompressed():
     """A document that is longer than snapshots may be, and one that is longer than it says."""
     size = 50 * 2**20

@@ -10,7 +10,7 @@ from sampling import steps
 from snapstore import ObjectSnapshotStorage, StorageError
 from snapstore.encoding.packs import PackReader
 from snapstore.model.keys import Layout
-from snapstore.operations import RetentionPolicy, archive, redact, redaction, unarchive
+from snapstore.operations import RetentionPolicy, archive, redact, redaction, unarchive, verify
 from snapstore.stores import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
 
@@ -154,9 +154,49 @@ async def test_a_redaction_that_is_killed_and_made_again_ends_the_same(applied):
             found = await everything(storage)
             assert {key for key in found if not key.endswith(".claim")} == before.keys()
             assert is_redacted(found)
+            # In no two packs, as the next archiver leaves it at the latest.
+            await archive(storage, LAST_TWO, sessions=["session-1"]).run()
+            found = await everything(storage)
+            assert all(len(versions) == 1 for versions in found.values())
         if not was_reached:
             break
     assert place > 10
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_what_a_redaction_that_was_killed_leaves_is_read_and_mended(applied):
+    """At worst the same snapshots are in two packs, until the next archiver."""
+    for place in range(1, 60):
+        faulty = FaultyObjectStore(MemoryObjectStore())
+        calls = 0
+
+        async def fault(_, place=place):
+            nonlocal calls
+            calls += 1
+            # A process that was killed makes no further call.
+            return StoreFault(applied=applied and calls == place) if calls >= place else None
+
+        async with ObjectSnapshotStorage(faulty) as storage:
+            await write_canaries(storage)
+            await archive(storage, LAST_TWO, sessions=["session-1"]).run()
+            faulty.fault = fault
+            with suppress(StorageError):
+                await redact_all(storage)
+            faulty.fault = lambda _: asyncio.sleep(0)
+            ids = storage.iter_archived_ids(location=LOCATION)
+            assert [found async for found in ids] == IDS[:5]
+            for turn, snapshot_id in enumerate(IDS[:5]):
+                loaded = await storage.load_archived(location=LOCATION, snapshot_id=snapshot_id)
+                assert loaded.data["turn"] == turn
+            kinds = {f.kind async for f in verify(storage, sessions=["session-1"])}
+            packs = await storage.describe_session(session_id="session-1")
+            assert packs.archive.objects <= 1 or kinds == {"unfinished archive"}
+            await archive(storage, LAST_TWO, sessions=["session-1"]).run()
+            found = await everything(storage)
+            assert all(len(versions) == 1 for versions in found.values())
+        if calls < place:
+            break
+    assert place > 20
 
 
 @pytest.mark.parametrize("applied", [False, True])
