@@ -14,6 +14,7 @@ from botocore.httpsession import get_cert_path
 from botocore.loaders import JSONFileLoader
 from hypothesis import settings
 
+import sampling
 from snapstore.stores.s3.client import _ModelLoader
 from snapstore.testing.engines import ENGINES
 from snapstore.testing.server import create_bucket, running_server
@@ -39,6 +40,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.getoption("--full"):
+        sampling.STRIDE = 1
     config.addinivalue_line("markers", "s3: needs an S3 server; set by itself where that shows")
     config.addinivalue_line("markers", "properties: tries generated examples; set by itself, too")
     config.addinivalue_line("markers", "full: one of many alike, run with --full alone")

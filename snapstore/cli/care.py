@@ -200,13 +200,13 @@ def redact_command(
         if dry_run or not yes:
             planned = operation(dry_run=True)
             report = run(follow(planned, "looking", count=_told_of_redaction, on_event=write))
-            _require_objects(report, session_id)
+            _require_objects(report, session_id, keep_versions=keep_versions)
             if dry_run:
                 return
             confirm("Redact it?", yes=False)
         done = operation(dry_run=False)
         report = run(follow(done, "redacting", count=_told_of_redaction, on_event=write))
-    _require_objects(report, session_id)
+    _require_objects(report, session_id, keep_versions=keep_versions)
     if not (report.ok or (keep_versions and report.is_clean is None)):
         raise click.exceptions.Exit(1)
 
@@ -214,10 +214,11 @@ def redact_command(
 COMMANDS: Final = {"fork": fork, "verify": verify_command, "redact": redact_command}
 
 
-def _require_objects(report: RedactReport, session_id: str) -> None:
+def _require_objects(report: RedactReport, session_id: str, *, keep_versions: bool) -> None:
     """Refuse a session of which there is nothing, not even a version of an object."""
     if not (report.objects or report.versions or report.retained):
-        raise click.ClickException(f"there is no session {session_id}")
+        but = "; what was deleted may have left versions, which are kept" if keep_versions else ""
+        raise click.ClickException(f"there is no session {session_id}{but}")
 
 
 def _lines_of(file: TextIO | None) -> list[str]:
@@ -225,10 +226,12 @@ def _lines_of(file: TextIO | None) -> list[str]:
 
 
 def _told_of_redaction(report: RedactReport) -> str:
-    what = "to be redacted" if report.dry_run else "redacted"
+    what, erased = "redacted", "erased"
+    if report.dry_run:
+        what, erased = f"to be {what}", f"to be {erased}"
     text = (
         f"{report.redacted:,} of {counted(report.objects, 'object')} {what} in "
-        f"{counted(report.places, 'place')}, {counted(report.versions, 'version')} erased, "
+        f"{counted(report.places, 'place')}, {counted(report.versions, 'version')} {erased}, "
         f"{counted(report.requests, 'request')}"
     )
     if report.retained:

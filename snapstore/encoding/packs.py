@@ -21,7 +21,7 @@ import io
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import msgspec
 
@@ -38,6 +38,8 @@ MAX_DOCUMENTS: Final = 10_000
 
 MAX_TOTAL_BYTES: Final = 512 * 2**20
 """How many bytes the documents of a pack may have, unless it is a single one."""
+
+T = TypeVar("T")
 
 _VERSION: Final = 1
 _MAGIC: Final = 0x184D2A53.to_bytes(4, "little")
@@ -69,6 +71,10 @@ class PackedDocument(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     length: int
     sha256: str
+
+
+class _AnyIndex(msgspec.Struct):
+    version: int
 
 
 class _Index(msgspec.Struct, forbid_unknown_fields=True):
@@ -235,14 +241,12 @@ class PackReader:
             or bytes(data[self._end : self._end + 8]) != _MAGIC + size.to_bytes(4, "little")
         ):
             self._fail("it has no index")
-        try:
-            index = msgspec.json.decode(data[self._end + 8 : -12], type=_Index)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            index = None
+        version = _decode(data[self._end + 8 : -12], _AnyIndex)
+        if version is not None and version.version != _VERSION:
+            self._fail(f"it has version {version.version}, and this is for version {_VERSION}")
+        index = _decode(data[self._end + 8 : -12], _Index)
         if index is None:
             self._fail("its index is damaged")
-        if index.version != _VERSION:
-            self._fail(f"it has version {index.version}, and this is for version {_VERSION}")
         found = index.documents
         if not (
             0 < len(found) <= MAX_DOCUMENTS
@@ -261,6 +265,13 @@ class PackReader:
         raise SnapshotDecodeError(
             f"{self.name.key} is not a good pack of snapshots: {why}", key=self.name.key
         )
+
+
+def _decode(data: memoryview, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _is_good(packed: PackedDocument) -> bool:

@@ -5,9 +5,10 @@ nothing is deleted: an id may come from a URL, and `backups/` or the SDKs' `cont
 the sessions. A delete that was cut off can only be repeated while something shows that there is a
 session. So where other keys lie under its name as well, one object of the layout is deleted last.
 
-An archiver may have packed a history between its listing and its deletion. What it has written is
-found by one more listing, after the history is gone. What it writes later it takes back by itself,
-since it looks for the history again: see `snapstore.operations.archiving.packing`.
+An archiver may have packed a history between its listing and its deletion, and a redaction may have
+written a pack in the place of another one. What they have written is found by one more listing,
+after the history and that pack are gone. What they write later they take back by themselves, since
+they look for the history, or the pack, again: see `snapstore.operations.archiving.packing`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class SessionDeletion:
         self._objects = objects
         self._prefix = prefix
         self._has_begun = False
-        self._has_history = False
+        self._may_have_new_packs = False
         self._deleted = 0
         self._kept = 0
         self._failed: dict[str, str] = {}
@@ -67,7 +68,8 @@ class SessionDeletion:
                 await self._delete_keys(keys)
             else:
                 self._failed |= dict.fromkeys(self._held_back, UNCONFIRMED)
-            if self._has_history and not self._failed:
+            while self._may_have_new_packs and not self._failed:
+                self._may_have_new_packs = False
                 await self._delete_new_packs()
         except StorageError as error:
             if not self._failed:
@@ -113,14 +115,14 @@ class SessionDeletion:
         await self._delete_keys(keys)
 
     async def _delete_new_packs(self) -> None:
-        """Delete what was archived while the history was being deleted."""
+        """Delete what was archived while the session was being deleted."""
         async with aclosing(self._objects.scan(f"{self._prefix}scopes/")) as pages:
             async for page in pages:
                 await self._delete_keys([key for key in page if self._is_archive(key)])
 
     async def _delete_keys(self, keys: Sequence[str]) -> None:
         self._deleted += len(keys)
-        self._has_history = self._has_history or any(map(Layout.snapshot_id_of, keys))
+        self._may_have_new_packs = self._may_have_new_packs or any(map(self._may_be_packed, keys))
         # Not every server keeps to the size of a page that it was asked for.
         for start in range(0, len(keys), PAGE_SIZE):
             self._unconfirmed = list(keys[start:])
@@ -153,6 +155,9 @@ class SessionDeletion:
 
     def _is_own(self, key: str) -> bool:
         return Layout.is_own(key, self._prefix)
+
+    def _may_be_packed(self, key: str) -> bool:
+        return Layout.snapshot_id_of(key) is not None or self._is_archive(key)
 
     def _is_archive(self, key: str) -> bool:
         place = Layout.place_of(key, self._prefix)

@@ -68,7 +68,8 @@ async def whole_packs(
 
 def _is_without_use(name: PackName, claims: list[Claim | None]) -> bool:
     return any(
-        claim is not None and claim.pack == name and claim.state != "held" for claim in claims
+        claim is not None and claim.pack == name and claim.state in ("pending", "void")
+        for claim in claims
     )
 
 

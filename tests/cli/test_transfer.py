@@ -1,13 +1,15 @@
 """`copy`, `export`, `import`, `import-log`, `fork`, `verify` and `redact` as commands."""
 
 import json
+import uuid
 
 import pytest
 
 from histories import location_of, write_history
 from programs import in_a_terminal
 from programs import snapstore as program
-from snapstore import FileStorage, Snapshot
+from snapstore import FileStorage, S3Storage, Snapshot
+from snapstore.testing.server import create_bucket
 
 LOCATION = location_of("chat-1")
 CANARY = "canary-9341"
@@ -167,6 +169,34 @@ async def test_texts_are_redacted_and_never_shown(here, snapstore, tmp_path):
     patterns.write_text(f"({CANARY}\n")
     wrong = await snapstore(*arguments, "--yes", environment=here.environment)
     assert (wrong.status, CANARY in wrong.err) == (2, False)
+
+
+@pytest.mark.seaweedfs
+@pytest.mark.moto
+async def test_versions_of_a_session_that_was_deleted_are_redacted(
+    s3_server, s3_client, snapstore, tmp_path
+):
+    bucket = f"versions-{uuid.uuid4().hex}"
+    create_bucket(s3_server, bucket)
+    await s3_client.put_bucket_versioning(
+        Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    texts = tmp_path / "texts"
+    texts.write_text(f"{CANARY}\n")
+    async with S3Storage(bucket, **s3_server.storage_options) as storage:
+        await storage.checkpoint(location=LOCATION, snapshot=Snapshot.new({"x": CANARY}))
+        await storage.delete_session(session_id="chat-1")
+    arguments = ("redact", f"s3://{bucket}/", "chat-1", "--texts", texts)
+    environment = {**s3_server.environment(), "AWS_ENDPOINT_URL": s3_server.endpoint_url}
+    kept = await snapstore(*arguments, "--keep-versions", "--dry-run", environment=environment)
+    assert (kept.status, "versions, which are kept" in kept.err) == (1, True)
+    dry = await snapstore(*arguments, "--dry-run", environment=environment)
+    assert (dry.status, dry.out.count("planned")) == (0, 2), dry.err
+    assert "2 versions to be erased" in dry.err
+    ended = await snapstore(*arguments, "--yes", environment=environment)
+    assert (ended.status, ended.out.count("erased")) == (0, 2), ended.err
+    gone = await snapstore(*arguments, "--dry-run", environment=environment)
+    assert (gone.status, "there is no session" in gone.err) == (1, True)
 
 
 async def test_texts_come_from_stdin(here):

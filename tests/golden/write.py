@@ -11,7 +11,15 @@ from pathlib import Path
 
 from aiobotocore.session import get_session
 
-from snapstore import FileStorage, S3Storage, Snapshot, SnapshotLocation, SnapshotManifest
+from snapstore import (
+    FileStorage,
+    MemoryStorage,
+    S3Storage,
+    Snapshot,
+    SnapshotLocation,
+    SnapshotManifest,
+)
+from snapstore.operations import RetentionPolicy, archive
 from snapstore.testing import BucketObjects
 from snapstore.testing.server import create_bucket, running_server
 
@@ -74,13 +82,42 @@ async def write_to_s3():
             return objects
 
 
+async def write_pack():
+    """Write documents of all kinds, the pack of them, and the claim of one who was overtaken."""
+    documents = {
+        IDS[0]: b'{"scope":"agent","data":{"text":"one line"}}',
+        IDS[1]: b'{\n  "scope": "agent",\r\n  "data": {"text": "\xc3\xbc"}\n}\n',
+        f"{IDS[1][:-1]}3": b"",
+        f"{IDS[1][:-1]}4": b'{"scope":"agent","data":{"text":"%b"}}' % (b"again " * 500),
+        f"{IDS[1][:-1]}5": b"\xff\x00 no text",
+    }
+    folder = ROOT / "packs"
+    folder.mkdir()
+    async with MemoryStorage() as storage:
+        for snapshot_id, document in documents.items():
+            (folder / f"{snapshot_id}.json").write_bytes(document)
+            await storage.objects.put(storage.layout.history(AGENT, snapshot_id), document)
+        kept = f"{IDS[1][:-1]}6"  # a policy keeps one at least
+        await storage.objects.put(storage.layout.history(AGENT, kept), b"{}")
+        await archive(storage, RetentionPolicy(keep_last=1)).run()
+        for key, data in storage.objects.store.objects.items():
+            if key.endswith(".jsonl.zst"):
+                name = key.rpartition("/")[2]
+                (folder / name).write_bytes(data)
+                claim = name.replace(".jsonl.zst", ".claim")
+                overtaken = "2026-11-28T01:02:03.456Z"
+                body = {"state": "idle", "run": "0123456789abcdef", "overtaken": overtaken}
+                (folder / claim).write_text(json.dumps(body))
+
+
 async def main():
-    """Write to files and to S3."""
+    """Write to files and to S3, and a pack."""
     ROOT.mkdir()
     async with FileStorage(ROOT / "files") as storage:
         await write(storage)
     objects = await write_to_s3()
     (ROOT / "s3.json").write_text(json.dumps(objects, indent=1) + "\n")
+    await write_pack()
 
 
 if __name__ == "__main__":

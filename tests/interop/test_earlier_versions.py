@@ -11,6 +11,7 @@ import pytest
 
 from snapstore import (
     FileStorage,
+    MemoryStorage,
     S3Storage,
     Snapshot,
     SnapshotConflictError,
@@ -18,6 +19,7 @@ from snapstore import (
     SnapshotLocation,
     SnapshotManifest,
 )
+from snapstore.operations import prune_archive, unarchive
 from snapstore.testing import BucketObjects, DirectoryObjects
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -65,6 +67,24 @@ def test_golden_objects_of_0_1_are_there():
     assert {files / key for key in objects} == {p for p in files.rglob("*") if p.is_file()}
     names = {name for stored in objects.values() for name in stored["metadata"]}
     assert names == {"snapstore-write", "snapstore-lineage", "snapstore-snapshot"}
+
+
+async def test_an_earlier_pack_gives_its_documents_byte_for_byte(version):
+    files = {file.name: file.read_bytes() for file in (GOLDEN / version / "packs").iterdir()}
+    documents = {name[:-5]: data for name, data in files.items() if name.endswith(".json")}
+    async with MemoryStorage() as storage:
+        prefix = storage.layout.archive_prefix(AGENT)
+        for name in files.keys() - {f"{snapshot_id}.json" for snapshot_id in documents}:
+            await storage.objects.put(f"{prefix}{name}", files[name])
+        archived = storage.iter_archived_ids(location=AGENT)
+        assert [snapshot_id async for snapshot_id in archived] == sorted(documents)
+        assert (await unarchive(storage).run()).restored == len(documents) == 5
+        for snapshot_id, document in documents.items():
+            key = storage.layout.history(AGENT, snapshot_id)
+            assert bytes((await storage.objects.get(key, max_bytes=2**20)).data) == document
+        # Its claim is of a run that was overtaken long ago.
+        assert (await prune_archive(storage).run()).deleted == 1
+        assert not any("/archive/" in key for key in storage.objects.store.objects)
 
 
 class Earlier:

@@ -6,12 +6,13 @@ import random
 import shutil
 import subprocess
 import sys
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
 
 import pytest
 
 from histories import NOW, id_days_ago, location_of, write_history
+from sampling import steps
 from snapstore import (
     FileStorage,
     InvalidIdentifierError,
@@ -19,6 +20,7 @@ from snapstore import (
     ObjectSnapshotStorage,
     Snapshot,
     SnapshotDecodeError,
+    SnapshotNotFoundError,
     StorageError,
     new_snapshot_id,
     snapshot_id_at,
@@ -38,6 +40,7 @@ from snapstore.operations import (
     prune_sessions,
     save_export,
     unarchive,
+    verify,
 )
 from snapstore.stores import MemoryObjectStore
 from snapstore.testing import FaultyObjectStore, StoreFault
@@ -78,10 +81,12 @@ async def bodies(storage, location, ids):
 
 
 def packed_in(store):
-    """Every document of every pack of a store in memory: by the pack, and its key in history."""
+    """Every document of every pack of a store that counts: by the pack, and its key in history."""
     documents = {}
     for key, data in store.objects.items():
-        if key.endswith(".jsonl.zst"):
+        claim = store.objects.get(key.replace(".jsonl.zst", ".claim"), b"")
+        counts = b'"pending"' not in claim and b'"void"' not in claim
+        if key.endswith(".jsonl.zst") and counts:
             directory = key[: key.rindex("/") + 1]
             pack = PackReader(LAYOUT.pack_in(key, directory), data, max_bytes=2**30)
             history = f"{directory.removesuffix('archive/')}immutable_history/snapshot_"
@@ -92,9 +97,13 @@ def packed_in(store):
 
 
 def contents(store):
-    """What a store in memory holds, without the names of packs."""
+    """What a store in memory holds, without the names of packs and without claims."""
     packs = packed_in(store)
-    plain = {key: bytes(data) for key, data in store.objects.items() if key not in packs}
+    plain = {
+        key: bytes(data)
+        for key, data in store.objects.items()
+        if not key.endswith((".jsonl.zst", ".claim"))
+    }
     archived = {}
     for documents in packs.values():
         for key, document in documents.items():
@@ -201,7 +210,7 @@ async def test_a_dry_run_changes_nothing_and_can_be_applied():
         operation = archive(storage, LAST_TWO, dry_run=True)
         plan = [encode_event(event) for event in await collected(operation)]
         assert storage.objects.store.objects == before
-        assert (operation.report.archived, operation.report.requests_needed) == (4, 17)
+        assert (operation.report.archived, operation.report.requests_needed) == (4, 19)
         await delete_snapshots(storage, LOCATION, ids[:1]).run()
         await storage.objects.put(LAYOUT.history(LOCATION, ids[1]), b'{"other":1}')
         later = await write_history(storage, LOCATION, [-1, -2])
@@ -323,31 +332,54 @@ async def test_killed_at_any_call_and_made_again_it_ends_the_same(store, applied
                     key = LAYOUT.history(LOCATION, found)
                     assert plain.get(key, archived.get(key)) == documents[key]
                 await archive(storage, LAST_TWO, sessions=["session-1"]).run()
-        return contents(faulty.inner), len(packed_in(faulty.inner)), calls >= fails_at
+            found = contents(faulty.inner), len(packed_in(faulty.inner))
+            faulty.fault = lambda _: asyncio.sleep(0)
+            with an_hour_later():
+                await assert_no_claim_is_left(storage, faulty.inner)
+        return *found, calls >= fails_at
 
     expected, packs, _ = await run(0)
-    fails_at, was_reached = 1, True
-    while was_reached:
+    for fails_at in steps():
         found, count, was_reached = await run(fails_at)
         assert found == expected
         assert count == packs
-        fails_at += 1
+        if not was_reached:
+            break
     assert fails_at > 20
+
+
+@contextmanager
+def an_hour_later():
+    """Any run that was overtaken has ended by then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("snapstore.storage.claims.OVERTAKEN_FOR", timedelta(0))
+        yield
+
+
+async def assert_no_claim_is_left(storage, inner):
+    """The next archiver removes them; where deletes have no condition, idle ones stay."""
+    before = contents(inner)
+    await archive(storage, RetentionPolicy(keep_last=9), sessions=["session-1"]).run()
+    assert contents(inner) == before
+    left = [data for key, data in inner.objects.items() if key.endswith(".claim")]
+    assert all(isinstance(inner, SixMethods) and b'"idle"' in claim for claim in left)
+
+
+DOCUMENT = b'{"scope":"agent","schemaVersion":"1.0","createdAt":"","data":{"turn":%d},"appData":{}}'
 
 
 async def write_turns(storage, location=LOCATION, days=range(7)):
     """Write a history whose documents are the same in every run."""
     ids = [id_days_ago(ago) for ago in sorted(days, reverse=True)]
     for turn, snapshot_id in enumerate(ids):
-        data = b'{"scope":"agent","turn":%d}' % turn
+        data = DOCUMENT % turn
         await storage.objects.put(LAYOUT.history(location, snapshot_id), data)
     return ids
 
 
 async def run_beside(other, *, store=MemoryObjectStore, operation=None):
     """Let something happen before each call of an archiver in turn; yields each end."""
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(store())
         was_reached = False
         calls = 0
@@ -368,7 +400,8 @@ async def run_beside(other, *, store=MemoryObjectStore, operation=None):
             faulty.fault = lambda _: asyncio.sleep(0)
             if was_reached:
                 yield storage, faulty.inner
-        place += 1
+        if not was_reached:
+            break
     assert place > 12
 
 
@@ -461,7 +494,24 @@ async def test_what_is_deleted_beside_it_before_it_was_moved_does_not_come_back(
         assert set(archived) >= {*KEYS[:2], *KEYS[3:5]}
 
 
-OLD, NEW = b"canary", b"redact"
+async def test_a_rewind_beside_it_leaves_a_good_latest():
+    """Latest may be of a snapshot that is archived by then."""
+    moved = 0
+
+    async def other(beside):
+        with suppress(SnapshotNotFoundError):  # it is in a pack already
+            await beside.rewind(location=LOCATION, snapshot_id=IDS[1])
+
+    async for storage, _ in run_beside(other):
+        latest = await storage.load_versioned(location=LOCATION)
+        if latest is not None:
+            archived = await storage.load_archived(location=LOCATION, snapshot_id=IDS[1])
+            assert latest.snapshot.data == {"turn": 1}
+            assert latest.snapshot_id == IDS[1]
+            assert (await verify(storage, sessions=["session-1"]).run()).ok
+            moved += archived is not None
+        await storage.rewind(location=LOCATION, snapshot_id=IDS[-1])
+    assert moved > 1
 
 
 def redacted(data):
@@ -499,8 +549,7 @@ async def test_an_original_that_is_changed_meanwhile_leaves_no_old_text_in_a_pac
 @pytest.mark.parametrize("applied", [False, True])
 async def test_a_crash_and_a_change_leave_no_old_text_after_the_next_run(store, applied):
     """Killed at any call, then all that is left in history is changed, then made again."""
-    place, was_reached = 1, True
-    while was_reached:
+    for place in steps():
         faulty = FaultyObjectStore(store())
         calls = 0
 
@@ -525,7 +574,8 @@ async def test_a_crash_and_a_change_leave_no_old_text_after_the_next_run(store, 
             assert sorted(plain) == KEYS[5:]
             for found in left[:-2]:
                 assert b'"turn"' not in archived[LAYOUT.history(LOCATION, found)]
-        place += 1
+        if not was_reached:
+            break
     assert place > 15
 
 
@@ -537,8 +587,7 @@ async def test_packs_are_not_pruned_while_an_archiver_relies_on_them(store, poli
     async def other(beside):
         await prune_archive(beside, policy, sessions=["session-1"]).run()
 
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(store())
         was_reached, calls = False, 0
 
@@ -559,7 +608,8 @@ async def test_packs_are_not_pruned_while_an_archiver_relies_on_them(store, poli
             plain, archived = contents(faulty.inner)
         found = {*plain, *archived}
         assert found == set(KEYS) if policy is None else found >= set(KEYS[5:])
-        place += 1
+        if not was_reached:
+            break
     assert place > 8
 
 
@@ -593,14 +643,21 @@ async def test_the_others_too_end_the_same_where_they_are_killed(store, applied,
                 # What a killed one has left of a pack, the next archiver brings to an end.
                 await archive(storage, RetentionPolicy(keep_last=9)).run()
                 await work(storage, sessions=["session-1"]).run()
+                plain, archived = contents(faulty.inner)
+                assert {*plain, *archived} >= set(KEYS)
+                with an_hour_later():
+                    await work(storage, sessions=["session-1"]).run()
+            faulty.fault = lambda _: asyncio.sleep(0)
+            with an_hour_later():
+                await assert_no_claim_is_left(storage, faulty.inner)
         return contents(faulty.inner), calls >= fails_at
 
     expected, _ = await run(0)
-    fails_at, was_reached = 1, True
-    while was_reached:
+    for fails_at in steps():
         found, was_reached = await run(fails_at)
         assert found == expected
-        fails_at += 1
+        if not was_reached:
+            break
     assert fails_at > 4
 
 
@@ -715,6 +772,38 @@ async def test_a_pack_whose_index_lies_never_gives_a_wrong_document(which):
     assert "canary" not in str(caught.value)
 
 
+async def test_a_pack_of_a_newer_version_is_refused_and_nothing_is_lost():
+    """Whatever else is new about it; also where its snapshots are in history again."""
+    async with MemoryStorage() as storage:
+        ids = await write_turns(storage)
+        await archive(storage, LAST_TWO).run()
+        await unarchive(storage).run()
+        [key] = await keys_under(storage, PREFIX)
+        data = bytes(storage.objects.store.objects.pop(key))
+        old = b'{"version":1,'
+        new = data.replace(old, b'{"version":2,"new":true,')
+        more = len(b'"new":true,')
+        size = int.from_bytes(new[-12:-8], "little")
+        magic = new.rindex(b"\x53\x2a\x4d\x18")
+        new = b"".join(
+            (
+                new[: magic + 4],
+                (size + more + 12).to_bytes(4, "little"),
+                new[magic + 8 : -12],
+                (size + more).to_bytes(4, "little"),
+                new[-8:],
+            )
+        )
+        name = LAYOUT.pack(LOCATION, ids[0], ids[4], hashlib.sha256(new).hexdigest())
+        await storage.objects.put(name.key, new)
+        with pytest.raises(SnapshotDecodeError, match="it has version 2"):
+            await storage.load_archived(location=LOCATION, snapshot_id=ids[0])
+        assert (await prune_archive(storage).run()).damaged == 1
+        assert (await archive(storage, LAST_TWO).run()).packs == 1
+        assert bytes(storage.objects.store.objects[name.key]) == new
+        assert len(await storage.list_snapshot_ids(location=LOCATION)) == 2
+
+
 async def test_a_bomb_is_not_decompressed():
     """A document that is longer than snapshots may be, and one that is longer than it says."""
     size = 50 * 2**20
@@ -788,8 +877,7 @@ async def test_listings_and_figures_know_packs_as_the_session_s_own():
 async def test_the_state_at_a_time_is_found_while_it_moves():
     """An archiver, or one who brings it back, between any two calls of a load."""
     for work in (archive, unarchive):
-        place, was_reached = 0, True
-        while was_reached:
+        for place in steps(0):
             faulty = FaultyObjectStore(MemoryObjectStore())
             was_reached, calls = False, 0
 
@@ -812,14 +900,14 @@ async def test_the_state_at_a_time_is_found_while_it_moves():
                 time = NOW - timedelta(days=4)
                 loaded = await storage.load_snapshot(location=LOCATION, as_of=time)
                 assert loaded.data == {"turn": 2}
-            place += 1
+            if not was_reached:
+                break
         assert place > 2
 
 
 async def test_a_copy_beside_it_has_every_snapshot():
     """All of an archiver between any two calls of a copy, at the source."""
-    place, was_reached = 0, True
-    while was_reached:
+    for place in steps(0):
         faulty = FaultyObjectStore(MemoryObjectStore())
         was_reached, calls = False, 0
 
@@ -837,7 +925,8 @@ async def test_a_copy_beside_it_has_every_snapshot():
             await copy(storage, target, sessions=["session-1"]).run()
             plain, archived = contents(target.objects.store)
         assert {*plain, *archived} == set(KEYS)
-        place += 1
+        if not was_reached:
+            break
     assert place > 8
 
 

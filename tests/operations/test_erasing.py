@@ -395,3 +395,33 @@ async def test_an_object_that_is_not_deleted_is_told():
         (storage.layout.latest(LOCATION), "AccessDenied")
     ]
     assert receipt.nothing_left is False
+
+
+@pytest.mark.parametrize("cut_off_at", [1, 2, 3, 4])
+async def test_a_receipt_of_what_was_cut_off_names_what_could_not_be_erased(cut_off_at):
+    """In the first pass, or in a later one: what that one has not come to is still kept."""
+    store = FaultyObjectStore(MemoryObjectStore())
+    async with ObjectSnapshotStorage(store) as storage:
+        first, second = storage.layout.latest(LOCATION), storage.layout.stash_prefix("s-1") + "x"
+        await storage.objects.put(first, document(1))
+        await storage.objects.put(second, b"x")
+        deletes = 0
+
+        async def refuse(call):
+            nonlocal deletes
+            if call.operation != "delete":
+                return None
+            deletes += 1
+            if deletes > cut_off_at:
+                return StoreFault()
+            return StoreFault(failed=dict.fromkeys(call.keys, "AccessDenied"))
+
+        store.fault = refuse
+        operation = erase_session(storage, session_id="s-1")
+        with pytest.raises(StorageError):
+            await operation.run()
+    expected = [first, second] if cut_off_at > 1 else [second]
+    receipt = operation.report
+    assert sorted(one.key for one in receipt.retained) in (sorted(expected), [first])
+    assert len(receipt.retained) == min(cut_off_at, 2)
+    assert receipt.finished_at is None

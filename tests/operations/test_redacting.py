@@ -211,6 +211,35 @@ async def test_a_dry_run_names_versions_too(s3_server, s3_client):
         assert len(await versions_of(s3_client, bucket)) == 12
 
 
+@pytest.mark.seaweedfs
+@pytest.mark.moto
+async def test_a_dry_run_names_the_versions_of_a_session_that_was_deleted(s3_server, s3_client):
+    bucket = f"versions-{uuid.uuid4().hex}"
+    create_bucket(s3_server, bucket)
+    await s3_client.put_bucket_versioning(
+        Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    async with S3Storage(bucket, **s3_server.storage_options) as storage:
+        await write_session(storage)
+        await storage.delete_session(session_id="s-1")
+
+        async def run(**options):
+            operation = redact(storage, session_id="s-1", change=CHANGE, **options)
+            async with operation:
+                found = {(e.key, e.version_id) async for e in operation if e.version_id is not None}
+            return found, operation.report
+
+        kept, report = await run(dry_run=True, erase_versions=False)
+        assert (kept, report.versions) == (set(), 0)
+        kept, report = await run(erase_versions=False)
+        assert (kept, report.versions, report.is_clean) == (set(), 0, None)
+        planned, dry = await run(dry_run=True)
+        erased, report = await run()
+    assert planned == erased
+    assert dry.versions == report.versions == len(erased) == 12
+    assert await versions_of(s3_client, bucket) == []
+
+
 HIDDEN = {
     "in a name that comes twice": b'{"a":"canary-1","a":"x"}',
     "in a name that comes twice, deep": b'[{"b":[{"a":{"x":"canary-1"},"a":1}]}]',

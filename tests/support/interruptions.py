@@ -1,8 +1,12 @@
-"""Operations that are killed, or met by somebody else, at each call of the store that they make."""
+"""Operations that are killed, or met by somebody else, at calls of the store that they make.
+
+At each of them with `--full`, and else at a sample.
+"""
 
 import re
 from contextlib import asynccontextmanager
 
+from sampling import steps
 from snapstore import ObjectSnapshotStorage, StorageError
 from snapstore.encoding.padding import strip_padding
 from snapstore.stores import MemoryObjectStore
@@ -47,7 +51,7 @@ async def killed_at_each_call(prepare, run, *, store=MemoryObjectStore, ignoring
         ignoring: Tells keys that a crash may leave.
 
     Returns:
-        How many calls it was killed at.
+        About how many calls it makes.
     """
 
     async def end(fails_at, *, applied):
@@ -74,13 +78,13 @@ async def killed_at_each_call(prepare, run, *, store=MemoryObjectStore, ignoring
 
     expected, _ = await end(0, applied=False)
     for applied in (False, True):
-        fails_at, was_killed = 1, True
-        while was_killed:
+        for fails_at in steps():
             found, was_killed = await end(fails_at, applied=applied)
             assert found.keys() == expected.keys(), (fails_at, applied)
             assert found == expected, (fails_at, applied)
-            fails_at += 1
-    return fails_at - 2
+            if not was_killed:
+                break
+    return fails_at - 1
 
 
 async def met_at_each_call(prepare, run, meet, check, *, store=MemoryObjectStore):
@@ -96,9 +100,7 @@ async def met_at_each_call(prepare, run, meet, check, *, store=MemoryObjectStore
     Returns:
         How many calls there were.
     """
-    step = 0
-    while True:
-        step += 1
+    for step in steps():
         calls, told = 0, []
 
         async def fault(_):
@@ -114,5 +116,6 @@ async def met_at_each_call(prepare, run, meet, check, *, store=MemoryObjectStore
             await run(storage)
             faulty.fault = nothing
             if not told:
-                return calls
+                break
             await check(other, told[0])
+    return calls

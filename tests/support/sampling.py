@@ -1,6 +1,8 @@
-"""A sample of large matrices, where `--full` runs all of it."""
+"""A sample of large matrices, and of long rows of steps, where `--full` runs all of it."""
 
 import itertools
+import os
+import zlib
 
 import pytest
 
@@ -25,3 +27,17 @@ def product(**axes):
     for names in itertools.product(*axes.values()):
         values = [axis[name] for axis, name in zip(axes.values(), names, strict=True)]
         yield pytest.param(*values, id="-".join(map(str, names)))
+
+
+STRIDE = 3
+"""Of so many steps one is taken. `--full` makes it 1."""
+
+
+def steps(first=1):
+    """Numbers of steps that something is interrupted at: a sample, and for each test another one.
+
+    Args:
+        first: The first number there is.
+    """
+    test = os.environ["PYTEST_CURRENT_TEST"].encode()
+    return itertools.count(first + zlib.crc32(test) % STRIDE, STRIDE)

@@ -18,7 +18,7 @@ from snapstore.operations.archiving.originals import Gone, Originals
 from snapstore.operations.archiving.packing import Packs, verify
 from snapstore.operations.events import ArchiveEvent, ArchiveResult
 from snapstore.operations.locations import HistoryEntry
-from snapstore.storage.claims import create_claim, is_unchanged, read_claim
+from snapstore.storage.claims import Claim, Ownership, create_claim, read_claim, take_claim
 from snapstore.storage.packs import FULL_PACK_BYTES, list_archive, whole_packs
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Version
@@ -27,7 +27,7 @@ from snapstore.stores.pace import Pace
 
 __all__ = ["ArchiveReport", "Archiver", "has_conditional_deletes"]
 
-_REQUESTS_FOR_A_PACK: Final = 9
+_REQUESTS_FOR_A_PACK: Final = 11
 """Beside a read and a delete of each snapshot: claim, pack, looks at history and archive."""
 
 
@@ -109,31 +109,39 @@ class Archiver:
             claim = await read_claim(self._objects, name)
             if claim is None:
                 continue
-            own = await claim.change(self._objects, "held" if claim.state == "held" else "void")
-            if own is None:
-                continue
             packs = self._packs(location)
-            if own.state == "void":
-                await packs.remove(own)
-                continue
-            async with self._slot:
-                if await self._is_settled(location, packs, name):
+            match claim.state:
+                case "held":
+                    await self._recover_held(location, packs, claim)
+                case "pending":
+                    void = await claim.take_over(self._objects, "void")
+                    if void is not None:
+                        await packs.remove(void)
+                case "void":
+                    await packs.remove(claim)
+                case "idle":
+                    await packs.release(claim)
+
+    async def _recover_held(self, location: SnapshotLocation, packs: Packs, claim: Claim) -> None:
+        """Go on with a pack that another run holds, or with the one that it was to replace."""
+        own = await claim.take_over(self._objects, "held")
+        if own is None:
+            return
+        own = await packs.roll_back(own) or own
+        async with self._slot:
+            try:
+                pack = await packs.read(own.pack)
+                if pack is None:
+                    await packs.discard(own)
+                    return
+                differing = await self._originals(location).differing(pack)
+                changed = {found for found, what in differing.items() if what == "changed"}
+                if not changed:
                     await packs.release(own)
-
-    async def _is_settled(self, location: SnapshotLocation, packs: Packs, name: PackName) -> bool:
-        """Take out of a pack what was changed in history since; returns whether it is as it should.
-
-        A damaged pack is not: it stays claimed, and no snapshot relies on it.
-        """
-        try:
-            pack = await packs.read(name)
-            if pack is None:
-                return True
-            differing = await self._originals(location).differing(pack)
-            changed = {found for found, what in differing.items() if what == "changed"}
-            return not changed or await packs.drop(pack, changed) != name
-        except SnapshotDecodeError:
-            return False
+                else:
+                    await packs.drop(own, pack, changed)
+            except SnapshotDecodeError:
+                pass  # it stays claimed, and no snapshot relies on it
 
     async def archive(
         self, location: SnapshotLocation, entries: Sequence[HistoryEntry]
@@ -182,7 +190,7 @@ class Archiver:
         if pack is None or not packed:
             return [], entries
         rest = [entry for entry in entries if pack.get(entry.snapshot_id) is None]
-        claim = await create_claim(self._objects, name, "held")
+        claim = await take_claim(self._objects, name)
         if claim is None:
             return [self._event(entry, "busy") for entry in packed], rest
         try:
@@ -193,7 +201,7 @@ class Archiver:
         except SnapshotDecodeError:
             pack = None
         if pack is None:
-            await packs.release(claim)
+            await packs.give_back(claim)
             return [], entries
         events: list[ArchiveEvent] = []
         versions: dict[str, Version] = {}
@@ -208,7 +216,8 @@ class Archiver:
                 else:
                     same.append(entry)
                     versions[entry.snapshot_id] = stored.version
-        gone, failed = await self._originals(location).delete(versions)
+        ownership = Ownership(self._objects, claim)
+        gone, failed = await self._originals(location).delete(versions, ownership)
         await packs.release(claim)
         return [*events, *self._moved(same, name, gone, failed)], rest
 
@@ -256,7 +265,7 @@ class Archiver:
         if claim is None:
             return [*events, *(self._event(entry, "busy") for entry in packed)], rest
         gone = await originals.look(versions)
-        is_there = not gone and await packs.write(name, data, documents)
+        is_there = not gone and await packs.write(claim, data, documents)
         gone = gone or await originals.look(versions)
         if gone:
             await packs.abandon(claim)
@@ -269,17 +278,33 @@ class Archiver:
         self._report.packs += 1
         self._report.packed_bytes += len(data)
         del data
-        gone, failed = await originals.delete(versions)
+        return [*events, *await self._delete(location, held, packed, versions)], rest
+
+    async def _delete(
+        self,
+        location: SnapshotLocation,
+        held: Claim,
+        packed: list[HistoryEntry],
+        versions: dict[str, Version],
+    ) -> list[ArchiveEvent]:
+        """Delete from history what a new pack has, and take out of it what has changed since."""
+        packs, name = self._packs(location), held.pack
+        ownership = Ownership(self._objects, held)
+        gone, failed = await self._originals(location).delete(versions, ownership)
         unwanted = {found for found, what in gone.items() if what == "changed"}
-        if len(unwanted) < len(gone) and await is_unchanged(self._objects, held):
+        if len(unwanted) < len(gone) and await ownership.is_unchanged():
             unwanted = {*gone}
         pack = await packs.read(name) if unwanted else None
-        now = name if pack is None else await packs.drop(pack, unwanted)
-        if pack is None or now != name:
+        now: PackName | None = name
+        if pack is None:
             await packs.release(held)
+        else:
+            now = await packs.drop(held, pack, unwanted)
         moved = [entry for entry in packed if entry.snapshot_id not in unwanted]
-        events += [self._event(e, gone[e.snapshot_id]) for e in packed if e.snapshot_id in unwanted]
-        return [*events, *self._moved(moved, now, gone, failed)], rest
+        return [
+            *(self._event(e, gone[e.snapshot_id]) for e in packed if e.snapshot_id in unwanted),
+            *self._moved(moved, now, gone, failed),
+        ]
 
     def _moved(
         self,

@@ -13,6 +13,7 @@ from snapstore.model.keys import Layout
 from snapstore.model.snapshot import SnapshotLocation
 from snapstore.operations.locations import HistoryEntry
 from snapstore.operations.planned_snapshots import look_up
+from snapstore.storage.claims import Ownership
 from snapstore.storage.overlap import overlap
 from snapstore.stores.base import (
     PAGE_SIZE,
@@ -25,8 +26,8 @@ from snapstore.stores.managed import ManagedStore
 
 __all__ = ["Gone", "Original", "Originals", "raise_not_deleted"]
 
-Gone = Literal["changed", "missing"]
-"""What may have become of a snapshot since it was read."""
+Gone = Literal["changed", "missing", "busy"]
+"""What may have become of a snapshot since it was read: `"busy"` if another run sees to it."""
 
 _READ_AHEAD_BYTES: Final = 8 * 2**20
 
@@ -163,21 +164,28 @@ class Originals:
         return gone
 
     async def delete(
-        self, versions: Mapping[str, Version]
+        self, versions: Mapping[str, Version], ownership: Ownership
     ) -> tuple[dict[str, Gone], dict[str, str]]:
         """Delete snapshots, each only while it is as it was read.
 
         Where the store has no conditional deletes, they are looked at just before.
 
+        Args:
+            versions: Their versions, by their ids.
+            ownership: Of the claim on the pack that has them: nothing is deleted without it.
+
         Returns:
-            Those that were not deleted since they are not as they were read, and those that could
-            not be deleted, each with the server's code.
+            Those that were not deleted since they are not as they were read, or the claim is lost;
+            and those that could not be deleted, each with the server's code.
         """
         if not self._conditional:
-            return await self._delete_without_condition(versions)
+            return await self._delete_without_condition(versions, ownership)
         gone: dict[str, Gone] = {}
 
         async def delete_one(snapshot_id: str) -> None:
+            if not await ownership.is_kept():
+                gone[snapshot_id] = "busy"
+                return
             key = self._layout.history(self._location, snapshot_id)
             try:
                 await self._objects.delete_if_match(key, versions[snapshot_id])
@@ -192,20 +200,19 @@ class Originals:
         return gone, {}
 
     async def _delete_without_condition(
-        self, versions: Mapping[str, Version]
+        self, versions: Mapping[str, Version], ownership: Ownership
     ) -> tuple[dict[str, Gone], dict[str, str]]:
         gone: dict[str, Gone] = {}
         failed: dict[str, str] = {}
         ids = [*versions]
         for start in range(0, len(ids), PAGE_SIZE):
             batch = {found: versions[found] for found in ids[start : start + PAGE_SIZE]}
-            changed = await self.look(batch)
-            gone |= changed
-            keys = {
-                self._layout.history(self._location, found): found
-                for found in batch
-                if found not in changed
-            }
+            gone |= await self.look(batch)
+            left = [found for found in batch if found not in gone]
+            if not await ownership.is_kept():
+                gone |= dict.fromkeys(left, "busy")
+                continue
+            keys = {self._layout.history(self._location, found): found for found in left}
             codes = await self._objects.delete([*keys])
             failed |= {keys[key]: code for key, code in codes.items()}
         return gone, failed

@@ -22,7 +22,7 @@ from snapstore.operations.operation import Operation, with_pace
 from snapstore.operations.parallel import overlapped
 from snapstore.operations.pruning.retention import Retention, RetentionPolicy, validate_policy
 from snapstore.operations.selection import session_ids
-from snapstore.storage.claims import create_claim
+from snapstore.storage.claims import take_claim
 from snapstore.storage.packs import whole_packs
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.pace import Pace
@@ -206,20 +206,21 @@ class PackRemoval:
                 more while no other operation can rely on the pack.
         """
         packs = self._packs(location)
-        claim = await create_claim(self._objects, name, "held")
+        claim = await take_claim(self._objects, name)
         if claim is None:
+            return self._event(name, "busy", reason)
+        if not claim.is_settled:
+            await packs.release(claim)
             return self._event(name, "busy", reason)
         pack = await self._read(location, name)
         is_needed = pack is None or (
             reason == "restored" and bool(await self._originals(location).differing(pack))
         )
         if is_needed:
-            await packs.release(claim)
+            await packs.give_back(claim)
             return self._event(name, "kept", reason)
-        void = await claim.change(self._objects, "void")
-        if void is None:
+        if not await packs.discard(claim):
             return self._event(name, "busy", reason)
-        await packs.remove(void)
         return self._event(name, "deleted", reason, pack)
 
     async def _read(self, location: SnapshotLocation, name: PackName) -> PackReader | None:

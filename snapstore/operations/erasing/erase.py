@@ -157,7 +157,9 @@ class _Erasure:
         self._versions = capability(self._objects, VersionedStore)
         self._cannot_list_versions = False
         self._object_bytes = self._version_bytes = 0
+        # Of this pass, and what is left of the one before.
         self._retained: dict[tuple[str, str | None], RetainedVersion] = {}
+        self._retained_before: dict[tuple[str, str | None], RetainedVersion] = {}
         self.receipt = ErasureReceipt(
             place=storage.objects.name,
             prefixes=prefixes,
@@ -171,14 +173,19 @@ class _Erasure:
         receipt.started_at = datetime.now(UTC)
         await self._find_out_about_versions()
         for _ in range(_PASSES):
-            self._retained.clear()
-            async with aclosing(self._pass()) as events:
-                async for event in events:
-                    receipt.requests = self._pace.turns
-                    yield event
+            self._retained_before, self._retained = self._retained, {}
+            try:
+                async with aclosing(self._pass()) as events:
+                    async for event in events:
+                        receipt.requests = self._pace.turns
+                        if event.result in ("retained", "failed"):
+                            receipt.retained = self._retained_so_far()
+                        yield event
+                self._retained_before = {}
+            finally:
+                receipt.retained = self._retained_so_far()
             if receipt.dry_run:
                 break
-            receipt.retained = [*self._retained.values()]
             receipt.nothing_left = await self._is_nothing_left()
             if receipt.nothing_left or any(one.reason for one in receipt.retained):
                 break
@@ -187,6 +194,10 @@ class _Erasure:
         await self._sweep()
         receipt.requests = self._pace.turns
         receipt.finished_at = datetime.now(UTC)
+
+    def _retained_so_far(self) -> list[RetainedVersion]:
+        # If it is cut off, this pass has not come to all that the one before could not erase.
+        return [*(self._retained_before | self._retained).values()]
 
     async def _find_out_about_versions(self) -> None:
         """List versions once, so that a missing permission is found before anything is changed."""
@@ -265,6 +276,8 @@ class _Erasure:
         failed: dict[str, str] = {}
         for start in range(0, len(keys), PAGE_SIZE):
             failed |= await self._objects.delete(keys[start : start + PAGE_SIZE])
+        for key in keys:
+            self._retained_before.pop((key, None), None)
         for key, code in failed.items():
             self._retained[key, None] = RetainedVersion(key=key, version_id=None, code=code)
         self.receipt.objects += len(keys) - len(failed)
@@ -335,6 +348,7 @@ class _Erasure:
             code = failed.get((one.key, one.version_id))
             retained = None if code is None else await self._retain(one, code)
             if code is None:
+                self._retained_before.pop((one.key, one.version_id), None)
                 receipt.versions += not one.is_delete_marker
                 receipt.delete_markers += one.is_delete_marker
                 self._count(versions=one.size)

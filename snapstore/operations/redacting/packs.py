@@ -15,11 +15,11 @@ from typing import Literal
 from snapstore.encoding.packs import PackReader, PackWriter
 from snapstore.model.keys import PackName
 from snapstore.model.snapshot import SnapshotLocation
-from snapstore.operations.archiving.originals import raise_not_deleted
 from snapstore.operations.archiving.packing import Packs
+from snapstore.operations.locations import exists
 from snapstore.operations.redacting.changed_content import change_content
 from snapstore.operations.redacting.changes import Change
-from snapstore.storage.claims import read_claim
+from snapstore.storage.claims import read_claim, seize_claim
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import Body
 
@@ -68,14 +68,28 @@ class PackRedaction:
             Whether there was something to stop, so that another pass is needed.
         """
         claim = await read_claim(self._objects, name)
-        if self._dry_run or claim is None or claim.state == "held":
+        if self._dry_run or claim is None:
             return False
-        if claim.state == "void":
-            await self._packs.remove(claim)
-            return True
-        if await claim.change(self._objects, "void") is not None:
-            raise_not_deleted(self._objects, await self._objects.delete([name.key]))
-        return True
+        match claim.state:
+            case "pending":
+                claim = await claim.take_over(self._objects, "void")
+                if claim is not None:
+                    await self._packs.remove(claim)
+                return True
+            case "void":
+                is_there = await exists(self._objects, name.key)
+                await self._packs.remove(claim)
+                return is_there
+            case "held" if claim.replaces is not None:
+                own = await claim.take_over(self._objects, "held")
+                old = None if own is None else await self._packs.roll_back(own)
+                if old is not None:
+                    await self._packs.release(old)
+                elif own is not None:
+                    await self._packs.release(own)
+                return own is None or old is not None
+            case _:
+                return False
 
     async def redact(
         self, name: PackName
@@ -93,7 +107,7 @@ class PackRedaction:
             SnapshotEncodeError: `change` makes something of a snapshot that is none.
         """
         claim = await read_claim(self._objects, name)
-        if claim is not None and claim.state != "held":
+        if claim is not None and claim.state in ("pending", "void"):
             return None  # `stop` sees to it
         pack = await self._packs.read(name)
         if pack is None:
@@ -103,10 +117,15 @@ class PackRedaction:
             return None
         if self._dry_run:
             return "planned", places
+        own = await seize_claim(self._objects, name)
+        if own is None:
+            return "changed", places
         writer = await asyncio.to_thread(self._changed, pack)
         del pack
-        done = await self._packs.replace(name, writer)
-        return "changed" if done is None else "redacted", places
+        if await self._packs.replace(own, writer) is not None:
+            return "redacted", places
+        await self._packs.give_back(own)
+        return "changed", places
 
     def _places(self, pack: PackReader) -> list[str]:
         places: list[str] = []

@@ -81,7 +81,7 @@ class RedactReport(msgspec.Struct, kw_only=True):
         objects: Objects that were read in the last pass.
         redacted: Objects that were rewritten, or in a dry run would be.
         places: Places in them that were changed.
-        versions: Versions that were erased.
+        versions: Versions that were erased, or in a dry run would be.
         retained: Versions that could not be erased.
         is_clean: Whether the last pass found nothing to change, no key has the text, and no version
             is left that was not looked at. `None` for a dry run; and, where all else is clean,
@@ -149,7 +149,7 @@ def redact(
         with_pace(storage, pace),
         session_id=session_id,
         change=change,
-        erase_versions=erase_versions and not dry_run,
+        erase_versions=erase_versions,
         report=report,
         pace=pace,
     )
@@ -176,8 +176,7 @@ class _Redaction:
         self._erase_versions = erase_versions
         self._report = report
         self._pace = pace
-        looks = erase_versions or report.dry_run
-        self._versions = capability(self._objects, VersionedStore) if looks else None
+        self._versions = capability(self._objects, VersionedStore) if erase_versions else None
         self._conditional: bool | None = None
         # A pack takes its memory.
         self._slot = asyncio.Semaphore(1)

@@ -38,14 +38,14 @@ class VerifyFinding(msgspec.Struct, frozen=True, kw_only=True, tag="verify", omi
               read;
             - `"too large"`: it is larger than this storage's `max_snapshot_bytes`, and is not read;
             - `"latest missing"`: there is history without a latest snapshot, for a minute at least;
-            - `"latest without its history"`: the snapshot in history that latest was saved from
-              is not there;
+            - `"latest without its history"`: the snapshot that latest was saved from is neither in
+              history nor in a pack;
             - `"latest differs from its history"`: it has another document;
             - `"wrong scope"`: a snapshot of an agent lies where those of orchestrators belong, or
               the other way round;
             - `"id in the future"`: an id is over a day ahead of this clock;
             - `"listing out of order"`: the store's listing can't be relied on;
-            - `"pack damaged"`: a pack of the archive can't be read, or a snapshot in it;
+            - `"pack damaged"`: a pack can't be read, or a snapshot in it, or its claim;
             - `"unfinished fork"`: a fork that was cut off;
             - `"unfinished archive"`: an operation is at work on a pack, or was cut off;
             - `"set aside"`: damaged bytes that an earlier run has set aside;

@@ -18,7 +18,7 @@ from snapstore.errors import (
     SnapshotDecodeError,
 )
 from snapstore.model.ids import snapshot_time
-from snapstore.model.keys import Layout, ObjectPlace
+from snapstore.model.keys import Layout, ObjectPlace, PackName
 from snapstore.model.snapshot import SnapshotLocation, VersionedSnapshot
 from snapstore.operations.archiving.packing import verify as verify_pack
 from snapstore.operations.locations import exists
@@ -27,6 +27,7 @@ from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
 from snapstore.operations.verifying.findings import VerifyFinding, VerifyReport
 from snapstore.operations.verifying.mending import Mending
+from snapstore.storage.claims import read_claim
 from snapstore.storage.packs import read_pack
 from snapstore.storage.snapshots import ObjectSnapshotStorage
 from snapstore.stores.base import ObjectTooLargeError, StoredObject
@@ -211,11 +212,7 @@ class _Verification:
                 kind="foreign object", key=key, message="it is not of the layout of snapshots"
             )
         if key == name.claim:
-            return VerifyFinding(
-                kind="unfinished archive",
-                key=key,
-                message="an operation is at work on its pack, or was cut off; archive goes on",
-            )
+            return await self._of_claim(name)
         async with self._slot:
             try:
                 max_bytes = self._storage.max_snapshot_bytes
@@ -225,6 +222,19 @@ class _Verification:
             except SnapshotDecodeError as error:
                 return VerifyFinding(kind="pack damaged", key=key, message=str(error))
         return None
+
+    async def _of_claim(self, name: PackName) -> VerifyFinding | None:
+        try:
+            claim = await read_claim(self._objects, name)
+        except SnapshotDecodeError as error:
+            return VerifyFinding(kind="pack damaged", key=name.claim, message=str(error))
+        if claim is None or claim.state == "idle":
+            return None
+        return VerifyFinding(
+            kind="unfinished archive",
+            key=name.claim,
+            message="an operation is at work on its pack, or was cut off; archive goes on",
+        )
 
     async def _of_manifest(
         self, key: str, place: ObjectPlace
@@ -315,7 +325,9 @@ class _Verification:
             origin = found.latest.snapshot_id
             entry = self._layout.history(location, origin)
             try:
-                saved = await self._storage.load_versioned(location=location, snapshot_id=origin)
+                saved = await self._storage.load_snapshot(location=location, snapshot_id=origin)
+                if saved is None:  # a rewind beside an archiver: it was moved all the same
+                    saved = await self._storage.load_archived(location=location, snapshot_id=origin)
             except SnapshotDecodeError:
                 return  # it is a finding already
             if saved is None:
@@ -324,7 +336,7 @@ class _Verification:
                     key=key,
                     message=f"it was saved from {entry}, which does not exist",
                 )
-            elif saved.snapshot != found.latest.snapshot:
+            elif saved != found.latest.snapshot:
                 yield VerifyFinding(
                     kind="latest differs from its history",
                     key=key,
