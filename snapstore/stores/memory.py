@@ -81,29 +81,6 @@ class MemoryObjectStore:
         if_none_match: bool = False,
     ) -> Version:
         """See `ObjectStore.put`."""
-        return self._write(key, data, {}, if_match, if_none_match)
-
-    async def put_with_metadata(
-        self,
-        key: str,
-        data: bytes | Callable[[], bytes],
-        metadata: Mapping[str, str],
-        *,
-        if_match: Version | None = None,
-        if_none_match: bool = False,
-    ) -> Version:
-        """See `MetadataStore`."""
-        data = data() if callable(data) else data
-        return self._write(key, data, metadata, if_match, if_none_match)
-
-    def _write(
-        self,
-        key: str,
-        data: bytes,
-        metadata: Mapping[str, str],
-        if_match: Version | None,
-        if_none_match: bool,
-    ) -> Version:
         with self._lock:
             stored = self._body(key)
             if if_none_match and stored is not None:
@@ -117,8 +94,25 @@ class MemoryObjectStore:
                 )
             self.objects[key] = data
             self._modified[key] = datetime.now(UTC)
-            self._metadata[key] = dict(metadata)
+            self._metadata.pop(key, None)
         return content_version(data)
+
+    async def put_with_metadata(
+        self,
+        key: str,
+        data: bytes | Callable[[], bytes],
+        metadata: Mapping[str, str],
+        *,
+        if_match: Version | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """See `MetadataStore`."""
+        data = data() if callable(data) else data
+        version = await self.put(key, data, if_match=if_match, if_none_match=if_none_match)
+        with self._lock:
+            if _is_at(self._body(key), version):  # or it is another thread's by now
+                self._metadata[key] = dict(metadata)
+        return version
 
     async def scan(
         self, prefix: str, *, start_after: str | None = None, page_size: int = PAGE_SIZE
