@@ -341,10 +341,12 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
-    """Measure: CPU beside the peers, requests for each operation, and the cost of starting."""
+    """Measure: CPU beside the peers, a whole life, requests, and the cost of starting."""
     session.install("-e", ".[server]", *dependencies("bench"))
     folder = install_typescript_sdk(session)
     session.run("python", "-m", "benchmarks.run", "--node", str(folder), *session.posargs)
+    if set(session.posargs) <= {"--short"}:
+        session.run("python", "-m", "benchmarks.life", "--node", str(folder), *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "benchmarks.requests")
         session.run("python", "-m", "benchmarks.sessions")
