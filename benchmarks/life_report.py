@@ -96,7 +96,7 @@ def page(results: Results) -> Iterator[str]:
     yield ""
     yield "## Saves"
     yield ""
-    head = ["", "CPU", "CPU of the last", "sent", "requests", "time", "stored in the end"]
+    head = ["", "CPU", "of the last one", "sent", "requests", "time", "stored in the end"]
     yield from markdown_table(head, [_saves(one, results) for one in lived.values()])
     yield ""
     yield "## Resumes and rewinds"
@@ -113,7 +113,8 @@ def page(results: Results) -> Iterator[str]:
     yield (
         "Both leave the newest snapshot, and latest. A prune deletes the others; an archive packs "
         "them, and each can be loaded from it. Both begin with the whole history. PostgreSQL gives "
-        f"space back by its vacuum. No prune have: {'; '.join(unable)}. Only {SNAPSTORE} archives."
+        f"space back by its vacuum. Without a prune: {'; '.join(unable)}. "
+        f"Only {SNAPSTORE} archives."
     )
     yield ""
     head = ["", "CPU", "requests", "time", "stored before", "stored after"]
