@@ -343,10 +343,14 @@ def soak(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure: CPU beside the peers, a whole life, requests, and the cost of starting."""
     session.install("-e", ".[server]", *dependencies("bench"))
+    if "--record" in session.posargs:
+        session.run("python", "-m", "benchmarks.trend", *session.posargs)
+        return
     folder = install_typescript_sdk(session)
     session.run("python", "-m", "benchmarks.run", "--node", str(folder), *session.posargs)
     if set(session.posargs) <= {"--short"}:
         session.run("python", "-m", "benchmarks.life", "--node", str(folder), *session.posargs)
+        session.run("python", "-m", "benchmarks.trend")
     if not session.posargs:
         session.run("python", "-m", "benchmarks.requests")
         session.run("python", "-m", "benchmarks.sessions")
