@@ -351,14 +351,19 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
-    """Measure: CPU beside the peers, requests for each operation, and the cost of starting."""
+    """Measure: CPU beside the peers, a whole life, requests, and the cost of starting."""
     session.install("-e", ".[server]", *dependencies("bench"))
+    if "--record" in session.posargs:
+        session.run("python", "-m", "benchmarks.trend", *session.posargs)
+        return
     folder = install_typescript_sdk(session)
     session.run("python", "-m", "benchmarks.run", "--node", str(folder), *session.posargs)
+    if set(session.posargs) <= {"--short"}:
+        session.run("python", "-m", "benchmarks.life", "--node", str(folder), *session.posargs)
+        session.run("python", "-m", "benchmarks.adapters", *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "benchmarks.requests")
         session.run("python", "-m", "benchmarks.sessions")
         session.run("python", "-m", "benchmarks.startup")
-        session.run("python", "-m", "benchmarks.adapters")
-    elif "--short" in session.posargs:
-        session.run("python", "-m", "benchmarks.adapters", "--short")
+    if set(session.posargs) <= {"--short"}:
+        session.run("python", "-m", "benchmarks.trend")

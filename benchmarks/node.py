@@ -1,4 +1,4 @@
-"""The TypeScript SDK of Strands, in Node: a process of its own, which waits between its blocks."""
+"""The TypeScript SDK of Strands, in Node: a process of its own, which waits for commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,60 @@ from benchmarks.peers import POOL
 from benchmarks.stub import BUCKET
 from benchmarks.workload import Workload
 
-PROGRAM = Path(__file__).with_name("strands.mjs")
+FOLDER = Path(__file__).parent
+
+
+class NodeProgram:
+    """A program in Node that obeys commands: one a line on stdin, an answer a line on stdout.
+
+    Args:
+        program: Its file.
+        endpoint: Where S3 is.
+        certificate: The file of the certificate to trust.
+        folder: A folder whose `node_modules` has the SDK.
+    """
+
+    def __init__(self, program: Path, endpoint: str, certificate: Path, folder: Path) -> None:
+        self._program = program
+        self._environment = {
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "NODE_EXTRA_CA_CERTS": str(certificate),
+            "NODE_NO_WARNINGS": "1",
+        }
+        self._folder = folder
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Start Node; the stack ends it."""
+        # Its imports are found from the folder it runs in; as a file, from beside the file.
+        text = self._program.read_text()
+        program = ["node", "--expose-gc", "--input-type=module", "--eval", text]
+        process = await asyncio.create_subprocess_exec(
+            *program,
+            cwd=self._folder,
+            env=os.environ | self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=2**30,
+        )
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("unreachable")
+        self._stdin, self._stdout = process.stdin, process.stdout
+        stack.push_async_callback(process.wait)
+        stack.callback(process.stdin.close)
+
+    async def run(self, command: str, **options: Any) -> Any:
+        """Have a command done; its result.
+
+        Raises:
+            RuntimeError: It has failed, or Node has ended.
+        """
+        self._stdin.write(msgspec.json.encode({"command": command, **options}) + b"\n")
+        await self._stdin.drain()
+        line = await self._stdout.readline()
+        answer = json.loads(line) if line else {"error": "Node has ended"}
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']}")
+        return answer["result"]
 
 
 class StrandsTypeScript:
@@ -34,32 +87,14 @@ class StrandsTypeScript:
 
     def __init__(self, name: str, endpoint: str, certificate: Path, folder: Path) -> None:
         self.name = name
-        self._environment = {
-            "AWS_ENDPOINT_URL_S3": endpoint,
-            "NODE_EXTRA_CA_CERTS": str(certificate),
-            "NODE_NO_WARNINGS": "1",
-        }
-        self._folder = folder
+        program = FOLDER / "strands.mjs"
+        self._node = NodeProgram(program, endpoint, certificate, folder)
         self._known: set[str] = set()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Start Node; the stack ends it."""
-        # Its imports are found from the folder it runs in; as a file, from beside the file.
-        program = ["node", "--expose-gc", "--input-type=module", "--eval", PROGRAM.read_text()]
-        process = await asyncio.create_subprocess_exec(
-            *program,
-            cwd=self._folder,
-            env=os.environ | self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=2**30,
-        )
-        if process.stdin is None or process.stdout is None:
-            raise AssertionError("unreachable")
-        self._stdin, self._stdout = process.stdin, process.stdout
-        stack.push_async_callback(process.wait)
-        stack.callback(process.stdin.close)
-        await self._run("open", bucket=BUCKET, prefix=self.prefix, pool=POOL)
+        await self._node.start(stack)
+        await self._node.run("open", bucket=BUCKET, prefix=self.prefix, pool=POOL)
 
     def key(self, slot: int) -> str:
         """The key that slot number `slot` saves to."""
@@ -70,7 +105,7 @@ class StrandsTypeScript:
     ) -> Block:
         """Save or load `count` times, each slot one after the other, and measure it there."""
         await self._hand_over(workload)
-        figures = await self._run(
+        figures = await self._node.run(
             "block",
             operation=operation,
             workload=workload.name,
@@ -82,24 +117,15 @@ class StrandsTypeScript:
     async def load_content(self, workload: Workload) -> Any:
         """What slot 0 holds, as it loads it."""
         await self._hand_over(workload)
-        loaded = await self._run("load", slot=0)
+        loaded = await self._node.run("load", slot=0)
         return {"data": loaded["data"], "appData": loaded["appData"]}
 
     async def delete_session(self, session_id: str) -> float:
         """Delete a session; how long it took, in seconds."""
-        figures = await self._run("deleteSession", sessionId=session_id)
+        figures = await self._node.run("deleteSession", sessionId=session_id)
         return float(figures["wall"])
 
     async def _hand_over(self, workload: Workload) -> None:
         if workload.name not in self._known:
             self._known.add(workload.name)
-            await self._run("take", name=workload.name, document=workload.document)
-
-    async def _run(self, command: str, **options: Any) -> Any:
-        self._stdin.write(msgspec.json.encode({"command": command, **options}) + b"\n")
-        await self._stdin.drain()
-        line = await self._stdout.readline()
-        answer = json.loads(line) if line else {"error": "Node has ended"}
-        if "error" in answer:
-            raise RuntimeError(f"{command}: {answer['error']}")
-        return answer["result"]
+            await self._node.run("take", name=workload.name, document=workload.document)

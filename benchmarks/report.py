@@ -41,7 +41,7 @@ def page(results: Results) -> Iterator[str]:
     yield ""
     yield "## Targets"
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ["", "what", "target", "median", "min", ""],
         [
             [
@@ -91,7 +91,7 @@ def _cell(operations: dict[Operation, Table]) -> Iterator[str]:
         for table in operations.values():
             line += _figures(table[name], table[BOTOCORE])
         lines.append(line)
-    yield from _table(head, lines)
+    yield from markdown_table(head, lines)
 
 
 _COLUMNS = ("CPU µs", "÷ aiobotocore", "min", "p50 ms", "p99 ms", "a second")
@@ -131,14 +131,14 @@ def _large(results: Results) -> Iterator[str]:
                     f"{stall.memory / 1e6:.1f} MB",
                 ]
             lines.append(line)
-        yield from _table(head, lines)
+        yield from markdown_table(head, lines)
 
 
 def _sessions(results: Results) -> Iterator[str]:
     yield ""
     yield f"## Listing {results.about['listed']} ids"
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ["", "CPU s", "s"],
         [
             [name, f"{statistics.median(one.cpu):.2f}", f"{statistics.median(one.wall):.2f}"]
@@ -148,7 +148,7 @@ def _sessions(results: Results) -> Iterator[str]:
     yield ""
     yield f"## Deleting {results.about['deleted']}"
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ["", "s"],
         [[name, f"{statistics.median(one.wall):.2f}"] for name, one in results.deleting.items()],
     )
@@ -166,7 +166,7 @@ def _work(results: Results) -> Iterator[str]:
     )
     yield ""
     head = ["", "size", "bytes stored", "waits for 100 Continue", "asks for checksum when reading"]
-    yield from _table(
+    yield from markdown_table(
         head,
         [
             [
@@ -182,7 +182,7 @@ def _work(results: Results) -> Iterator[str]:
     )
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
     """A Markdown table that reads well as text, too."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     rule = ["-" * max(width, 3) for width in widths]

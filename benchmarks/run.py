@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -74,7 +75,7 @@ def main() -> int:
     if arguments.node is None:
         say("without Strands TypeScript: no folder that has it was given (--node)")
     with running_stub() as stub, tempfile.TemporaryDirectory() as temporary:
-        _prepare_environment(stub.certificate)
+        prepare_environment(stub.certificate)
         bench = Bench(plan, stub, arguments.node, say)
         bench.results.about = _about(plan, arguments.node)
         load = [os.getloadavg()[0]]
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare_environment(certificate: Path) -> None:
+def prepare_environment(certificate: Path) -> None:
     """What all variants find out for themselves; nothing of the user's is used."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
@@ -126,16 +127,22 @@ def _prepare_environment(certificate: Path) -> None:
 
 
 def _about(plan: Plan, node: Path | None) -> dict[str, str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return {
+        **about_machine(PACKAGES, node),
+        "rounds": str(plan.rounds),
+        "listed": f"{plan.listed:,}",
+        "deleted": f"{plan.deleted:,} objects at {plan.delete_time * 1000:.0f} ms a request",
+    }
+
+
+def about_machine(packages: Sequence[str], node: Path | None) -> dict[str, str]:
+    """What figures depend on: the date, the machine and versions."""
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
         "Python": platform.python_version(),
         "snapstore": version("snapstore"),
-        "packages": versions,
-        "rounds": str(plan.rounds),
-        "listed": f"{plan.listed:,}",
-        "deleted": f"{plan.deleted:,} objects at {plan.delete_time * 1000:.0f} ms a request",
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
     }
     if node is not None:
         run = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True)  # noqa: S607 -- found on PATH

@@ -55,6 +55,14 @@ class StubClient:
         """Remove all objects."""
         self._control(clear=True)
 
+    def keep(self) -> None:
+        """Remember all objects, for `restore`."""
+        self._control(keep=True)
+
+    def restore(self) -> None:
+        """Bring back the objects of `keep`, and only those."""
+        self._control(restore=True)
+
     def fill(self, prefix: str, count: int) -> None:
         """Make snapshots in history, whose ids are in the order of their making."""
         self._control(fill={"prefix": prefix, "count": count})
@@ -63,9 +71,9 @@ class StubClient:
         """Make sessions of a latest snapshot and two in history each."""
         self._control(fill_sessions={"prefix": prefix, "count": count})
 
-    def counts(self) -> stub_s3.Counts:
-        """What was done since the last reset."""
-        return stub_s3.Counts(**self._control())
+    def counts(self, *, weigh: bool = False) -> stub_s3.Counts:
+        """What was done since the last reset; `stored` only if asked to weigh."""
+        return stub_s3.Counts(**self._control(weigh=weigh))
 
     def stored(self, key: str) -> bytes:
         """The body of an object."""

@@ -75,6 +75,7 @@ class Counts:
         by_sdk: Requests that an AWS SDK made: it numbers its calls.
         connections: Connections accepted.
         deleted: Objects deleted.
+        stored: Bytes of all objects, as of the last time that they were weighed.
     """
 
     requests: Counter[str] = field(default_factory=Counter[str])
@@ -87,6 +88,7 @@ class Counts:
     by_sdk: int = 0
     connections: int = 0
     deleted: int = 0
+    stored: int = 0
 
 
 class Stored(NamedTuple):
@@ -185,6 +187,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
+        self.kept: dict[str, Stored] = {}
         self.knobs = Knobs()
         self.counts = Counts()
         self._sorted: list[str] | None = None
@@ -229,9 +232,12 @@ class Stub:
 
         `knobs` sets some of `Knobs`; `reset` counts from 0 again; `clear` removes all objects;
         `fill` (`prefix`, `count`) makes that many snapshots in history under a prefix;
-        `fill_sessions` (`prefix`, `count`) makes that many sessions of three objects.
+        `fill_sessions` (`prefix`, `count`) makes that many sessions of three objects; `weigh` sums
+        up the bytes of all objects; `keep` remembers all objects, and `restore` brings them back.
         """
         wanted = json.loads(body)
+        if wanted.get("weigh"):
+            self.counts.stored = sum(len(stored.body) for stored in self.objects.values())
         counts = json.dumps(vars(self.counts)).encode()
         for name, value in wanted.get("knobs", {}).items():
             setattr(self.knobs, name, value)
@@ -239,6 +245,11 @@ class Stub:
             self.counts = Counts()
         if wanted.get("clear"):
             self.objects.clear()
+            self.kept.clear()
+        if wanted.get("keep"):
+            self.kept = self.objects.copy()
+        if wanted.get("restore"):
+            self.objects = self.kept.copy()
         if "fill" in wanted:
             self._fill(**wanted["fill"])
         if "fill_sessions" in wanted:
@@ -333,6 +344,12 @@ class Stub:
         return self._get(request, body)
 
     def _delete(self, request: Request, _: bytes | bytearray) -> Reply:
+        if "if-match" in request.headers:
+            current = self.objects.get(request.key)
+            if current is None:
+                return _error(404, "NoSuchKey")
+            if request.headers["if-match"].strip('"') != current.etag.strip('"'):
+                return _error(412, "PreconditionFailed")
         self._remove(request.key)
         return Reply(204, {})
 
