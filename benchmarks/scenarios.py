@@ -203,6 +203,7 @@ class Results:
         deleting: Deleting a session; no CPU, which for one of them is another process's.
         delete_memory: Bytes that Python held more at the worst time of snapstore's delete.
         stalls: By size, operation and variant.
+        plain_encodes: Seconds of a `msgspec.json.encode` in each round of those, by size.
     """
 
     about: dict[str, str] = field(default_factory=dict[str, str])
@@ -217,6 +218,7 @@ class Results:
     stalls: dict[str, dict[Operation, dict[str, Stall]]] = field(
         default_factory=dict[str, dict[Operation, dict[str, Stall]]]
     )
+    plain_encodes: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 class Bench:
@@ -400,7 +402,9 @@ class Bench:
             stalls: dict[Operation, dict[str, Stall]] = {
                 operation: {name: Stall([], 0) for name in here} for operation in OPERATIONS
             }
+            plain = self.results.plain_encodes[size] = []
             for order in self._turns(list(here)):
+                plain.append(_wall_of(partial(msgspec.json.encode, workload.document)))
                 for name in order:
                     for operation, call in _calls(here[name], workload).items():
                         stalls[operation][name].stalls.append(await longest_stall(call))
@@ -506,6 +510,14 @@ def _listing_by(peer: Snapstore, location: SnapshotLocation) -> Callable[[int], 
 
 def _listing_by_paginator(peer: Botocore, prefix: str) -> Callable[[int], Any]:
     return lambda _: peer.list_keys(prefix)
+
+
+def _wall_of(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - start
+    del result  # to let go of it is not a part of it
+    return seconds
 
 
 def _cpu_of(call: Callable[[], object], repeats: int) -> float:

@@ -126,6 +126,11 @@ def rows(results: Results) -> Iterator[Row]:
     for cell in (KB5_1, KB5_32):
         for operation in OPERATIONS:
             yield compare.cpu(12, cell, operation, BOTOCORE, 0.85, ours=GENERIC, reason=CLIENT)
+    yield compare.check(13, KB100_32, 0.30)
+    yield compare.cpu(13, KB100_32, "save", BOTOCORE, 0.58)
+    yield compare.cpu(13, TLS_1, "save", BOTOCORE, 1.45)
+    for size in ("2 MB", "10 MB"):
+        yield compare.stall(14, size, 3.5)
 
 
 class _Comparison:
@@ -160,6 +165,19 @@ class _Comparison:
         what = f"{cell.name}: {operation}, {ours} ÷ {peer}"
         found = self._ratio(cell, operation, ours, peer, lambda series: series.cpu)
         return Row(number, what, target, found, reason=reason)
+
+    def check(self, number: int, cell: Cell, target: float) -> Row:
+        what = f"{cell.name}: the check's part of a save of {SNAPSTORE}"
+        check = self._results.checks[cell.workload]
+        save = self._results.cells[cell.name]["save"][SNAPSTORE]
+        return Row(number, what, target, ratio([check] * len(save.cpu), save.cpu))
+
+    def stall(self, number: int, size: str, target: float) -> Row:
+        what = f"{size}: longest stall of a save of {SNAPSTORE} ÷ msgspec.json.encode"
+        if size not in self._results.stalls:
+            return Row(number, what, target, None)
+        stalls = self._results.stalls[size]["save"][SNAPSTORE].stalls
+        return Row(number, what, target, ratio(stalls, self._results.plain_encodes[size]))
 
     def without_check(self, number: int, cell: Cell, target: float) -> Row:
         what = f"{cell.name}: save, {SNAPSTORE} without its check ÷ {BOTOCORE}"
