@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
@@ -133,7 +134,8 @@ class PackEvent(msgspec.Struct, frozen=True, kw_only=True, tag="pack", omit_defa
         key: Its full key.
         result: `"planned"` in a dry run; `"deleted"`; `"kept"` where a plan was applied and history
             no longer has every snapshot of it, or the pack is gone; `"busy"` where another
-            operation is at work on it; `"damaged"` where it can't be read: it stays.
+            operation is at work on it, or took it over less than an hour ago; `"damaged"` where it
+            can't be read: it stays.
         reason: `"restored"`: history has every snapshot of it, byte for byte; `"policy"`: the
             policy keeps none of them.
         documents: How many snapshots it has.
@@ -190,7 +192,10 @@ Event = DeleteEvent | SessionEvent | CopyEvent | ArchiveEvent | UnarchiveEvent |
 
 def encode_event(event: Event) -> bytes:
     """An event as a line of JSON."""
-    return msgspec.json.encode(event) + b"\n"
+    try:
+        return msgspec.json.encode(event) + b"\n"
+    except UnicodeEncodeError:  # the name of a foreign file need not be UTF-8
+        return json.dumps(msgspec.to_builtins(event)).encode() + b"\n"
 
 
 def decode_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
@@ -206,10 +211,20 @@ def decode_events(lines: Iterable[str | bytes]) -> Iterator[Event]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        event: Event | None
         try:
             event = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            event = None
+        except (msgspec.DecodeError, UnicodeError):
+            event = _decode_half_surrogates(line)
         if event is None:
             raise ValueError(f"line {number} is no event of an operation")
         yield event
+
+
+def _decode_half_surrogates(line: str | bytes) -> Event | None:
+    """Decode an event that has what `encode_event` has escaped; `None` if it is none."""
+    try:
+        event: Event = msgspec.convert(json.loads(line), type=Event)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return event

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from histories import NOW, document, id_days_ago, location_of, write_history
-from snapstore import MemoryStorage, ObjectSnapshotStorage
+from snapstore import FileStorage, MemoryStorage, ObjectSnapshotStorage
 from snapstore.operations import (
     CopyEvent,
     DeleteEvent,
     RetentionPolicy,
     SessionEvent,
     apply,
+    apply_copies,
+    copy,
     decode_events,
     delete_snapshots,
     encode_event,
@@ -157,3 +159,24 @@ def test_lines_that_are_no_events_are_refused_without_their_text(line):
         next(events)
     assert "canary" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+async def test_a_plan_names_a_foreign_file_whose_name_is_no_utf_8(tmp_path):
+    async with (
+        FileStorage(tmp_path / "source") as source,
+        FileStorage(tmp_path / "target") as target,
+    ):
+        await write_history(source, LOCATION, [1])
+        name = "note-\udcff"
+        await source.objects.put(f"s-1/{name}", b"mine")
+        events = await planned(copy(source, target, dry_run=True))
+        assert f"s-1/{name}" in {event.key for event in events}
+        report = await apply_copies(source, target, events).run()
+        assert report.copied == len(events) == 2
+        assert (await target.objects.get(f"s-1/{name}", max_bytes=9)).data == b"mine"
+
+
+def test_what_is_no_event_is_refused_by_its_line():
+    for line in ("{", "[]", '{"type":"copy"}', "\ud800", "[" * 9_000, '{"type":"\\ud800"}'):
+        with pytest.raises(ValueError, match="line 1 is no event"):
+            list(decode_events([line]))

@@ -274,6 +274,32 @@ async def test_a_pack_that_is_written_late_does_not_count_and_is_removed(monkeyp
         assert not any("/archive/" in key for key in inner.objects)
 
 
+async def test_a_redaction_follows_a_pack_that_another_one_has_replaced():
+    """It was listed, and is gone when it is to be read, or is to be replaced."""
+
+    def reads_the_pack(call):
+        return call.operation == "get" and call.keys[0].endswith(".jsonl.zst")
+
+    def reads_the_claim(call):
+        return call.operation == "get" and call.keys[0].endswith(".claim")
+
+    def writes_a_claim(call):
+        return call.operation == "put" and call.keys[0].endswith(".claim")
+
+    for stalls in (reads_the_claim, reads_the_pack, writes_a_claim):
+        inner = MemoryObjectStore()
+        await write_turns(inner)
+        async with ObjectSnapshotStorage(inner) as storage:
+            await run_archive(storage)
+            _, go_on, stalled = await stall(inner, run_redact, stalls)
+            other = redact(storage, session_id="session-1", change=redaction(["nothing"]))
+            assert (await other.run()).redacted == 2
+            go_on.set()
+            await stalled
+        assert b"canary" not in everything(inner)
+        assert [*await found_in(inner)] == IDS
+
+
 async def test_the_time_of_a_clock_that_is_wrong_holds_nothing_for_good():
     inner = MemoryObjectStore()
     await write_turns(inner)

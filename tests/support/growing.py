@@ -1,4 +1,4 @@
-"""A program: archive 500 snapshots of a conversation that grows to 1.4 MB, and bring them back.
+"""A program: archive 500 snapshots of a conversation that grows to 1.4 MB, bring them back, redact.
 
 It prints figures as JSON. The history is made as it is read, so that the memory is the archiver's.
 """
@@ -6,6 +6,7 @@ It prints figures as JSON. The history is made as it is read, so that the memory
 import asyncio
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from snapstore import ObjectSnapshotStorage, SnapshotLocation, snapshot_id_at
-from snapstore.operations import RetentionPolicy, archive, unarchive
+from snapstore.operations import RetentionPolicy, archive, redact, redaction, unarchive
 from snapstore.stores import MemoryObjectStore
 
 TURNS = 500
@@ -93,6 +94,12 @@ async def main():
         back = await unarchive(storage).run()
         restored = memory()
         assert {key: dict.get(store.objects, key) for key in history} == history
+        for key in history:
+            store.objects.pop(key)
+        [text] = re.findall(r"[a-z]{9}", MESSAGES[0])[:1]
+        redacted = await redact(storage, session_id="session-1", change=redaction([text])).run()
+        assert redacted.places >= TURNS
+        anew = memory()
     [pack] = packs.values()
     sys.stdout.write(
         json.dumps(
@@ -106,6 +113,7 @@ async def main():
                 "memory before": round(before),
                 "memory of archive": round(archived),
                 "memory of unarchive": round(restored),
+                "memory of redact": round(anew),
                 "by the program": unpacked_by_program(pack),
             }
         )

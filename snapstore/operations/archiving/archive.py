@@ -40,7 +40,7 @@ def archive(
     and it is deleted only while it is what was packed. Where the store has no conditional deletes,
     it is looked at just before. A run that was cut off can be made again, and ends the same: it
     finds what was left. Of two that meet at a location, one leaves the rest to the other. It takes
-    about 160 MB of memory, and 280 MB where a pack is written anew, since an original was changed
+    about 90 MB of memory, and 180 MB where a pack is written anew, since an original was changed
     meanwhile.
 
     Args:

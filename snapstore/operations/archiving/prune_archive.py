@@ -78,7 +78,8 @@ def prune_archive(
     to the snapshots in history and archive of each location together; it takes memory for their
     ids. A pack goes whole or stays whole.
 
-    A pack that another operation is at work on stays.
+    A pack that another operation is at work on stays; and so does one that an operation has taken
+    over from another that had not ended, for an hour from then on.
 
     Args:
         storage: Where, open.

@@ -4,7 +4,7 @@ An archiver at work may hold texts that it has read before they were redacted. I
 before it looks at the originals for the last time. So a look for claims and packs, after the
 originals were redacted, finds the claim or the pack; otherwise the archiver finds the change. A
 claim that is pending is made void: its pack is never relied on, and nothing is lost, since history
-has all of it. It stays for one more pass, in which the archiver may remove what it has yet written.
+has all of it. The claim stays, so that what the archiver may yet write does not count.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ class PackRedaction:
         """
         claim = await read_claim(self._objects, name)
         if claim is not None and claim.state in ("pending", "void"):
-            return None  # `stop` sees to it
+            return self._gone()  # `stop` sees to it
         pack = await self._packs.read(name)
         if pack is None:
-            return None
+            return self._gone()
         places = await asyncio.to_thread(self._places, pack)
         if not places:
             return None
@@ -126,6 +126,10 @@ class PackRedaction:
             return "redacted", places
         await self._packs.give_back(own)
         return "changed", places
+
+    def _gone(self) -> tuple[Literal["changed"], list[str]] | None:
+        """A pack that was listed and is gone may have been replaced: look again."""
+        return None if self._dry_run else ("changed", [])
 
     def _places(self, pack: PackReader) -> list[str]:
         places: list[str] = []
