@@ -24,7 +24,7 @@ import pytest
 from examples import TIMES
 from snapstore import Snapshot, SnapshotEncodeError
 from snapstore.encoding import exact
-from snapstore.encoding.documents import encode_json
+from snapstore.encoding.documents import encode_document, encode_json
 from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 
 UNLIMITED = 2**40
@@ -391,23 +391,51 @@ def test_save_never_stores_the_bad_value_of_a_toggled_one(good, bad, traces, siz
     assert saved > 0
 
 
-def test_what_is_saved_in_parts_is_of_one_moment(busy_threads):
-    data = {"before": 0, "messages": long_list(0, 0), "after": 0}
+def set_fields(data, number):
+    data["before"] = number
+    data["messages"][0]["value"] = number
+    data["after"] = number
+
+
+def set_members(data, number):
+    data["messages"][0] = {"value": number}
+    data["messages"][1]["value"] = number
+    data["messages"][-1] = {"value": number}
+
+
+def add_members(data, number):
+    data["messages"][0]["value"] = number
+    data["messages"].append({"value": number})
+    data["messages"][1]["value"] = number
+    del data["messages"][-1]
+
+
+def replace_list(data, number):
+    data["messages"] = [{"value": number}, *data["messages"][1:]]
+    data["state"]["number"] = number
+
+
+READS = {
+    set_fields: lambda data: [data["before"], data["messages"][0]["value"], data["after"]],
+    set_members: lambda data: [data["messages"][at]["value"] for at in (0, 1, -1)],
+    add_members: lambda data: [data["messages"][at]["value"] for at in (0, 1)],
+    replace_list: lambda data: [data["messages"][0]["value"], data["state"]["number"]],
+}
+
+
+@pytest.mark.parametrize("change", READS)
+@pytest.mark.parametrize("nest", [lambda data: data, lambda data: {"data": data}])
+def test_what_is_saved_in_parts_is_of_one_moment(change, nest, busy_threads):
+    data = {"before": 0, "messages": long_list(0, 0), "state": {"number": 0}, "after": 0}
+    data["messages"][1]["value"] = data["messages"][-1]["value"] = 0
     numbers = iter(range(1, 10**9))
+    document = nest(data)
 
-    def count():
-        number = next(numbers)
-        data["before"] = number
-        data["messages"][0]["value"] = number
-        data["messages"][-1] = {"value": number}
-        data["after"] = number
-
-    busy_threads(count)
-    for _ in range(300):
-        loaded = decode_snapshot(encode_snapshot(Snapshot.new(data), max_bytes=2**24), key="k").data
-        messages = loaded["messages"]
-        inner = [messages[0]["value"], messages[-1].get("value") or 0]
-        found = [loaded["before"], *inner, loaded["after"]]
+    busy_threads(lambda: change(data, next(numbers)))
+    for _ in range(400):
+        loaded = json.loads(encode_document(document, UNLIMITED))
+        found = READS[change](loaded.get("data", loaded))
+        # The thread sets them in this order.
         assert found == sorted(found, reverse=True)
         assert found[0] - found[-1] <= 1
 
