@@ -190,7 +190,7 @@ async def test_what_a_redaction_that_was_killed_leaves_is_read_and_mended(applie
                 assert loaded.data["turn"] == turn
             kinds = {f.kind async for f in verify(storage, sessions=["session-1"])}
             packs = await storage.describe_session(session_id="session-1")
-            assert packs.archive.objects <= 1 or kinds == {"unfinished archive"}
+            assert packs.archive.objects <= 1 or "unfinished archive" in kinds
             await archive(storage, LAST_TWO, sessions=["session-1"]).run()
             found = await everything(storage)
             assert all(len(versions) == 1 for versions in found.values())
