@@ -27,6 +27,7 @@ from snapstore.operations.parallel import overlapped
 from snapstore.operations.selection import session_ids
 from snapstore.operations.verifying.findings import VerifyFinding, VerifyReport
 from snapstore.operations.verifying.mending import Mending
+from snapstore.operations.verifying.stashes import stashes_without_session
 from snapstore.storage.claims import read_claim
 from snapstore.storage.packs import read_pack
 from snapstore.storage.snapshots import ObjectSnapshotStorage
@@ -79,7 +80,7 @@ def verify(
     async def events() -> AsyncGenerator[VerifyFinding, None]:
         sources = [overlapped(ids, verification.of_session)]
         if sessions is None:
-            sources.append(verification.of_stashes())
+            sources.append(stashes_without_session(view.objects, view.layout))
         for source in sources:
             async with aclosing(source) as findings:
                 async for finding in findings:
@@ -129,36 +130,6 @@ class _Verification:
             async with aclosing(self._of_location(location, found)) as findings:
                 async for finding in findings:
                     yield finding
-
-    async def of_stashes(self) -> AsyncGenerator[VerifyFinding, None]:
-        """Look for stashes whose session is gone."""
-        prefix = self._layout.stashes_prefix
-        last: str | None = None
-        async with aclosing(self._objects.scan(prefix)) as pages:
-            async for page in pages:
-                for key in page:
-                    session_id = key.removeprefix(prefix).partition("/")[0]
-                    if session_id == last or not _is_session_id(session_id):
-                        continue
-                    if not self._layout.is_stash(key, session_id):
-                        continue  # of a session `context`, or of a store with that prefix
-                    last = session_id
-                    if not await self._is_session(session_id):
-                        yield VerifyFinding(
-                            kind="stash without session",
-                            key=f"{prefix}{session_id}/",
-                            message="its session does not exist; erase_session removes it",
-                        )
-
-    async def _is_session(self, session_id: str) -> bool:
-        # The SDKs' sessions of the same stashes lie in `session/`, for any prefix.
-        beside = f"{self._layout.stashes_prefix.removesuffix('context/')}session/{session_id}/"
-        for prefix in (self._layout.session_prefix(session_id), beside):
-            async with aclosing(self._objects.scan(f"{prefix}scopes/", page_size=1)) as pages:
-                async for page in pages:
-                    if page:
-                        return True
-        return False
 
     async def _keys(self, session_id: str) -> AsyncGenerator[str, None]:
         prefix = self._layout.session_prefix(session_id)
@@ -407,11 +378,3 @@ def _is_ahead(snapshot_id: str) -> bool:
 
 def _is_fresh(snapshot_id: str) -> bool:
     return bool(snapshot_id) and snapshot_time(snapshot_id) > datetime.now(UTC) - _FRESH
-
-
-def _is_session_id(text: str) -> bool:
-    try:
-        SnapshotLocation.agent(text, "agent")
-    except InvalidIdentifierError:
-        return False
-    return True
