@@ -203,13 +203,15 @@ async def test_check_finds_ignored_conditions_in_a_versioned_bucket(
 @pytest.mark.swift
 async def test_a_server_whose_conditions_are_not_atomic_is_found_out(own_settings, bucket) -> None:
     async with S3Storage(bucket) as storage:
-        # Races are won by chance: most have more than one winner, not all.
-        reports = [await storage.check() for _ in range(4)]
-    assert not any(report.ok for report in reports)
-    for report in reports:
-        assert "if_match and update_latest fail" in report["compare-and-swap"].message
-        assert "501" in report["compare-and-swap"].message
-    assert any("not atomic" in report["create-only"].message for report in reports)
+        # Races are won by chance: most have more than one winner, and fewer on a busy machine.
+        for _ in range(20):
+            report = await storage.check()
+            assert not report.ok
+            assert "if_match and update_latest fail" in report["compare-and-swap"].message
+            assert "501" in report["compare-and-swap"].message
+            if "not atomic" in report["create-only"].message:
+                break
+    assert "not atomic" in report["create-only"].message
 
 
 async def test_check_names_what_a_borrowed_client_lacks(s3_server, bucket, prefix, caplog) -> None:
