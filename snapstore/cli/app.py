@@ -63,7 +63,7 @@ class _Program(click.Group):
 
 @click.group(
     cls=_Program,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="snapstore", message="%(prog)s %(version)s")
 def _program() -> None:
