@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import pytest
 
+from finished import without_idle_claims
 from histories import NOW, id_days_ago, location_of, write_history
 from sampling import steps
 from snapstore import (
@@ -69,7 +70,8 @@ async def archived_ids(storage, location=LOCATION):
 
 
 async def keys_under(storage, prefix):
-    return [key async for page in storage.objects.scan(prefix) for key in page]
+    keys = [key async for page in storage.objects.scan(prefix) for key in page]
+    return await without_idle_claims(storage, keys)
 
 
 async def bodies(storage, location, ids):

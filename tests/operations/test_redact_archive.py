@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from finished import without_idle_claims
 from histories import id_days_ago, location_of
 from sampling import steps
 from snapstore import ObjectSnapshotStorage, StorageError
@@ -38,7 +39,7 @@ async def everything(storage):
     layout = storage.layout
     prefix = layout.archive_prefix(LOCATION)
     async for page in storage.objects.scan(layout.session_prefix("session-1")):
-        for key in page:
+        for key in await without_idle_claims(storage, page):
             data = (await storage.objects.get(key, max_bytes=2**30)).data
             name = layout.pack_in(key, prefix)
             if name is None or key != name.key:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from finished import without_idle_claims
 from histories import NOW, document, location_of, write_history
 from snapstore import (
     FileStorage,
@@ -110,7 +111,8 @@ async def damaged(storage, what):
         case "pack damaged" | "unfinished archive":
             await archive(storage, RetentionPolicy(keep_last=2), sessions=["s-1"]).run()
             prefix = layout.archive_prefix(LOCATION)
-            [key] = [key async for page in storage.objects.scan(prefix) for key in page]
+            keys = [key async for page in storage.objects.scan(prefix) for key in page]
+            [key] = await without_idle_claims(storage, keys)
             if what == "pack damaged":
                 data = (await storage.objects.get(key, max_bytes=2**20)).data
                 await storage.objects.put(key, data[:-20] + CANARY.encode() + data[-20:])
