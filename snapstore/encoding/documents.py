@@ -100,7 +100,7 @@ def encode_document_in_steps(
 ) -> Generator[None, None, bytes]:
     """Write a document as `encode_document` does, and yield between the steps of a large one.
 
-    What is written is what it was when it first yields, whatever becomes of it afterwards.
+    What is written is what it was when it first yields, also if it is changed afterwards.
 
     Args and errors: as `encode_document`.
     """

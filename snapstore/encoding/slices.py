@@ -45,7 +45,7 @@ _SCANS: Final = 8
 takes a scan; without a bound, deep ones would take time for depth times size."""
 
 _YIELD: Final = 1e-6
-"""Seconds to sleep so that others run. After 0, what is due by a timer would not."""
+"""Seconds to sleep so that others run. After 0, callbacks of timers would not."""
 
 _call: Callable[[Callable[[], Any]], Any] = operator.call
 _scan = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw]).decode

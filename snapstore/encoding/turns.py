@@ -11,7 +11,7 @@ from typing import Final
 __all__ = ["Turns"]
 
 _YIELD: Final = 1e-6
-"""Seconds to sleep so that others run. After 0, what is due by a timer would not."""
+"""Seconds to sleep so that others run. After 0, callbacks of timers would not."""
 
 
 @dataclass

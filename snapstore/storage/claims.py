@@ -172,7 +172,7 @@ async def take_claim(objects: ManagedStore, pack: PackName) -> Claim | None:
 
 
 async def seize_claim(objects: ManagedStore, pack: PackName) -> Claim | None:
-    """Hold a pack, whoever holds it; `None` if it does not count, or another came in between."""
+    """Take over a pack from any holder; `None` if it does not count, or another came in between."""
     taken = await take_claim(objects, pack)
     if taken is not None:
         return taken

@@ -133,7 +133,7 @@ class Conversation:
         async with aclosing(self._store.scan(f"{self._prefix}segments/")) as pages:
             async for page in pages:
                 segments += page
-        # Whoever was to write a head that names one of them is refused once this head is gone.
+        # A writer whose new head would name one of them is refused once this head is gone.
         heads = [self._head_key, *(f"{self._prefix}{name}" for name in others)]
         await delete_keys(self._store, heads)
         await delete_keys(self._store, segments)

@@ -172,7 +172,7 @@ class Packs:
                 void = await create_claim(self._objects, claim.pack, "void")
             if void is None or void.state != "void":
                 return
-            # Whoever has made it void leaves it to this run, which writes nothing any more.
+            # The operation that made it void leaves it to this run, which writes nothing any more.
             void = void._replace(overtaken=None)
         await self.remove(void)
 
@@ -250,7 +250,7 @@ class Packs:
         name = self._replaced(claim)
         if name is None or not await exists(self._objects, name.key):
             return None
-        # Whoever was to replace it can't do so any more.
+        # The operation that was to replace it can't do so any more.
         old = await seize_claim(self._objects, name)
         if old is None:
             return None
