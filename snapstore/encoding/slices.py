@@ -27,6 +27,7 @@ from snapstore.encoding.documents import (
     decode_value,
 )
 from snapstore.encoding.frames import drop_frames_of_coroutine
+from snapstore.encoding.turns import YIELD
 from snapstore.encoding.validation import MAX_DEPTH, is_too_deep
 
 __all__ = ["decode_document_in_slices"]
@@ -43,9 +44,6 @@ _WINDOW: Final = 1024 * 1024
 _SCANS: Final = 8
 """How often a document may be scanned, on an average of its bytes. Each level of large containers
 takes a scan; without a bound, deep ones would take time for depth times size."""
-
-_YIELD: Final = 1e-6
-"""Seconds to sleep so that others run. After 0, callbacks of timers would not."""
 
 _call: Callable[[Callable[[], Any]], Any] = operator.call
 _scan = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw]).decode
@@ -88,7 +86,7 @@ async def decode_document_in_slices(
         try:
             while True:
                 # To put a large body together has taken a while, too.
-                await asyncio.sleep(_YIELD)
+                await asyncio.sleep(YIELD)
                 next(steps)
         except StopIteration as end:
             document = end.value

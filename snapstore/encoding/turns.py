@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Turns"]
+__all__ = ["YIELD", "Turns"]
 
-_YIELD: Final = 1e-6
+YIELD: Final = 1e-6
 """Seconds to sleep so that others run. After 0, callbacks of timers would not."""
 
 
@@ -53,7 +53,7 @@ class Turns:
             try:
                 async with turn.lock:
                     while data is None:
-                        await asyncio.sleep(_YIELD)
+                        await asyncio.sleep(YIELD)
                         data = _step(steps)
                     return data
             finally:

@@ -39,7 +39,7 @@ def tiny_slices(monkeypatch):
     monkeypatch.setattr(slices, "_MANY", 2)
     monkeypatch.setattr(slices, "_WINDOW", 16)
     monkeypatch.setattr(slices, "_SCANS", 1000)
-    monkeypatch.setattr(slices, "_YIELD", 0)
+    monkeypatch.setattr(slices, "YIELD", 0)
 
 
 def spelled(value):
