@@ -28,7 +28,8 @@ def running_postgres() -> Iterator[str | None]:
         return
     # It refuses to run as root.
     user = "postgres" if os.getuid() == 0 else None
-    with tempfile.TemporaryDirectory() as name:
+    # The folder for temporary files may be closed to that user, and too deep for a socket's path.
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
         if user is not None:
             shutil.chown(name, user, pwd.getpwnam(user).pw_gid)
         data, log = Path(name) / "data", Path(name) / "log"
