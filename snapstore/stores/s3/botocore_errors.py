@@ -18,12 +18,13 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from snapstore.stores.s3 import xml
+from snapstore.stores.s3.http import Response
 
 __all__ = ["client_error", "raise_if_error", "transport_error"]
 
 
 def client_error(
-    response: aiohttp.ClientResponse, operation: str, body: bytes, status: int | None = None
+    response: Response, operation: str, body: bytes, status: int | None = None
 ) -> ClientError:
     """The error that botocore makes of a response.
 
@@ -46,7 +47,7 @@ def client_error(
     return ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
 
 
-def raise_if_error(response: aiohttp.ClientResponse, operation: str, body: bytes) -> None:
+def raise_if_error(response: Response, operation: str, body: bytes) -> None:
     """Raise if the body of a good response is an error, or no XML.
 
     As botocore does: in a 200 it counts as a 500, and in any other one it can't be read.

@@ -30,7 +30,7 @@ async def read_bounded(reply: Any) -> bytes:
     """Read the body of a response that is not an object.
 
     Args:
-        reply: An `aiohttp.ClientResponse` whose body has not been read.
+        reply: An `aiohttp.ClientResponse` or a `Response` whose body has not been read.
 
     Returns:
         The body. Of an error that is larger than its limit only the beginning: the status tells

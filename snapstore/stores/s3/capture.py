@@ -54,9 +54,9 @@ class CapturedTemplates:
         self._inspect_client()
         # Their requests are addressed and signed in other ways.
         if bucket.startswith("arn:"):
-            self._disable("the bucket is named by an ARN")
+            self.disable("the bucket is named by an ARN")
         elif bucket.endswith("--x-s3"):
-            self._disable("the bucket is a directory bucket")
+            self.disable("the bucket is a directory bucket")
 
     def get(self, operation: str) -> Template | None:
         """The template for an operation; `None` if there is none."""
@@ -121,21 +121,26 @@ class CapturedTemplates:
         try:
             template = Template.of(call.requests[-1], key)
         except FastPathUnsupportedError as error:
-            self._disable(str(error))
+            self.disable(str(error))
             return
-        if self.internals.proxy_of(template.url) is None:
+        if self.internals.proxy_of(template.origin) is None:
             self._templates[operation] = template
         else:
-            self._disable("requests go through a proxy")
+            self.disable("requests go through a proxy")
 
     def _inspect_client(self) -> None:
         self._templates.clear()  # the client may build its requests in another way now
         try:
             self.internals = Internals(self._client, self._timeout)
         except FastPathUnsupportedError as error:
-            self._disable(str(error))
+            self.disable(str(error))
 
-    def _disable(self, why: str) -> None:
+    def disable(self, why: str) -> None:
+        """Let all requests take the slow path from now on.
+
+        Args:
+            why: The reason.
+        """
         self.disabled = why
         self._templates.clear()
         logger.debug("the fast path to %s is disabled: %s", self._bucket, why)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -158,7 +159,7 @@ def _explain(error: Exception, operation: str, bucket: str) -> tuple[type[Storag
         return DamagedResponseError, "the response was cut short"
     if isinstance(error, ResponseParserError):
         return InvalidResponseError, _unreadable(str(error)[:_MAX_SAID])
-    if isinstance(cause, aiohttp.ClientResponseError):
+    if isinstance(cause, aiohttp.ClientResponseError | HttpProcessingError):
         if "Got more than" in cause.message:
             return InvalidResponseError, (
                 "a header of the response is larger than 8 KB; look for a proxy that adds to it"

@@ -4,7 +4,7 @@ A call of the client resolves endpoints, builds parameters, headers and a signin
 much that nobody uses, each time anew. For the four requests that a store makes all day, only the
 key, the body, a few headers and the signature change. So one request of each kind goes through the
 client, and is captured (`capture`). It is the template (`template`) for those that follow, which
-are signed here (`signing`) and sent on the client's own HTTP session (`replay`).
+are signed here (`signing`) and sent on the client's own connections (`replay`, `http`).
 
 After an unexpected result, be it a redirect, a broken connection or an unusual response, the next
 call takes the slow path. After several in a row the fast path is not used for a while
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from snapstore.stores.base import DamagedResponseError, StoredObject, Version
@@ -29,7 +29,8 @@ from snapstore.stores.s3.botocore_errors import raise_if_error
 from snapstore.stores.s3.bounds import read_bounded
 from snapstore.stores.s3.capture import CapturedTemplates
 from snapstore.stores.s3.conditions import S3Write
-from snapstore.stores.s3.replay import LARGE, Replay
+from snapstore.stores.s3.http import LARGE, Response
+from snapstore.stores.s3.replay import Replay
 from snapstore.stores.s3.requests import (
     CRC32,
     Page,
@@ -41,9 +42,6 @@ from snapstore.stores.s3.requests import (
 )
 from snapstore.stores.s3.slow_path import SlowPath
 from snapstore.stores.s3.template import META
-
-if TYPE_CHECKING:
-    import aiohttp
 
 __all__ = ["FastPath"]
 
@@ -90,7 +88,7 @@ class FastPath:
     async def get(self, key: str, max_bytes: int) -> StoredObject:
         """See `Requests.get`."""
 
-        async def read(response: aiohttp.ClientResponse) -> StoredObject:
+        async def read(response: Response) -> StoredObject:
             if response.status == 206:
                 raise DamagedResponseError(
                     f"GetObject of {key}: the response is a part of the object"
@@ -130,18 +128,13 @@ class FastPath:
             name, value = write.precondition
             headers[name] = value
 
-        async def read(response: aiohttp.ClientResponse) -> Version:
+        async def read(response: Response) -> Version:
             raise_if_error(response, "PutObject", await read_bounded(response))
             return write.version(etag_of(response.headers, "PutObject", key))
 
-        version = None
-        may_replay = self.disabled is None and not (
-            len(data) >= LARGE and self._templates.internals.may_resend
+        version = await self._replay.request(
+            "PutObject", "PUT", read, key=key, headers=headers, body=data
         )
-        if may_replay:
-            version = await self._replay.request(
-                "PutObject", "PUT", read, key=key, headers=headers, body=data
-            )
         if version is None:
             return await self._templates.capture("PutObject", key, self._slow.put(key, data, write))
         return version
@@ -195,7 +188,7 @@ class FastPath:
             slow: Makes the slow call.
         """
 
-        async def read(response: aiohttp.ClientResponse) -> Page[T, str]:
+        async def read(response: Response) -> Page[T, str]:
             body = await read_bounded(response)
             page = read_usual(body)
             if page is None:
@@ -211,7 +204,7 @@ class FastPath:
     async def delete(self, keys: Sequence[str]) -> dict[str, str]:
         """See `Requests.delete`."""
 
-        async def read(response: aiohttp.ClientResponse) -> dict[str, str]:
+        async def read(response: Response) -> dict[str, str]:
             xml_body = await read_bounded(response)
             results = xml.read_deleted(xml_body, keys)
             if results is None:
@@ -282,7 +275,7 @@ def _list_query(prefix: str, page_size: int, start_after: str | None, token: str
     )
 
 
-def _metadata(response: aiohttp.ClientResponse) -> dict[str, str]:
+def _metadata(response: Response) -> dict[str, str]:
     start = len(META)
     return {
         name[start:].lower(): value

@@ -8,6 +8,7 @@ aiobotocore makes it, there is no fast path, and the reason is reported. Private
 - `client._request_signer._credentials`: the credentials, which refresh themselves
 - `client._make_api_call`, `client.meta.events._emitter`: to tell whether anybody has changed either
 - `botocore.httpchecksum._CHECKSUM_CLS`: the checksums that botocore can verify
+- `aiohttp.ClientSession._request`: to tell whether anybody has changed what sends
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiobotocore
+import aiohttp
 import botocore
 from aiobotocore.client import AioBaseClient
 from aiobotocore.endpoint import AioEndpoint
@@ -28,16 +30,14 @@ from botocore import httpchecksum
 from botocore.exceptions import FlexibleChecksumError, HTTPClientError
 
 from snapstore.stores.s3.client import HTTPSession
+from snapstore.stores.s3.http import Connections, missing_of_aiohttp
 from snapstore.stores.s3.requests import CRC32, crc32
 from snapstore.stores.s3.signing import Credentials
-
-if TYPE_CHECKING:
-    import aiohttp
 
 __all__ = ["FastPathUnsupportedError", "Internals"]
 
 _TRUSTED: Final = tuple(
-    str(Path(module.__file__ or "").parent) + "/" for module in (aiobotocore, botocore)
+    str(Path(module.__file__ or "").parent) + "/" for module in (aiobotocore, aiohttp, botocore)
 )
 _OWN_DIRECTORY: Final = str(Path(__file__).parent) + "/"
 _STUBS: Final = ("botocore/stub.py", "aiobotocore/stub.py")
@@ -59,13 +59,11 @@ class Current(NamedTuple):
     """What the client uses now.
 
     Attributes:
-        session: Its HTTP session.
-        timeout: How long a request on it may take.
+        connections: Those of its HTTP session.
         credentials: Its credentials.
     """
 
-    session: aiohttp.ClientSession
-    timeout: aiohttp.ClientTimeout
+    connections: Connections
     credentials: Credentials
 
 
@@ -92,11 +90,15 @@ class Internals:
             self._lookups = self._emitter._lookup_cache  # noqa: SLF001
             self._handlers_of = self._emitter._handlers.prefix_search  # noqa: SLF001
             self._call = type(client)._make_api_call  # noqa: SLF001
+            self._send = aiohttp.ClientSession._request  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
             checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         except AttributeError as error:
             raise FastPathUnsupportedError(
                 f"this version of aiobotocore has no {error.name}"
             ) from None
+        missing = missing_of_aiohttp()
+        if missing is not None:
+            raise FastPathUnsupportedError(f"this version of aiohttp has no {missing} as it was")
         self._checksums = {f"x-amz-checksum-{name}": checksums[name] for name in checksums}
         if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
             raise FastPathUnsupportedError("the client's endpoint is not aiobotocore's")
@@ -108,7 +110,10 @@ class Internals:
             raise FastPathUnsupportedError("the retry mode 'adaptive' limits the client's requests")
         if self._credentials is None:
             raise FastPathUnsupportedError("the client has no credentials")
-        for function in (self._call, AioEndpoint.make_request, type(self._http_session).send):
+        for function in (
+            *(self._call, AioEndpoint.make_request, type(self._http_session).send),
+            *(aiohttp.ClientSession.__init__, self._send, aiohttp.TCPConnector.connect),
+        ):
             _require_unpatched(function)
         if "_make_api_call" in vars(client):
             raise FastPathUnsupportedError("somebody has patched the client's _make_api_call")
@@ -119,20 +124,13 @@ class Internals:
         self._expires = 0.0
 
     @property
-    def may_resend(self) -> bool:
-        """Whether aiohttp may resend a request on its own.
-
-        Of a body that it reads like a file, it may then send only the rest (aiohttp #13330).
-        """
-        return type(self._http_session) is not HTTPSession
-
-    @property
     def hooks_unchanged(self) -> bool:
         """Whether nobody has since patched `_make_api_call` or registered a handler."""
         return (
             self._emitter._lookup_cache is self._lookups  # noqa: SLF001
             and type(self._client)._make_api_call is self._call  # noqa: SLF001
             and "_make_api_call" not in vars(self._client)
+            and aiohttp.ClientSession._request is self._send  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         )
 
     def proxy_of(self, url: str) -> str | None:
@@ -150,9 +148,12 @@ class Internals:
         await self._get_session(None)
 
     async def current(self) -> Current:
-        """The client's HTTP session, and its credentials, refreshed as botocore does.
+        """The client's connections, and its credentials, refreshed as botocore does.
 
         The client is asked for them once a second.
+
+        Raises:
+            FastPathUnsupportedError: Somebody traces what its HTTP session sends.
         """
         if time.monotonic() >= self._expires:
             # Not bound to a name: a tuple of secrets would show in the locals of a traceback.
@@ -162,7 +163,9 @@ class Internals:
             except (AttributeError, OSError) as error:  # a closed client, no certificates
                 raise HTTPClientError(error=error) from None
             session = getattr(session, "followed", session)
-            self._current = Current(session, self._timeout_of(session), credentials)
+            if session.trace_configs:
+                raise FastPathUnsupportedError("its HTTP session has trace_configs")
+            self._current = Current(Connections(session, self._timeout_of(session)), credentials)
             self._expires = time.monotonic() + _CREDENTIALS_TTL
         return self._current
 
@@ -206,7 +209,7 @@ def _require_unpatched(function: Any) -> None:
     while function is not None:
         # A proxy for a function, as tracing libraries make them, shows the file of that function.
         if type(function) is not FunctionType or not _file_of(function).startswith(_TRUSTED):
-            raise FastPathUnsupportedError(f"somebody has patched aiobotocore's {name}")
+            raise FastPathUnsupportedError(f"somebody has patched {name}")
         function = getattr(function, "__wrapped__", None)
 
 

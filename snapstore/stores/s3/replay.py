@@ -1,4 +1,4 @@
-"""Send requests made of templates on the client's own HTTP session, without the client.
+"""Send requests made of templates on the client's own connections, without the client.
 
 One attempt, which ends as one attempt of a slow call would. Where the result is not clear the
 caller makes a slow call instead, which captures a new template.
@@ -6,12 +6,10 @@ caller makes a slow call instead, which captures a new template.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-import aiohttp
 from botocore.exceptions import ClientError, FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 
@@ -23,15 +21,14 @@ from snapstore.stores.s3.bounds import read_bounded
 from snapstore.stores.s3.calls import Call
 from snapstore.stores.s3.capture import UNDERSTOOD, CapturedTemplates
 from snapstore.stores.s3.circuit_breaker import RESET_TIMEOUT, CircuitBreaker
+from snapstore.stores.s3.http import TRANSPORT_ERRORS, Response
+from snapstore.stores.s3.internals import FastPathUnsupportedError
 
-__all__ = ["LARGE", "Replay"]
+__all__ = ["Replay"]
 
 T = TypeVar("T")
 
 logger: Final = logging.getLogger("snapstore")
-
-LARGE: Final = 2**20
-"""Bytes of a body that keeps the event loop busy; aiohttp warns if it is given as `bytes`."""
 
 _FAULT_OF_TEMPLATE: Final = frozenset({400, 401, 403})
 """Statuses that the template may be the reason for: a slow call asks again."""
@@ -46,9 +43,6 @@ _BAD_RESPONSE: Final = (
     ResponseParserError,
 )
 """What reading a response raises."""
-
-_TRANSPORT: Final = (OSError, TimeoutError, aiohttp.ClientError, RuntimeError, ValueError)
-"""What sending and receiving raises; the last two for a closed session and for a bad header."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -73,7 +67,7 @@ class Replay:
         self,
         operation: str,
         method: str,
-        read: Callable[[aiohttp.ClientResponse], Awaitable[T]],
+        read: Callable[[Response], Awaitable[T]],
         *,
         key: str = "",
         query: str = "",
@@ -100,7 +94,11 @@ class Replay:
         template = None if self.breaker.is_open else self._templates.get(operation)
         if template is None:
             return None
-        session, timeout, credentials = await self._templates.internals.current()
+        try:
+            connections, credentials = await self._templates.internals.current()
+        except FastPathUnsupportedError as error:
+            self._templates.disable(str(error))
+            return None
         request = template.signed(
             credentials, method, key=key, query=query, headers=headers, body=body
         )
@@ -108,25 +106,24 @@ class Replay:
         call.sent("fast")
         found: T | None = None
         failure: Exception | None = None
+
+        async def read_any(response: Response) -> T | ClientError:
+            if call.log is not None:
+                call.log.answered(response.status)
+            if 200 <= response.status < 300:
+                return await read(response)
+            return client_error(response, operation, await read_bounded(response))
+
         try:
-            async with await session.request(
-                method,
-                request.url,
-                headers=request.headers,
-                data=_payload(body),
-                allow_redirects=False,
-                timeout=timeout,
-            ) as response:
-                if call.log is not None:
-                    call.log.answered(response.status)
-                if 200 <= response.status < 300:
-                    found = await read(response)
-                else:
-                    failure = client_error(response, operation, await read_bounded(response))
+            result = await connections.request(request, body, read_any)
+            if isinstance(result, ClientError):
+                failure = result
+            else:
+                found = result
         except _BAD_RESPONSE as error:
             failure = error
-        except _TRANSPORT as error:
-            failure = transport_error(error, str(request.url.origin()))
+        except TRANSPORT_ERRORS as error:
+            failure = transport_error(error, request.origin)
         if found is not None:
             self.breaker.succeeded(operation)
             return found
@@ -153,10 +150,3 @@ class Replay:
         self._templates.drop(operation)
         if not is_server_error and self.breaker.failed(operation):
             logger.debug("no fast path to %s for %g s: circuit open", self._bucket, RESET_TIMEOUT)
-
-
-def _payload(body: bytes) -> memoryview | io.BytesIO | None:
-    """A body as aiohttp takes it without copying it."""
-    if not body:
-        return None  # bytes would be sent as a body of length 0
-    return memoryview(body) if len(body) < LARGE else io.BytesIO(body)

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
-import msgspec
-from yarl import URL
-
 from snapstore.stores.readback import LINEAGE, WRITE_ID
+from snapstore.stores.s3.http import SignedRequest
 from snapstore.stores.s3.internals import FastPathUnsupportedError
 from snapstore.stores.s3.requests import CRC32
 from snapstore.stores.s3.signing import UNSIGNED_PAYLOAD, Credentials, Signer, signed_host
 
-__all__ = ["META", "SignedRequest", "Template"]
+__all__ = ["META", "Template"]
 
 META: Final = "x-amz-meta-"
 """The prefix of the headers with an object's metadata."""
@@ -47,34 +45,19 @@ _AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/([^/,]+)/s
 _EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 
 
-class SignedRequest(msgspec.Struct, frozen=True):
-    """A request without its body. Its `repr` does not show the headers, which hold a signature.
-
-    Attributes:
-        url: The URL.
-        headers: All headers.
-    """
-
-    url: URL
-    headers: dict[str, str]
-
-    def __repr__(self) -> str:
-        return f"SignedRequest({str(self.url)!r})"
-
-
 class Template(NamedTuple):
     """What all requests of one kind have in common.
 
     Attributes:
-        url: The URL up to the key, or up to the query.
-        path: Its path, percent-encoded.
+        origin: Scheme, host and port of the URL.
+        path: The path up to the key, percent-encoded.
         headers: The headers that are the same each time, to be signed.
         unsigned: Those that are not signed.
         signs_body: Whether the body is part of the signature.
         signer: Signs for the region of the bucket.
     """
 
-    url: str
+    origin: str
     path: str
     headers: dict[str, str]
     unsigned: dict[str, str]
@@ -108,11 +91,15 @@ class Template(NamedTuple):
             name: " ".join(value.split()) for name, value in headers.items() if name in _CONSTANT
         }
         return cls(
-            url=f"{url.scheme}://{url.netloc}{path}",
+            origin=f"{url.scheme}://{url.netloc}",
             path=path,
             headers={"host": signed_host(request.url), **constant},
-            # aiobotocore adds the second one as it sends.
-            unsigned={"user-agent": headers["user-agent"], "accept-encoding": "identity"},
+            # aiobotocore and aiohttp add all but the first one as they send.
+            unsigned={
+                "user-agent": headers["user-agent"],
+                "accept": "*/*",
+                "accept-encoding": "identity",
+            },
             signs_body=headers["x-amz-content-sha256"] != UNSIGNED_PAYLOAD,
             signer=Signer(authorization[1]),
         )
@@ -137,21 +124,22 @@ class Template(NamedTuple):
             headers: The headers of this request alone, to be signed: names in lower case.
             body: The body.
         """
-        tail = _encoded(key)
+        path = self.path + _encoded(key)
         payload = UNSIGNED_PAYLOAD
         if self.signs_body:
             payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
         all_headers = self.signer.sign(
             credentials,
             method=method,
-            path=self.path + tail,
+            path=path,
             query=query,
             headers={**self.headers, **headers},
             payload=payload,
         )
-        url = URL(f"{self.url}{tail}{'?' if query else ''}{query}", encoded=True)
         all_headers.update(self.unsigned)
-        return SignedRequest(url, all_headers)
+        if method != "GET":
+            all_headers["content-length"] = str(len(body))
+        return SignedRequest(method, self.origin, f"{path}?{query}" if query else path, all_headers)
 
 
 def _encoded(key: str) -> str:

@@ -17,6 +17,7 @@ from aiobotocore.credentials import AioDeferredRefreshableCredentials, AioRefres
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 from aiobotocore.stub import AioStubber
+from aiohttp.client_proto import ResponseHandler
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -180,7 +181,7 @@ async def test_templates_of_a_borrowed_client_are_from_first_requests(
 
 
 @pytest.mark.parametrize("borrowed", [True, False])
-async def test_large_request_aiohttp_may_resend_takes_the_slow_path(
+async def test_a_large_request_is_replayed_on_any_client(
     borrowed, bucket, prefix, proxy, s3_server, aws_session
 ) -> None:
     large = Snapshot.new({"text": "x" * 2**20})
@@ -193,7 +194,7 @@ async def test_large_request_aiohttp_may_resend_takes_the_slow_path(
             proxy.requests.clear()
             await storage.save_snapshot(location=LOCATION, snapshot=large, is_latest=True)
             assert await load(storage) == large
-    assert replayed(proxy)[0] == ("PutObject", not borrowed)
+    assert replayed(proxy)[0] == ("PutObject", True)
 
 
 async def test_templates_are_dropped_when_client_hooks_change(
@@ -543,6 +544,11 @@ def patched_session(client, monkeypatch):
     monkeypatch.setattr(AIOHTTPSession, "send", tracing(AIOHTTPSession.send))
 
 
+def patched_aiohttp(client, monkeypatch):
+    send = tracing(aiohttp.ClientSession._request)  # noqa: SLF001 -- as tracing libraries do
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", send)
+
+
 def handler(client, monkeypatch):
     client.meta.events.register("before-send.s3.PutObject", lambda **_: None)
 
@@ -559,6 +565,7 @@ CHANGES = {
     patched_class: "patched",
     patched_client: "patched",
     wrapped_class: "patched",
+    patched_aiohttp: "patched",
     handler: "registered for before-send",
     callable_object: "registered for before-send",
 }
@@ -679,6 +686,18 @@ async def test_fast_path_is_off_without_what_aiobotocore_needs(
         asking = False
         await save(storage)
         assert name in (await storage.check())["fast path"].message
+
+
+async def test_fast_path_is_off_without_what_aiohttp_needs(storage, monkeypatch) -> None:
+    as_it_is = ResponseHandler.set_response_params
+
+    def changed(self, **options):
+        as_it_is(self, **options)
+
+    monkeypatch.setattr(ResponseHandler, "set_response_params", changed)
+    async with storage:
+        finding = (await storage.check())["fast path"]
+        assert "ResponseHandler.set_response_params" in finding.message
 
 
 async def test_with_this_version_of_aiobotocore_it_is_on(storage) -> None:
@@ -860,7 +879,8 @@ async def test_an_ipv6_host_is_in_brackets() -> None:
     S3SigV4Auth(BotoCredentials("AKID", "secret"), "s3", "us-east-1").add_auth(request)
     template = Template.of(request.prepare(), "key")
     assert template.headers["host"] == "[::1]:8333"
-    assert template.url == "http://[::1]:8333/bucket/"
+    assert template.origin == "http://[::1]:8333"
+    assert template.path == "/bucket/"
 
 
 def test_credentials_do_not_show_themselves() -> None:

@@ -122,6 +122,11 @@ RESPONSES = {
         + b"%x\r\n%s\r\n" % (len(BODY), BODY),
         closes=True,
     ),
+    "a snapshot after hints": Answer(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + response(200, BODY, ETag='"e"').data
+    ),
+    "a snapshot and more": Answer(response(200, BODY, ETag='"e"').data * 2),
+    "a long header": response(200, BODY, ETag='"e"', X_Long="x" * 9000),
     "a snapshot, gzip": response(200, BODY, ETag='"e"', Content_Encoding="gzip"),
     "a snapshot, latin-1": response(200, BODY, ETag='"e"', X_Gateway="caf\xe9"),
     **{

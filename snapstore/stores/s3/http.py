@@ -1,0 +1,238 @@
+"""One HTTP request and its response, on a connection of aiohttp's pool.
+
+aiohttp connects, pools, writes and parses. What is left out is its `ClientSession.request`, which
+takes twice the CPU of all these: it looks for cookies, redirects, proxies, encodings and forms,
+and none of them has a place in a request that is signed already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar, cast
+
+import aiohttp
+import msgspec
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+__all__ = [
+    "LARGE",
+    "TRANSPORT_ERRORS",
+    "Connections",
+    "Response",
+    "SignedRequest",
+    "missing_of_aiohttp",
+]
+
+T = TypeVar("T")
+
+LARGE: Final = 2**20
+"""Bytes of a body that keeps the event loop busy."""
+
+_CHUNK: Final = 256 * 1024
+
+TRANSPORT_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    aiohttp.ClientError,
+    HttpProcessingError,
+    RuntimeError,
+    ValueError,
+)
+"""What sending and receiving raises; the last two for a closed session and for a bad header."""
+
+
+_USED: Final[tuple[tuple[type, str, set[str]], ...]] = (
+    (aiohttp.ClientRequest, "__init__", {"loop", "session"}),
+    (aiohttp.BaseConnector, "connect", {"traces", "timeout"}),
+    (aiohttp.connector.Connection, "release", set()),
+    (ResponseHandler, "set_response_params", {"read_until_eof", "auto_decompress", "read_timeout"}),
+    (ResponseHandler, "read", set()),
+    (ResponseHandler, "set_exception", set()),
+    (ResponseHandler, "start_timeout", set()),
+    (StreamWriter, "write_headers", set()),
+    (StreamWriter, "write", {"drain"}),
+)
+"""What is used of aiohttp beyond its documented interface: methods, and arguments of them."""
+
+
+def missing_of_aiohttp() -> str | None:
+    """What this version of aiohttp lacks of what is used; `None` if it has all of it."""
+    for owner, name, arguments in _USED:
+        method = getattr(owner, name, None)
+        if method is None or not arguments <= inspect.signature(method).parameters.keys():
+            return f"{owner.__name__}.{name}"
+    return None
+
+
+class SignedRequest(msgspec.Struct, frozen=True):
+    """A request without its body. Its `repr` does not show the headers, which hold a signature.
+
+    Attributes:
+        method: The HTTP method.
+        origin: Scheme, host and port of its URL.
+        target: The rest of it: the path, and the query with its question mark.
+        headers: All headers.
+    """
+
+    method: str
+    origin: str
+    target: str
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"SignedRequest({self.method!r}, {self.origin + self.target!r})"
+
+
+class Response:
+    """The head of a response, and where its body is read.
+
+    Args:
+        method: The method of the request.
+        status: The status.
+        headers: The headers.
+        content: Its body, as it comes.
+        connection: What it comes on.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        status: int,
+        headers: CIMultiDictProxy[str],
+        content: aiohttp.StreamReader,
+        connection: aiohttp.connector.Connection,
+    ) -> None:
+        self.method: str = method
+        self.status: int = status
+        self.headers: CIMultiDictProxy[str] = headers
+        self.content: aiohttp.StreamReader = content
+        self._connection = connection
+
+    @property
+    def content_length(self) -> int | None:
+        """The bytes of the body, as the headers have it; `None` where they do not say."""
+        length = self.headers.get("Content-Length")
+        return None if length is None else int(length)
+
+    def close(self) -> None:
+        """Close the connection, since the rest of the body is not read."""
+        _abort(self._connection)
+
+
+class Connections:
+    """Sends requests on the connections of a session.
+
+    Args:
+        session: The session.
+        timeout: How long it may take to connect, and between two reads.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, timeout: aiohttp.ClientTimeout) -> None:
+        self._session = session
+        self._timeout = timeout
+        self._targets: dict[str, aiohttp.ClientRequest] = {}
+
+    async def request(
+        self, request: SignedRequest, body: bytes, read: Callable[[Response], Awaitable[T]]
+    ) -> T:
+        """Make a request.
+
+        Nothing is sent twice, and no redirect is followed.
+
+        Args:
+            request: The request.
+            body: Its body.
+            read: Reads the response, whatever its status. The connection is used again if that has
+                come to its end.
+
+        Returns:
+            What was read.
+
+        Raises:
+            Exception: One of `TRANSPORT_ERRORS`, or what `read` raises.
+        """
+        connection = await self._connect(request.origin)
+        protocol = cast("ResponseHandler", connection.protocol)  # None after the release
+        writing: asyncio.Task[None] | None = None
+        is_reusable = False
+        try:
+            protocol.set_response_params(
+                read_until_eof=True, auto_decompress=False, read_timeout=self._timeout.sock_read
+            )
+            writer = StreamWriter(protocol, asyncio.get_running_loop())
+            await writer.write_headers(
+                f"{request.method} {request.target} HTTP/1.1", CIMultiDict(request.headers)
+            )
+            if len(body) < LARGE:
+                await writer.write(body, drain=False)
+                protocol.start_timeout()
+            else:
+                # The server may answer, and stop reading, before it has all of it.
+                writing = asyncio.create_task(_write_large(writer, protocol, body))
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == 101:
+                    break
+            try:
+                return await read(
+                    Response(request.method, message.code, message.headers, content, connection)
+                )
+            finally:
+                is_sent = (writing is None or writing.done()) and _is_flushed(connection)
+                is_reusable = is_sent and content.is_eof()
+        finally:
+            if is_reusable:
+                connection.release()
+            else:
+                _abort(connection)
+            if writing is not None and not writing.done():
+                writing.cancel()
+                await asyncio.wait([writing])
+
+    async def _connect(self, origin: str) -> aiohttp.connector.Connection:
+        connector = self._session.connector
+        if connector is None:
+            raise RuntimeError("Session is closed")  # as aiohttp says it
+        target = self._targets.get(origin)
+        if target is None:
+            # Never sent: it names the server, as those of the session's own requests do.
+            target = self._targets[origin] = aiohttp.ClientRequest(
+                "GET",
+                URL(origin, encoded=True),
+                loop=asyncio.get_running_loop(),
+                session=self._session,
+            )
+        try:
+            return await connector.connect(target, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"connecting to {origin} took too long") from error
+
+
+async def _write_large(writer: StreamWriter, protocol: ResponseHandler, body: bytes) -> None:
+    view = memoryview(body)
+    try:
+        for start in range(0, len(body), _CHUNK):
+            await writer.write(view[start : start + _CHUNK])
+    except (OSError, aiohttp.ClientError) as error:
+        # If the server has answered, that is read first.
+        protocol.set_exception(error)
+    else:
+        protocol.start_timeout()
+
+
+def _is_flushed(connection: aiohttp.connector.Connection) -> bool:
+    transport = connection.transport
+    return transport is None or not transport.get_write_buffer_size()
+
+
+def _abort(connection: aiohttp.connector.Connection) -> None:
+    """Close a connection at once, where `close` would first send what it still has to send."""
+    if connection.transport is not None:
+        connection.transport.abort()
+    connection.close()
