@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -35,6 +35,7 @@ LARGE: Final = 2**20
 """Bytes of a body that keeps the event loop busy."""
 
 _CHUNK: Final = 256 * 1024
+_SMALL: Final = 64 * 1024
 
 TRANSPORT_ERRORS: Final = (
     OSError,
@@ -53,19 +54,22 @@ _USED: Final[tuple[tuple[type, str, set[str]], ...]] = (
     (aiohttp.connector.Connection, "release", set()),
     (ResponseHandler, "set_response_params", {"read_until_eof", "auto_decompress", "read_timeout"}),
     (ResponseHandler, "read", set()),
+    (ResponseHandler, "should_close", set()),
+    (ResponseHandler, "writing_paused", set()),
     (ResponseHandler, "set_exception", set()),
     (ResponseHandler, "start_timeout", set()),
     (StreamWriter, "write_headers", set()),
     (StreamWriter, "write", {"drain"}),
 )
-"""What is used of aiohttp beyond its documented interface: methods, and arguments of them."""
+"""What is used of aiohttp beyond its documented interface, and the arguments of it."""
 
 
 def missing_of_aiohttp() -> str | None:
     """What this version of aiohttp lacks of what is used; `None` if it has all of it."""
     for owner, name, arguments in _USED:
-        method = getattr(owner, name, None)
-        if method is None or not arguments <= inspect.signature(method).parameters.keys():
+        found: Any = getattr(owner, name, None)
+        takes = set(inspect.signature(found).parameters) if found and arguments else arguments
+        if found is None or not arguments <= takes:
             return f"{owner.__name__}.{name}"
     return None
 
@@ -137,6 +141,9 @@ class Connections:
         self._session = session
         self._timeout = timeout
         self._targets: dict[str, aiohttp.ClientRequest] = {}
+        connector = session.connector
+        closes = connector is not None and connector.force_close
+        self._more_headers: dict[str, str] = {"connection": "close"} if closes else {}
 
     async def request(
         self, request: SignedRequest, body: bytes, read: Callable[[Response], Awaitable[T]]
@@ -158,7 +165,7 @@ class Connections:
             Exception: One of `TRANSPORT_ERRORS`, or what `read` raises.
         """
         connection = await self._connect(request.origin)
-        protocol = cast("ResponseHandler", connection.protocol)  # None after the release
+        protocol = _protocol_of(connection)
         writing: asyncio.Task[None] | None = None
         is_reusable = False
         try:
@@ -167,25 +174,31 @@ class Connections:
             )
             writer = StreamWriter(protocol, asyncio.get_running_loop())
             await writer.write_headers(
-                f"{request.method} {request.target} HTTP/1.1", CIMultiDict(request.headers)
+                f"{request.method} {request.target} HTTP/1.1",
+                CIMultiDict(request.headers, **self._more_headers),
             )
-            if len(body) < LARGE:
-                await writer.write(body, drain=False)
-                protocol.start_timeout()
-            else:
+            view = memoryview(body)
+            begin = len(body) if len(body) < LARGE else _CHUNK
+            await writer.write(view[:begin], drain=False)
+            if begin < len(body) or protocol.writing_paused:
                 # The server may answer, and stop reading, before it has all of it.
-                writing = asyncio.create_task(_write_large(writer, protocol, body))
-            while True:
+                writing = asyncio.create_task(_write_rest(writer, protocol, view[begin:]))
+            else:
+                protocol.start_timeout()
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                if writing is None or writing.done():
+                    protocol.start_timeout()
                 message, content = await protocol.read()
-                if message.code >= 200 or message.code == 101:
-                    break
+            is_sent = writing is None or writing.done()
             try:
                 return await read(
                     Response(request.method, message.code, message.headers, content, connection)
                 )
             finally:
-                is_sent = (writing is None or writing.done()) and _is_flushed(connection)
-                is_reusable = is_sent and content.is_eof()
+                # What it refuses the server may not have read, and buffers of the system have it.
+                is_read = message.code < 300 or len(body) <= _SMALL
+                is_reusable = is_sent and is_read and content.is_eof()
         finally:
             if is_reusable:
                 connection.release()
@@ -197,7 +210,7 @@ class Connections:
 
     async def _connect(self, origin: str) -> aiohttp.connector.Connection:
         connector = self._session.connector
-        if connector is None:
+        if connector is None or self._session.closed:
             raise RuntimeError("Session is closed")  # as aiohttp says it
         target = self._targets.get(origin)
         if target is None:
@@ -209,26 +222,32 @@ class Connections:
                 session=self._session,
             )
         try:
-            return await connector.connect(target, [], self._timeout)
+            connection = await connector.connect(target, [], self._timeout)
+            # A response may have come to a connection in the pool, to a request that was none.
+            while _protocol_of(connection).should_close:
+                _abort(connection)
+                connection = await connector.connect(target, [], self._timeout)
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError(f"connecting to {origin} took too long") from error
+        return connection
 
 
-async def _write_large(writer: StreamWriter, protocol: ResponseHandler, body: bytes) -> None:
-    view = memoryview(body)
+async def _write_rest(writer: StreamWriter, protocol: ResponseHandler, rest: memoryview) -> None:
+    """Wait until what was written has been sent, and write the rest of a body."""
     try:
-        for start in range(0, len(body), _CHUNK):
-            await writer.write(view[start : start + _CHUNK])
-    except (OSError, aiohttp.ClientError) as error:
+        await writer.drain()
+        for start in range(0, len(rest), _CHUNK):
+            await writer.write(rest[start : start + _CHUNK])
+            await writer.drain()
+    except TRANSPORT_ERRORS as error:
         # If the server has answered, that is read first.
         protocol.set_exception(error)
     else:
         protocol.start_timeout()
 
 
-def _is_flushed(connection: aiohttp.connector.Connection) -> bool:
-    transport = connection.transport
-    return transport is None or not transport.get_write_buffer_size()
+def _protocol_of(connection: aiohttp.connector.Connection) -> ResponseHandler:
+    return cast("ResponseHandler", connection.protocol)  # None only after the release
 
 
 def _abort(connection: aiohttp.connector.Connection) -> None:

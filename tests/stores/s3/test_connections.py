@@ -1,6 +1,8 @@
 """What the fast path does with connections: a response belongs to one request, whatever happens."""
 
 import asyncio
+import re
+import socket
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -12,7 +14,10 @@ from scripted import Answer, serving_bytes
 from snapstore import (
     S3Storage,
     Snapshot,
+    SnapshotConflictError,
     SnapshotLocation,
+    StorageError,
+    StorageTimeoutError,
     StorageUnavailableError,
 )
 from snapstore.stores import HTTPSession
@@ -53,23 +58,35 @@ async def name_in(storage, location):
 
 
 @asynccontextmanager
-async def serving_connections(handle):
+async def serving_connections(handle, *, rcvbuf=None):
     """Serve each connection with a function; yields the URL, and the writers of all of them."""
-    connections = []
+    connections, tasks = [], []
 
     async def serve(reader, writer):
         connections.append(writer)
+        tasks.append(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await handle(reader, writer)
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connections
+    listener = socket.create_server(("127.0.0.1", 0))
+    if rcvbuf is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    server = await asyncio.start_server(serve, sock=listener)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", connections
+    finally:
+        server.close()
+        for task, writer in zip(tasks, connections, strict=True):
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def head_of(reader):
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    assert "amz-sdk-request" not in head  # else it is not the fast path's
+    # Else it is not the fast path's.
+    assert head.startswith("HEAD") or "amz-sdk-request" not in head
     return head
 
 
@@ -107,6 +124,21 @@ async def test_a_response_that_nobody_asked_for_is_nobodys() -> None:
         assert len(connections) == 2
 
 
+async def test_a_response_that_comes_later_is_nobodys_either() -> None:
+    async def answer(reader, writer):
+        while True:
+            name = "first" if "/first/" in await head_of(reader) else "second"
+            writer.write(response(document(name)))
+            await asyncio.sleep(0.05)
+            writer.write(response(document("smuggled")))
+
+    async with serving_connections(answer) as (url, connections), storage_at(url) as storage:
+        assert await name_in(storage, FIRST) == "first"
+        await asyncio.sleep(0.2)
+        assert await name_in(storage, SECOND) == "second"
+        assert len(connections) == 2
+
+
 async def test_a_connection_is_used_again() -> None:
     async def answer(reader, writer):
         while True:
@@ -130,16 +162,100 @@ async def test_hints_before_the_response_are_not_the_response() -> None:
         assert "amz-sdk-request" not in server.arrived[0].headers
 
 
+async def test_a_status_that_is_none_is_an_error() -> None:
+    answer = Answer(b"HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n")
+    async with (
+        serving_bytes(lambda _: answer) as server,
+        storage_at(server.url, **ONE_TRY) as storage,
+        asyncio.timeout(5),
+    ):
+        with pytest.raises(StorageError, match="99"):
+            await storage.load_snapshot(location=FIRST)
+
+
+async def test_a_server_that_only_hints_is_not_waited_for_longer_than_for_others() -> None:
+    answer = Answer(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+    async with (
+        serving_bytes(lambda _: answer) as server,
+        storage_at(server.url, read_timeout=0.2, **ONE_TRY) as storage,
+        asyncio.timeout(5),
+    ):
+        with pytest.raises(StorageTimeoutError):
+            await storage.load_snapshot(location=FIRST)
+
+
+@pytest.mark.parametrize("size", [900_000, 1_100_000])
+async def test_a_body_may_take_longer_than_the_server_to_answer(size) -> None:
+    async def answer(reader, writer):
+        head = await head_of(reader)
+        [length] = re.findall(r"content-length: (\d+)", head)
+        left = int(length)
+        while left:
+            left -= len(await reader.read(50_000))
+            await asyncio.sleep(0.05)
+        writer.write(response())
+
+    def small_buffers(address):
+        made = socket.socket(*address[:3])
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        made.setblocking(False)
+        return made
+
+    snapshot = Snapshot.new({"text": "x" * size})
+    async with (
+        serving_connections(answer, rcvbuf=4096) as (url, _),
+        storage_at(
+            url, read_timeout=0.4, connector_args={"socket_factory": small_buffers}, **ONE_TRY
+        ) as storage,
+    ):
+        await storage.save_snapshot(location=FIRST, snapshot=snapshot, is_latest=True)
+
+
+async def test_a_connection_with_a_body_that_was_refused_is_not_used_again() -> None:
+    refused = []
+
+    async def answer(reader, writer):
+        while True:
+            head = await head_of(reader)
+            if head.startswith("PUT"):
+                refused.append(writer)
+                writer.write(response(status=412))
+                await asyncio.Event().wait()  # and takes no more
+            writer.write(response(b"" if head.startswith("HEAD") else document("second")))
+
+    snapshot = Snapshot.new({"text": "x" * 200_000})
+    async with (
+        serving_connections(answer) as (url, connections),
+        storage_at(url) as storage,
+        asyncio.timeout(10),
+    ):
+        with pytest.raises(SnapshotConflictError):
+            await storage.save_snapshot(
+                location=FIRST, snapshot=snapshot, is_latest=True, if_match="other"
+            )
+        assert await name_in(storage, SECOND) == "second"
+        assert refused == connections[:1]
+
+
+async def test_a_connector_that_keeps_no_connections_says_so() -> None:
+    async with (
+        serving_bytes(lambda _: Answer(response(document("first")))) as server,
+        storage_at(
+            server.url, connector_args={"force_close": True, "keepalive_timeout": None}
+        ) as storage,
+    ):
+        assert await name_in(storage, FIRST) == "first"
+        assert server.arrived[0].headers["connection"] == "close"
+
+
 @pytest.mark.parametrize("closes", [False, True])
 async def test_a_server_that_answers_before_it_has_all_is_heard(closes) -> None:
-    is_over = asyncio.Event()
-
     async def answer(reader, writer):
         await head_of(reader)
         writer.write(response(b"<Error><Code>SlowDown</Code></Error>", status=503))
         await writer.drain()
         if not closes:
-            await is_over.wait()  # and takes no more
+            await asyncio.Event().wait()  # and takes no more
 
     async with (
         serving_connections(answer) as (url, connections),
@@ -149,16 +265,15 @@ async def test_a_server_that_answers_before_it_has_all_is_heard(closes) -> None:
             await storage.save_snapshot(location=FIRST, snapshot=TOO_MUCH, is_latest=True)
         assert (caught.value.status, caught.value.code) == (503, "SlowDown")
         assert len(connections) == 1
-        is_over.set()
 
 
 async def test_a_cancelled_save_leaves_no_task_behind() -> None:
-    arrived, is_over = asyncio.Event(), asyncio.Event()
+    arrived = asyncio.Event()
 
     async def answer(reader, writer):
         await head_of(reader)
         arrived.set()
-        await is_over.wait()  # and takes no more
+        await asyncio.Event().wait()  # and takes no more
 
     async with serving_connections(answer) as (url, _), storage_at(url) as storage:
         before = asyncio.all_tasks()
@@ -171,7 +286,6 @@ async def test_a_cancelled_save_leaves_no_task_behind() -> None:
             await saving
         left = asyncio.all_tasks() - before - {saving}
         assert not [task for task in left if "_write" in repr(task)]
-        is_over.set()
 
 
 async def test_it_is_off_where_the_session_is_traced(
