@@ -17,7 +17,7 @@ IMPORTED_WHEN_A_STORE_OPENS = {
     f"snapstore.stores.s3.{module}"
     for module in (
         *("attempts", "botocore_errors", "bounds", "capture", "client", "codes", "errors"),
-        *("fast_path", "inspection", "internals", "replay", "template", "xml"),
+        *("fast_path", "http", "inspection", "internals", "replay", "template", "xml"),
     )
 }
 
