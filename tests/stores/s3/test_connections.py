@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -64,9 +64,8 @@ async def serving_connections(handle, *, rcvbuf=None):
 
     async def serve(reader, writer):
         connections.append(writer)
-        tasks.append(asyncio.current_task())
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await handle(reader, writer)
+        tasks.append(asyncio.create_task(handle(reader, writer)))
+        await asyncio.wait([tasks[-1]])
         writer.close()
 
     listener = socket.create_server(("127.0.0.1", 0))
@@ -80,7 +79,9 @@ async def serving_connections(handle, *, rcvbuf=None):
         for task, writer in zip(tasks, connections, strict=True):
             task.cancel()
             writer.transport.abort()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    expected = asyncio.CancelledError | asyncio.IncompleteReadError | ConnectionError
+    assert [end for end in ends if not isinstance(end, expected | None)] == []
 
 
 async def head_of(reader):
