@@ -10,7 +10,7 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
-from scripted import Answer, serving_bytes
+from scripted import Answer, serving_bytes, serving_connections
 from snapstore import (
     S3Storage,
     Snapshot,
@@ -55,33 +55,6 @@ async def name_in(storage, location):
     snapshot = await storage.load_snapshot(location=location)
     assert snapshot is not None
     return snapshot.data["name"]
-
-
-@asynccontextmanager
-async def serving_connections(handle, *, rcvbuf=None):
-    """Serve each connection with a function; yields the URL, and the writers of all of them."""
-    connections, tasks = [], []
-
-    async def serve(reader, writer):
-        connections.append(writer)
-        tasks.append(asyncio.create_task(handle(reader, writer)))
-        await asyncio.wait([tasks[-1]])
-        writer.close()
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    if rcvbuf is not None:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-    server = await asyncio.start_server(serve, sock=listener)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", connections
-    finally:
-        server.close()
-        for task, writer in zip(tasks, connections, strict=True):
-            task.cancel()
-            writer.transport.abort()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-    expected = asyncio.CancelledError | asyncio.IncompleteReadError | ConnectionError
-    assert [end for end in ends if not isinstance(end, expected | None)] == []
 
 
 async def head_of(reader):
