@@ -182,13 +182,13 @@ def _do_at_once(steps: list[Callable[[], Any]]) -> list[Any]:
     """Call functions in C with nothing in between, the garbage collector included."""
     if not (_COLLECTS_ANYWHERE and gc.isenabled()):
         return list(map(_call, steps))
+    was_enabled = True
     try:
-        was_enabled, _, *results, _ = map(_call, [gc.isenabled, gc.disable, *steps, gc.enable])
-    except BaseException:
-        gc.enable()
-        raise
-    if not was_enabled:
-        gc.disable()
+        # It may end early, at StopIteration.
+        was_enabled, _, *results = map(_call, [gc.isenabled, gc.disable, *steps])
+    finally:
+        if was_enabled:
+            gc.enable()
     return results
 
 

@@ -11,19 +11,21 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import gc
 import json
 import math
 import random
 import sys
 import threading
 import uuid
+from contextlib import suppress
 
 import msgspec
 import pytest
 
 from examples import TIMES
 from snapstore import Snapshot, SnapshotEncodeError
-from snapstore.encoding import exact
+from snapstore.encoding import exact, parts
 from snapstore.encoding.documents import encode_document, encode_json
 from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 
@@ -306,6 +308,24 @@ def test_what_is_in_all_objects_of_a_long_list_is_refused_at_once(shared):
 
     with pytest.raises(SnapshotEncodeError, match="too large"):
         encode_snapshot(Snapshot.new({"value": value}), max_bytes=2**26)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize(
+    "value",
+    [long_list(1, 0), long_list("x" * 2**20, 0), long_list(b"x", 200)],
+    ids=["good", "too large", "bytes"],
+)
+def test_the_collector_is_afterwards_as_it_was(value, enabled, monkeypatch):
+    # As on Python 3.11, where it has to be off meanwhile.
+    monkeypatch.setattr(parts, "_COLLECTS_ANYWHERE", True)
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with suppress(SnapshotEncodeError):
+            encode_snapshot(Snapshot.new({"value": value}), max_bytes=2**20)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
 
 
 def test_two_long_lists_that_are_one_are_written_twice():
