@@ -9,9 +9,10 @@ turns of some milliseconds, so that a noisy neighbour meets both, and the figure
 the ratios of all turns. CPU counts no time in which others ran, but their use of the caches and of
 the other half of a core is felt.
 
-The bounds are above what ten runs of one version differed by on a machine of two cores with a load
-of 12 to 22: 1.29 for the codec, and 1.18 for requests. A figure above its bound is measured again,
-twice at the most, and the lowest counts: noise passes, a regression stays.
+The bounds are above what runs of one version differed by, on machines of two cores that others
+used: 1.29 for the codec of up to 100 KB, and 1.18 for requests. With 2 MB it was 1.9, since memory
+is what takes the time then, so these figures are shown, and have no bound. A figure above its bound
+is measured again, twice at the most, and the lowest counts: noise passes, a regression stays.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ from snapstore.encoding.envelope import decode_snapshot, encode_snapshot
 DESCRIPTION = "Compares the CPU of snapstore with recorded figures."
 RECORDED = RESULTS / "trend.json"
 PACKAGES = ("aiobotocore", "aiohttp", "msgspec")
-CODEC_BOUND = 1.3
-REQUEST_BOUND = 1.25
+CODEC_BOUND = 1.6
+REQUEST_BOUND = 1.5
 # Another processor changes both sides of a ratio, and not alike; another Python hardly does.
-OTHER_MACHINE_BOUND = 1.6
+OTHER_MACHINE_BOUND = 2.5
+UNBOUNDED = "2 MB"
 MEASUREMENTS = 3
 SIZES = {"5 KB": 5_000, "100 KB": 100_000, "2 MB": 2_000_000}
 BLOCKS = {"5 KB": 32, "100 KB": 12}
@@ -188,6 +190,8 @@ def exceeded(last: Record, now: Record) -> list[str]:
     """A line for each figure that is above its bound. A new figure has none."""
     lines: list[str] = []
     for name, value in now.figures.items():
+        if name.startswith(UNBOUNDED):
+            continue
         recorded = last.figures.get(name, value)
         allowed = recorded * bound(name, last, now)
         if value > allowed:
