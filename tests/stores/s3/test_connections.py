@@ -288,3 +288,23 @@ async def test_it_is_off_where_the_session_is_traced(
         assert await storage.load_snapshot(location=FIRST) is None
         assert traced == ["GET"]
         assert "trace_configs" in caplog.text
+
+
+async def test_what_a_closing_session_does_not_send_was_never_sent(
+    s3_server, bucket, prefix
+) -> None:
+    config = AioConfig(http_session_cls=HTTPSession)
+    snapshot = Snapshot.new({})
+    async with (
+        get_session().create_client("s3", config=config, **s3_server.client_options) as client,
+        S3Storage(bucket, prefix=prefix, client=client) as storage,
+    ):
+        for _ in range(2):
+            await storage.save_snapshot(location=FIRST, snapshot=snapshot, is_latest=True)
+        session = await client._endpoint.http_session._get_session(None)  # noqa: SLF001
+        closing = asyncio.create_task(session.followed.close())
+        await asyncio.sleep(0)
+        with pytest.raises(StorageError, match="was it closed") as caught:
+            await storage.save_snapshot(location=FIRST, snapshot=snapshot, is_latest=True)
+        assert caught.value.outcome == "not applied"
+        await closing
