@@ -26,7 +26,7 @@ __all__ = [
     "Connections",
     "Response",
     "SignedRequest",
-    "missing_of_aiohttp",
+    "missing_from_aiohttp",
 ]
 
 T = TypeVar("T")
@@ -35,7 +35,10 @@ LARGE: Final = 2**20
 """Bytes of a body that keeps the event loop busy."""
 
 _CHUNK: Final = 256 * 1024
+"""Bytes of a large body that are handed over at once."""
+
 _SMALL: Final = 64 * 1024
+"""Bytes of a body that a server reads even if it refuses the request."""
 
 TRANSPORT_ERRORS: Final = (
     OSError,
@@ -47,8 +50,8 @@ TRANSPORT_ERRORS: Final = (
 )
 """What sending and receiving raises; the last two for a closed session and for a bad header."""
 
-
 _USED: Final[tuple[tuple[type, str, set[str]], ...]] = (
+    (aiohttp.ClientSession, "_request", set()),
     (aiohttp.ClientRequest, "__init__", {"loop", "session"}),
     (aiohttp.BaseConnector, "connect", {"traces", "timeout"}),
     (aiohttp.connector.Connection, "release", set()),
@@ -61,11 +64,11 @@ _USED: Final[tuple[tuple[type, str, set[str]], ...]] = (
     (StreamWriter, "write_headers", set()),
     (StreamWriter, "write", {"drain"}),
 )
-"""What is used of aiohttp beyond its documented interface, and the arguments of it."""
+"""What is used of aiohttp beyond its documented interface: class, member, arguments."""
 
 
-def missing_of_aiohttp() -> str | None:
-    """What this version of aiohttp lacks of what is used; `None` if it has all of it."""
+def missing_from_aiohttp() -> str | None:
+    """The first member in `_USED` that this version of aiohttp lacks; `None` if it has all."""
     for owner, name, arguments in _USED:
         found: Any = getattr(owner, name, None)
         takes = set(inspect.signature(found).parameters) if found and arguments else arguments
@@ -196,7 +199,8 @@ class Connections:
                     Response(request.method, message.code, message.headers, content, connection)
                 )
             finally:
-                # What it refuses the server may not have read, and buffers of the system have it.
+                # A server that refuses a request may leave its body unread. The next request on the
+                # connection would wait behind it.
                 is_read = message.code < 300 or len(body) <= _SMALL
                 is_reusable = is_sent and is_read and content.is_eof()
         finally:
@@ -214,7 +218,7 @@ class Connections:
             raise RuntimeError("Session is closed")  # as aiohttp says it
         target = self._targets.get(origin)
         if target is None:
-            # Never sent: it names the server, as those of the session's own requests do.
+            # It is never sent. The connector takes the address from it, and the key of the pool.
             target = self._targets[origin] = aiohttp.ClientRequest(
                 "GET",
                 URL(origin, encoded=True),
@@ -223,7 +227,7 @@ class Connections:
             )
         try:
             connection = await connector.connect(target, [], self._timeout)
-            # A response may have come to a connection in the pool, to a request that was none.
+            # A pooled connection may have received data after its last response.
             while _protocol_of(connection).should_close:
                 _abort(connection)
                 connection = await connector.connect(target, [], self._timeout)

@@ -30,7 +30,7 @@ from botocore import httpchecksum
 from botocore.exceptions import FlexibleChecksumError, HTTPClientError
 
 from snapstore.stores.s3.client import HTTPSession
-from snapstore.stores.s3.http import Connections, missing_of_aiohttp
+from snapstore.stores.s3.http import Connections, missing_from_aiohttp
 from snapstore.stores.s3.requests import CRC32, crc32
 from snapstore.stores.s3.signing import Credentials
 
@@ -90,15 +90,15 @@ class Internals:
             self._lookups = self._emitter._lookup_cache  # noqa: SLF001
             self._handlers_of = self._emitter._handlers.prefix_search  # noqa: SLF001
             self._call = type(client)._make_api_call  # noqa: SLF001
-            self._send = aiohttp.ClientSession._request  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
             checksums = httpchecksum._CHECKSUM_CLS  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         except AttributeError as error:
             raise FastPathUnsupportedError(
                 f"this version of aiobotocore has no {error.name}"
             ) from None
-        missing = missing_of_aiohttp()
+        missing = missing_from_aiohttp()
         if missing is not None:
-            raise FastPathUnsupportedError(f"this version of aiohttp has no {missing} as it was")
+            raise FastPathUnsupportedError(f"{missing} of this aiohttp is not as expected")
+        self._send = aiohttp.ClientSession._request  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._checksums = {f"x-amz-checksum-{name}": checksums[name] for name in checksums}
         if type(client._endpoint) is not AioEndpoint:  # noqa: SLF001
             raise FastPathUnsupportedError("the client's endpoint is not aiobotocore's")
