@@ -1,4 +1,4 @@
-"""What the fast path does with connections: a response belongs to one request, whatever happens."""
+"""What the fast path does with connections: no request gets the response of another one."""
 
 import asyncio
 import re
@@ -64,6 +64,20 @@ async def head_of(reader):
     return head
 
 
+def answering(more=b"", later=b""):
+    """Answer loads with their names, and send more than that, at once or a little later."""
+
+    async def answer(reader, writer):
+        while True:
+            name = "first" if "/first/" in await head_of(reader) else "second"
+            writer.write(response(document(name), more=more))
+            if later:
+                await asyncio.sleep(0.05)
+                writer.write(later)
+
+    return answer
+
+
 async def test_the_response_to_a_cancelled_load_is_nobody_elses() -> None:
     arrived, may_answer = asyncio.Event(), asyncio.Event()
 
@@ -86,26 +100,9 @@ async def test_the_response_to_a_cancelled_load_is_nobody_elses() -> None:
         assert len(connections) == 2
 
 
-async def test_a_response_that_nobody_asked_for_is_nobodys() -> None:
-    async def answer(reader, writer):
-        while True:
-            name = "first" if "/first/" in await head_of(reader) else "second"
-            writer.write(response(document(name), more=response(document("smuggled"))))
-
-    async with serving_connections(answer) as (url, connections), storage_at(url) as storage:
-        assert await name_in(storage, FIRST) == "first"
-        assert await name_in(storage, SECOND) == "second"
-        assert len(connections) == 2
-
-
-async def test_a_response_that_comes_later_is_nobodys_either() -> None:
-    async def answer(reader, writer):
-        while True:
-            name = "first" if "/first/" in await head_of(reader) else "second"
-            writer.write(response(document(name)))
-            await asyncio.sleep(0.05)
-            writer.write(response(document("smuggled")))
-
+@pytest.mark.parametrize("when", ["more", "later"])
+async def test_a_response_that_nobody_asked_for_is_nobodys(when) -> None:
+    answer = answering(**{when: response(document("smuggled"))})
     async with serving_connections(answer) as (url, connections), storage_at(url) as storage:
         assert await name_in(storage, FIRST) == "first"
         await asyncio.sleep(0.2)
@@ -114,12 +111,7 @@ async def test_a_response_that_comes_later_is_nobodys_either() -> None:
 
 
 async def test_a_connection_is_used_again() -> None:
-    async def answer(reader, writer):
-        while True:
-            name = "first" if "/first/" in await head_of(reader) else "second"
-            writer.write(response(document(name)))
-
-    async with serving_connections(answer) as (url, connections), storage_at(url) as storage:
+    async with serving_connections(answering()) as (url, connections), storage_at(url) as storage:
         for _ in range(3):
             assert await name_in(storage, FIRST) == "first"
             assert await name_in(storage, SECOND) == "second"
