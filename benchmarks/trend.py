@@ -10,9 +10,9 @@ the ratios of all turns. CPU counts no time in which others ran, but their use o
 the other half of a core is felt.
 
 The bounds are above what runs of one version differed by, on machines of two cores that others
-used: 1.29 for the codec of up to 100 KB, and 1.18 for requests. With 2 MB it was 1.9, since memory
-is what takes the time then, so these figures are shown, and have no bound. A figure above its bound
-is measured again, twice at the most, and the lowest counts: noise passes, a regression stays.
+used: 1.29 for the codec of up to 100 KB, and 1.18 for requests. For 2 MB it was 1.9, so these
+figures are shown, and have no bound. A figure above its bound is measured again, twice at the most,
+and the lowest counts: noise passes, a regression stays.
 """
 
 from __future__ import annotations
